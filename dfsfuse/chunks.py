@@ -1,0 +1,160 @@
+"""Content as chunks: names, pieces, and the arithmetic between file offsets and manifest entries. Pure.
+
+A file's content is a list of manifest entries; entry `i` covers the bytes [i * ENTRY_BYTES, (i + 1) * ENTRY_BYTES) of
+the file. An entry is a list of pieces, later over earlier; bytes that no piece covers are zero. A piece lays the first
+`length` bytes of a chunk at `offset` of its entry; the piece with chunk HOLE lays zeros. Fresh content is one piece.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from blake3 import blake3
+
+ENTRY_BYTES = 4 << 20
+"""Bytes of a file that one manifest entry covers; also the largest chunk."""
+BLOCK_BYTES = 64 << 10
+"""The unit in which a change is widened before it is uploaded."""
+PIECES_MAX = 16
+"""An entry with more pieces than this is written again as one chunk."""
+NAME_BYTES = 32
+HOLE = b""
+"""The reserved chunk name for zeros; never stored, never fetched."""
+
+
+class Piece(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """`length` bytes from the start of `chunk`, laid at `offset` of the entry."""
+
+    chunk: bytes
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+Entry = list[Piece]
+"""One manifest entry: 0 to PIECES_MAX pieces."""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """What is visible at [offset, offset + length) of an entry: bytes of `chunk` from `start`, or zeros for HOLE."""
+
+    chunk: bytes
+    start: int
+    offset: int
+    length: int
+
+
+def chunk_name(data: bytes | bytearray | memoryview) -> bytes:
+    """The 32-byte BLAKE3 name of a chunk."""
+    return blake3(data).digest()
+
+
+def entry_count(size: int) -> int:
+    """How many manifest entries a file of `size` bytes has."""
+    return -(-size // ENTRY_BYTES)
+
+
+def entry_length(index: int, size: int) -> int:
+    """How many bytes of a file of `size` bytes lie in entry `index`."""
+    return max(0, min(ENTRY_BYTES, size - index * ENTRY_BYTES))
+
+
+def by_entry(start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The file range [start, end) cut at entry borders: (index, start in entry, end in entry)."""
+    while start < end:
+        index, offset = divmod(start, ENTRY_BYTES)
+        stop = min(end - index * ENTRY_BYTES, ENTRY_BYTES)
+        yield index, offset, stop
+        start = index * ENTRY_BYTES + stop
+
+
+def clip(entry: Entry, length: int) -> Entry:
+    """The entry of a file that was truncated to `length` bytes of this entry."""
+    kept = (Piece(p.chunk, p.offset, min(p.length, length - p.offset)) for p in entry if p.offset < length)
+    return [piece for piece in kept if piece.length]
+
+
+def lay(entry: Entry, piece: Piece) -> Entry:
+    """The entry with `piece` over it; pieces that it hides whole are dropped."""
+    kept = [p for p in entry if not (piece.offset <= p.offset and p.end <= piece.end)]
+    return [*kept, piece]
+
+
+def spans(entry: Entry) -> list[Span]:
+    """The visible parts of the entry's pieces, in order of offset; what lies between them is zero."""
+    visible: list[Span] = []
+    for piece in entry:
+        visible = [part for span in visible for part in _outside(span, piece.offset, piece.end)]
+        visible.append(Span(piece.chunk, 0, piece.offset, piece.length))
+    return sorted(visible, key=lambda span: span.offset)
+
+
+def _outside(span: Span, start: int, end: int) -> Iterator[Span]:
+    """The parts of `span` before `start` and from `end` on."""
+    stop = span.offset + span.length
+    if span.offset < start:
+        yield Span(span.chunk, span.start, span.offset, min(stop, start) - span.offset)
+    if stop > end:
+        first = max(span.offset, end)
+        yield Span(span.chunk, span.start + first - span.offset, first, stop - first)
+
+
+def widen(start: int, end: int, length: int) -> tuple[int, int]:
+    """The dirty range [start, end) of an entry of `length` bytes widened to its block, if it lies in one.
+
+    A range that crosses a block border stays as it is: so a change of N <= BLOCK_BYTES bytes uploads at most
+    BLOCK_BYTES, and appended bytes replace the piece that held the earlier part of their block.
+    """
+    block = start // BLOCK_BYTES * BLOCK_BYTES
+    if end - block > BLOCK_BYTES:
+        return start, end
+    return block, min(block + BLOCK_BYTES, max(length, end))
+
+
+def chunks_of(entries: Iterable[Entry]) -> set[bytes]:
+    """The names of all stored chunks that these entries use."""
+    return {piece.chunk for entry in entries for piece in entry if piece.chunk != HOLE}
+
+
+class Ranges:
+    """A set of byte ranges [start, end), kept sorted and apart. Not thread-safe: its owner locks."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()):
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in ranges:
+            self.add(start, end)
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self._starts, self._ends, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Ranges({list(self)})"
+
+    def add(self, start: int, end: int) -> None:
+        """Add [start, end); ranges that touch become one."""
+        if start >= end:
+            return
+        first = bisect_left(self._ends, start)
+        after = bisect_right(self._starts, end)
+        if first < after:
+            start = min(start, self._starts[first])
+            end = max(end, self._ends[after - 1])
+        self._starts[first:after] = [start]
+        self._ends[first:after] = [end]
+
+    def cut(self, length: int) -> None:
+        """Forget everything from `length` on."""
+        kept = [(start, min(end, length)) for start, end in self if start < length]
+        self._starts = [start for start, _ in kept]
+        self._ends = [end for _, end in kept]
+
+    def total(self) -> int:
+        """The number of bytes covered."""
+        return sum(self._ends) - sum(self._starts)

@@ -1,0 +1,32 @@
+"""What all messages are, and the limits that requests and replies keep."""
+
+import msgspec
+
+ROOT_INO = 1
+NAME_BYTES_MAX = 255
+LIST_PAGE_MAX = 1000
+BODY_BYTES_MAX = 8 << 20
+COMMIT_ID_BYTES = 16
+SEGMENT_ENTRIES = 1024
+INLINE_ENTRIES = 16
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Message(msgspec.Struct, omit_defaults=True, gc=False):
+    """Root of all messages."""
+
+
+class Nothing(Message):
+    """A request without arguments, or a reply without content."""
+
+
+class Change(Message, kw_only=True):
+    """A request that is executed once, however often it arrives: the reply of (session, slot, sequence) is kept.
+
+    Session 0 asks for no such protection: for trying an operation by hand.
+    """
+
+    session: int = 0
+    slot: int = 0
+    sequence: int = 0

@@ -1,0 +1,173 @@
+"""Messages about servers and sessions, and those of the file servers."""
+
+from dfsfuse.messages.base import Message
+from dfsfuse.messages.content import ChunkReceipts, Receipt
+
+
+class Server(Message, kw_only=True):
+    """A server as the directory knows it. `up`: it has sent a heartbeat lately."""
+
+    kind: str
+    name: str
+    url: str
+    up: bool = True
+    chunks: int = 0
+    stored_bytes: int = 0
+    free_bytes: int = 0
+    total_bytes: int = 0
+    pid: int = 0
+
+
+class Cluster(Message, kw_only=True):
+    """The servers of a volume. `files` is the placement group in order: the first is the primary."""
+
+    volume: str
+    copies: int
+    copies_min: int
+    files: list[Server] = []
+    locks: Server | None = None
+
+
+class Register(Message, kw_only=True):
+    """A server tells that it is there; repeated as its heartbeat. `start`: it has just started (a lock service's
+    first call; it is answered with a new start number)."""
+
+    server: Server
+    start: bool = False
+
+
+class Registered(Message, kw_only=True):
+    """`start_number` is larger at each start; `sessions` are those a lock service must wait for after a start."""
+
+    cluster: Cluster
+    start_number: int = 0
+    sessions: list[int] = []
+
+
+class SessionRow(Message, kw_only=True):
+    """One mounted client. `unsent_files` are those whose upload has failed so far."""
+
+    session: int
+    host: str
+    pid: int
+    mountpoint: str
+    user: str = ""
+    live: bool = True
+    unsent_files: int = 0
+
+
+class StatusReply(Message, kw_only=True):
+    """What the directory knows of the cluster."""
+
+    cluster: Cluster
+    directory: Server
+    sessions: list[SessionRow] = []
+    inodes: int = 0
+    used_bytes: int = 0
+    short_chunks: int = 0
+
+
+class Begin(Message, kw_only=True):
+    """A client begins a session. `key` is random: a repeated request finds the session it has made."""
+
+    key: bytes
+    host: str = ""
+    pid: int = 0
+    mountpoint: str = ""
+    user: str = ""
+
+
+class InodeRange(Message):
+    """Inode numbers [first, first + count) that only this session gives out."""
+
+    first: int
+    count: int
+
+
+class Begun(Message, kw_only=True):
+    """`lease_s` is the promise lease."""
+
+    session: int
+    lease_s: float
+    cluster: Cluster
+    inodes: InodeRange
+
+
+class Closed(Message):
+    """The last local handle on this version of an inode is closed; `opening` is the number of its latest open."""
+
+    ino: int
+    version: int
+    opening: int
+
+
+class Renew(Message, kw_only=True):
+    """The session is alive."""
+
+    session: int
+    closed: list[Closed] = []
+    unsent_files: int = 0
+
+
+class Renewed(Message, kw_only=True):
+    """`revived`: the lease had ended meanwhile. Space is of the volume, all copies of a byte counted as one."""
+
+    cluster: Cluster
+    revived: bool = False
+    total_bytes: int = 0
+    free_bytes: int = 0
+    inodes: int = 0
+
+
+class End(Message):
+    """The session ends; its open rows go."""
+
+    session: int
+
+
+class AllocateInodes(Message):
+    """Another range of inode numbers for this session."""
+
+    session: int
+    count: int = 1024
+
+
+class Stored(Message):
+    """Receipts of all servers that have the chunk now."""
+
+    receipts: list[Receipt]
+
+
+class Confirm(Message):
+    """Which of these chunks does this server have?"""
+
+    chunks: list[bytes]
+
+
+class Confirmed(Message):
+    """Receipts for those it has."""
+
+    receipts: list[ChunkReceipts]
+
+
+class Sync(Message):
+    """Bring everything stored so far to the disk; the primary asks its replicas too unless `alone`."""
+
+    alone: bool = False
+
+
+class Synced(Message):
+    """Servers whose disk has everything they had received when asked."""
+
+    servers: list[str]
+
+
+class FilesStatus(Message, kw_only=True):
+    name: str
+    chunks: int
+    stored_bytes: int
+    free_bytes: int
+    total_bytes: int
+    served_chunks: int
+    received_chunks: int
+    pid: int

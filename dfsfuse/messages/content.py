@@ -1,0 +1,148 @@
+"""Messages about the content of files: manifests, opening, committing, and where the copies are."""
+
+from dfsfuse.chunks import Entry
+from dfsfuse.messages.base import ROOT_INO, Change, Message
+from dfsfuse.messages.tree import Attributes
+
+
+class Manifest(Message):
+    """A file's content: up to INLINE_ENTRIES entries, or beyond that the ids of segments of SEGMENT_ENTRIES entries.
+
+    A segment id of b"" is a segment of holes. Missing entries at the end are holes.
+    """
+
+    entries: list[Entry] = []
+    segments: list[bytes] = []
+
+
+class Segment(Message):
+    """The `part`-th SEGMENT_ENTRIES entries of a large manifest; immutable, written before the commit that refers to
+    it."""
+
+    id: bytes
+    part: int
+    entries: list[Entry]
+
+
+class Receipt(Message):
+    """A file server's word that it has a chunk. Numbers of one server rise, also across its restarts."""
+
+    server: str
+    number: int
+
+
+class ChunkReceipts(Message):
+    """All receipts for one chunk."""
+
+    chunk: bytes
+    receipts: list[Receipt]
+
+
+class Open(Message, kw_only=True):
+    """Open what is at a place; repeating it does no harm. `have_*` is the content that the client holds in its cache.
+
+    With `token` the file is opened for writing: its fence is raised, and `ino` must be what the lock was taken for.
+    `opening` numbers the opens of a session; an open row lasts until Closed with that number or a later one.
+    """
+
+    session: int
+    opening: int = 0
+    base: int = ROOT_INO
+    names: list[bytes] = []
+    ino: int = 0
+    token: int = 0
+    have_version: int = 0
+    have_commit_id: bytes = b""
+
+
+class Opened(Message, kw_only=True):
+    """The newest content. `manifest` is None where the client has it already. `capability` is reserved."""
+
+    attributes: Attributes
+    manifest: Manifest | None = None
+    capability: str = ""
+
+
+class PutSegments(Message, kw_only=True):
+    """Store segments for a commit that will be based on (`base_version`, `base_commit_id`) of `ino`.
+
+    `receipts` covers each chunk of the segments that the base does not have. Repeating it does no harm.
+    """
+
+    session: int
+    ino: int
+    base_version: int
+    base_commit_id: bytes
+    segments: list[Segment]
+    receipts: list[ChunkReceipts] = []
+
+
+class GetSegments(Message):
+    ids: list[bytes]
+
+
+class Segments(Message):
+    segments: list[Segment]
+
+
+class Commit(Change, kw_only=True):
+    """Make `manifest` the next version of a file; refused unless its content is (`base_version`, `base_commit_id`).
+
+    `receipts` covers each chunk of `manifest.entries` that the base manifest does not have; those of segments came with
+    PutSegments. `durable`: answer when it is on disk.
+    `mtime_ns` is None where the content's times were set after the last write.
+    """
+
+    ino: int
+    token: int
+    base_version: int
+    base_commit_id: bytes
+    commit_id: bytes
+    size: int
+    mtime_ns: int | None
+    manifest: Manifest
+    receipts: list[ChunkReceipts] = []
+    durable: bool = False
+    opening: int = 0
+
+
+class Whereabouts(Message, kw_only=True):
+    """One copy of a file. `whole`: the server has every chunk, as far as the directory knows."""
+
+    server: str
+    url: str
+    role: str
+    whole: bool
+    missing_chunks: int = 0
+
+
+class WhereReply(Message, kw_only=True):
+    path: bytes
+    attributes: Attributes
+    chunks: int
+    copies: list[Whereabouts]
+
+
+class ListMappings(Message):
+    """`Where` for all files, in order of inode numbers after `after_ino`."""
+
+    after_ino: int = 0
+    limit: int = 200
+
+
+class Mappings(Message):
+    rows: list[WhereReply]
+    more: bool = False
+
+
+class PathOf(Message):
+    """A path that leads to an inode (one of them, where it has several)."""
+
+    ino: int
+
+
+class PathReply(Message):
+    """`parent_ino` is the folder of the last name; 0 for the root and for an inode without a name."""
+
+    path: bytes
+    parent_ino: int = 0

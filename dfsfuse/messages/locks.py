@@ -1,0 +1,120 @@
+"""Messages of the lock service."""
+
+from dfsfuse.messages.base import Message
+
+
+class Acquire(Message, kw_only=True):
+    """Take the write lock of an inode, waiting up to `wait_s` in the queue.
+
+    `ticket` numbers the acquires of a session; repeating it within TICKET_RETURN_S returns to the same place, or to
+    the grant that was made meanwhile. `returned` are locks that the session gives back with the same request, first.
+    The rest tells other users who holds or waits.
+    """
+
+    session: int
+    ino: int
+    ticket: int
+    wait_s: float = 10.0
+    returned: list["HeldLock"] = []
+    path: bytes = b""
+    host: str = ""
+    pid: int = 0
+    command: str = ""
+
+
+class Granted(Message):
+    """The lock is held under `token` while the session renews within every `lease_s`."""
+
+    token: int
+    lease_s: float
+
+
+class HeldLock(Message):
+    """A lock by its token. The rest tells other users who holds it; a renewal may tell it later than the acquire."""
+
+    ino: int
+    token: int
+    path: bytes = b""
+    pid: int = 0
+    command: str = ""
+
+
+class Reserve(Message, kw_only=True):
+    """Take the locks of inodes that only this session knows yet, for files that it is about to make.
+
+    The tickets are `ticket`, `ticket` + 1, ...: one for each inode. Nobody waits for such locks, so nothing is queued.
+    """
+
+    session: int
+    inos: list[int]
+    ticket: int
+
+
+class Reserved(Message):
+    """Their tokens in the same order; 0 where a lock could not be granted at once."""
+
+    tokens: list[int]
+    lease_s: float
+
+
+class ReleaseLocks(Message):
+    """Give locks back. A lock that is not held any more is passed over."""
+
+    session: int
+    held: list[HeldLock]
+
+
+class RenewLocks(Message, kw_only=True):
+    """All that the session holds and waits for at one moment.
+
+    A grant that is in neither list, though its ticket is not above `last_ticket`, was never received: it is freed.
+    After a restart of the service this is how holders re-assert.
+    """
+
+    session: int
+    host: str = ""
+    held: list[HeldLock] = []
+    waiting: list[int] = []
+    last_ticket: int = 0
+
+
+class Wanted(Message):
+    """Another session has waited for this inode for `waited_s`."""
+
+    ino: int
+    waited_s: float
+
+
+class RenewedLocks(Message, kw_only=True):
+    """`lost` are those of `held` that this session does not hold; `wanted` those that others wait for."""
+
+    start_number: int
+    lost: list[HeldLock] = []
+    wanted: list[Wanted] = []
+
+
+class LockWaiter(Message, kw_only=True):
+    session: int
+    path: bytes
+    host: str
+    pid: int
+    command: str
+    waited_s: float
+
+
+class LockRow(Message, kw_only=True):
+    """A lock, who holds it since when, and who waits, first place first. Token 0: nobody holds it yet."""
+
+    ino: int
+    token: int = 0
+    session: int = 0
+    path: bytes = b""
+    host: str = ""
+    pid: int = 0
+    command: str = ""
+    held_s: float = 0.0
+    waiters: list[LockWaiter] = []
+
+
+class LockList(Message):
+    locks: list[LockRow]

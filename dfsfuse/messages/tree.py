@@ -1,0 +1,101 @@
+"""Messages about names, folders and attributes."""
+
+from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
+
+
+class Attributes(Message, kw_only=True):
+    """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    version: int = 0
+    commit_id: bytes = b""
+    target: bytes = b""
+    rdev: int = 0
+
+
+class FolderEntry(Message):
+    """A name in a folder and the attributes of what it points to."""
+
+    name: bytes
+    attributes: Attributes
+
+
+class Lookup(Message):
+    """The attributes of what is at a place."""
+
+    base: int = ROOT_INO
+    names: list[bytes] = []
+
+
+class ListFolder(Message, kw_only=True):
+    """The entries of a folder whose names sort after `after`."""
+
+    base: int = ROOT_INO
+    names: list[bytes] = []
+    after: bytes = b""
+    limit: int = LIST_PAGE_MAX
+
+
+class Listing(Message):
+    """One page of a folder, sorted by name as bytes. `more`: there are entries after the last one."""
+
+    folder: Attributes
+    entries: list[FolderEntry]
+    more: bool = False
+
+
+class Create(Change, kw_only=True):
+    """A new inode and its name. `mode` carries the type; the inode number comes from the session's range.
+
+    With `token` (a file's write lock) and `opening` the file is opened for writing by the same transaction.
+    """
+
+    base: int = ROOT_INO
+    names: list[bytes]
+    ino: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    target: bytes = b""
+    rdev: int = 0
+    token: int = 0
+    opening: int = 0
+
+
+class Remove(Change, kw_only=True):
+    """Remove a name. `folder` says which is meant: rmdir or unlink."""
+
+    base: int = ROOT_INO
+    names: list[bytes]
+    folder: bool = False
+
+
+class Rename(Change, kw_only=True):
+    """Move a name; what stood at the new place is replaced, where POSIX allows it. Flags as in renameat2(2)."""
+
+    base: int = ROOT_INO
+    names: list[bytes]
+    new_base: int = ROOT_INO
+    new_names: list[bytes]
+    flags: int = 0
+
+
+class SetAttributes(Change, kw_only=True):
+    """Change what is not None. `mode` carries permission bits alone."""
+
+    base: int = ROOT_INO
+    names: list[bytes] = []
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
