@@ -1,0 +1,1 @@
+"""What a server machine runs: the directory, lock and file servers."""

@@ -1,0 +1,251 @@
+"""Versions of files' content: opening, committing, and where the copies are. Pure over a transaction.
+
+A commit swaps a file's manifest for another in one transaction, if the file still has the content that the commit is
+based on, if no newer holder of the write lock has opened the file (its fence), and if enough servers have every chunk
+that the base did not have. A commit whose commit id is in the file's history has happened already and answers success.
+"""
+
+import stat
+from collections.abc import Iterator
+
+from dfsfuse import chunks, errors
+from dfsfuse.chunks import Entry
+from dfsfuse.messages import (
+    COMMIT_ID_BYTES,
+    INLINE_ENTRIES,
+    SEGMENT_ENTRIES,
+    Attributes,
+    ChunkReceipts,
+    Cluster,
+    Commit,
+    GetSegments,
+    ListMappings,
+    Lookup,
+    Manifest,
+    Mappings,
+    Nothing,
+    Open,
+    Opened,
+    PutSegments,
+    Segment,
+    Segments,
+    Whereabouts,
+    WhereReply,
+)
+from servers import records
+from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
+from servers.store import Transaction
+from servers.tree import at_place, existing, path_to
+
+FILE_BYTES_MAX = 16 << 40
+_SEGMENTS_PER_REQUEST = 64
+_SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
+
+
+def open_file(tx: Transaction, request: Open) -> Opened:
+    """The newest content of a file; with a token, its fence is raised first."""
+    ino, inode = at_place(tx, request.base, request.names)
+    _check_openable(ino, inode, request)
+    if request.token:
+        if request.token < inode.fence:
+            raise errors.LockLost("a newer holder of the write lock has opened the file")
+        if request.token > inode.fence:
+            inode.fence = request.token
+            put_inode(tx, ino, inode)
+    records.put_open(tx, ino, request.session, inode.version, request.opening)
+    known = (request.have_version, request.have_commit_id) == (inode.version, inode.commit_id)
+    known = known and request.have_version > 0
+    return Opened(attributes=attributes_of(ino, inode), manifest=None if known else manifest_of(inode))
+
+
+def _check_openable(ino: int, inode: Inode, request: Open) -> None:
+    if inode.is_folder:
+        raise errors.IsADirectory("a folder has no content")
+    if not inode.is_file:
+        raise errors.InvalidArgument("only regular files have content")
+    if request.ino and request.ino != ino:
+        raise errors.Stale("the name leads to another file now")
+
+
+def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:
+    """Segments for a later commit; an id is random, so writing one again writes the same."""
+    inode = existing(tx, request.ino)
+    _check_base(inode, request)
+    new: set[bytes] = set()
+    for segment in request.segments:
+        _check_segment(tx, segment)
+        base = _part(tx, manifest_of(inode), segment.part)
+        new |= chunks.chunks_of(segment.entries) - chunks.chunks_of(base)
+    _check_receipts(new, request.receipts, cluster)
+    for segment in request.segments:
+        records.put_segment(tx, segment.id, segment.entries)
+    _note_short(tx, request.receipts, cluster)
+    return Nothing()
+
+
+def _check_segment(tx: Transaction, segment: Segment) -> None:
+    if len(segment.id) != COMMIT_ID_BYTES or len(segment.entries) > SEGMENT_ENTRIES:
+        raise errors.BadRequest("a segment has an id of 16 bytes and at most 1,024 entries")
+    if not 0 <= segment.part < _SEGMENTS_MAX:
+        raise errors.BadRequest(f"a file has no part {segment.part}")
+    _check_entries(segment.entries)
+    if records.get_segment(tx, segment.id) not in (None, segment.entries):
+        raise errors.BadRequest(f"segment {segment.id.hex()} exists, and segments never change")
+
+
+def get_segments(tx: Transaction, request: GetSegments, now_ns: int) -> Segments:
+    if len(request.ids) > _SEGMENTS_PER_REQUEST:
+        raise errors.BadRequest(f"at most {_SEGMENTS_PER_REQUEST} segments a request")
+    return Segments([Segment(segment_id, 0, _segment(tx, segment_id)) for segment_id in request.ids])
+
+
+def _segment(tx: Transaction, segment_id: bytes) -> list[Entry]:
+    entries = records.get_segment(tx, segment_id)
+    if entries is None:
+        raise errors.NotFound(f"no segment {segment_id.hex()}")
+    return entries
+
+
+def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> Attributes:
+    inode = existing(tx, request.ino)
+    if request.commit_id in inode.history:
+        return attributes_of(request.ino, inode)
+    _check_commit(tx, inode, request)
+    base = chunks.chunks_of(_part(tx, manifest_of(inode), 0))
+    _check_receipts(chunks.chunks_of(request.manifest.entries) - base, request.receipts, cluster)
+    _note_short(tx, request.receipts, cluster)
+    records.add_usage(tx, 0, request.size - inode.size)
+    inode.version += 1
+    inode.history = [request.commit_id, *inode.history][:HISTORY_MAX]
+    inode.size, inode.ctime_ns = request.size, now_ns
+    inode.entries, inode.segments = request.manifest.entries, request.manifest.segments
+    if request.mtime_ns is not None:
+        inode.mtime_ns = request.mtime_ns
+    put_inode(tx, request.ino, inode)
+    if request.opening:
+        tx.delete(records.open_key(request.ino, request.session, request.base_version))
+        records.put_open(tx, request.ino, request.session, inode.version, request.opening)
+    return attributes_of(request.ino, inode)
+
+
+def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
+    if not inode.is_file:
+        raise errors.InvalidArgument("only regular files have content")
+    if len(request.commit_id) != COMMIT_ID_BYTES:
+        raise errors.BadRequest("a commit id has 16 bytes")
+    if not 0 <= request.size <= FILE_BYTES_MAX:
+        raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+    if request.token < inode.fence:
+        raise errors.LockLost("a newer holder of the write lock has opened the file")
+    _check_base(inode, request)
+    _check_manifest(request.manifest, request.size)
+    _check_segments(tx, inode, request.manifest.segments)
+
+
+def _check_base(inode: Inode, request: Commit | PutSegments) -> None:
+    if (request.base_version, request.base_commit_id) != (inode.version, inode.commit_id):
+        raise errors.VersionConflict(
+            f"the file has version {inode.version}; the commit is based on version {request.base_version}"
+        )
+
+
+def _check_entries(entries: list[Entry]) -> None:
+    for entry in entries:
+        if len(entry) > chunks.PIECES_MAX:
+            raise errors.BadRequest(f"an entry has at most {chunks.PIECES_MAX} pieces")
+        for piece in entry:
+            if len(piece.chunk) not in (0, chunks.NAME_BYTES):
+                raise errors.BadRequest("a chunk's name has 32 bytes")
+            if piece.offset < 0 or piece.length < 1 or piece.end > chunks.ENTRY_BYTES:
+                raise errors.BadRequest("a piece reaches beyond its entry")
+
+
+def _check_manifest(manifest: Manifest, size: int) -> None:
+    _check_entries(manifest.entries)
+    count = chunks.entry_count(size)
+    fits = len(manifest.entries) <= min(count, INLINE_ENTRIES) and not (manifest.entries and manifest.segments)
+    if not fits or len(manifest.segments) > -(-count // SEGMENT_ENTRIES):
+        raise errors.BadRequest("the manifest does not fit the file's size")
+
+
+def _check_segments(tx: Transaction, inode: Inode, ids: list[bytes]) -> None:
+    """Segments that the base does not have were put, and no power cut has taken them since."""
+    for segment_id in set(ids) - set(inode.segments) - {b""}:
+        if records.get_segment(tx, segment_id) is None:
+            raise errors.BadRequest(f"no segment {segment_id.hex()}; put it again, then commit")
+
+
+def _check_receipts(new: set[bytes], receipts: list[ChunkReceipts], cluster: Cluster) -> None:
+    """Each new chunk is on copies_min servers of the group."""
+    servers = {server.name for server in cluster.files}
+    held = {row.chunk: {r.server for r in row.receipts} & servers for row in receipts}
+    for chunk in new:
+        if len(held.get(chunk, ())) < cluster.copies_min:
+            raise errors.NotEnoughCopies(
+                f"chunk {chunk.hex()} is on {len(held.get(chunk, ()))} servers; {cluster.copies_min} are needed"
+            )
+
+
+def _part(tx: Transaction, manifest: Manifest, part: int) -> list[Entry]:
+    """The `part`-th 1,024 entries of a manifest."""
+    if manifest.entries:
+        return manifest.entries if part == 0 else []
+    segment_id = manifest.segments[part] if part < len(manifest.segments) else b""
+    return _segment(tx, segment_id) if segment_id else []
+
+
+def _note_short(tx: Transaction, receipts: list[ChunkReceipts], cluster: Cluster) -> None:
+    """A server without a receipt lacks the chunk; one with a receipt does not (any more)."""
+    for row in receipts:
+        have = {receipt.server for receipt in row.receipts}
+        for server in cluster.files:
+            key = records.short_key(server.name, row.chunk)
+            if server.name not in have:
+                tx.put(key, b"")
+            elif tx.get(key) is not None:
+                tx.delete(key)
+
+
+# -- where the copies are
+
+
+def where(tx: Transaction, request: Lookup, cluster: Cluster) -> WhereReply:
+    return _whereabouts(tx, *at_place(tx, request.base, request.names), cluster)
+
+
+def mappings(tx: Transaction, request: ListMappings, cluster: Cluster) -> Mappings:
+    """`where` for every regular file, in order of inode numbers."""
+    limit = max(1, min(request.limit, 1000))
+    start, end = records.inode_key(request.after_ino + 1), records.within(b"i")[1]
+    rows: list[WhereReply] = []
+    for ino, inode in _inodes(tx, start, end):
+        if len(rows) == limit:
+            return Mappings(rows, True)
+        if inode.is_file:
+            rows.append(_whereabouts(tx, ino, inode, cluster))
+    return Mappings(rows, False)
+
+
+def _inodes(tx: Transaction, start: bytes, end: bytes) -> Iterator[tuple[int, Inode]]:
+    page = tx.range(start, end, 500)
+    while page:
+        for key, row in page:
+            yield records.as_number(key[1:]), records.decode_inode(row)
+        page = tx.range(page[-1][0] + b"\0", end, 500)
+
+
+def _whereabouts(tx: Transaction, ino: int, inode: Inode, cluster: Cluster) -> WhereReply:
+    if stat.S_ISDIR(inode.mode):
+        raise errors.IsADirectory("folders have no copies; name a file")
+    manifest = manifest_of(inode)
+    names: set[bytes] = set()
+    for part in range(max(len(manifest.segments), 1)):
+        names |= chunks.chunks_of(_part(tx, manifest, part))
+    copies = [_copy(tx, server.name, server.url, rank, names) for rank, server in enumerate(cluster.files)]
+    return WhereReply(path=path_to(tx, ino)[0], attributes=attributes_of(ino, inode), chunks=len(names), copies=copies)
+
+
+def _copy(tx: Transaction, name: str, url: str, rank: int, chunk_names: set[bytes]) -> Whereabouts:
+    missing = sum(tx.get(records.short_key(name, chunk)) is not None for chunk in chunk_names)
+    role = "replica" if rank else "primary"
+    return Whereabouts(server=name, url=url, role=role, whole=missing == 0, missing_chunks=missing)

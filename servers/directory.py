@@ -1,0 +1,305 @@
+"""The directory: which operation is which function, once-only execution, sessions' leases, and the servers it knows.
+
+Time and randomness are arguments. Stored is what must survive a restart; leases and heartbeats are not: after a start
+every stored session has one lease from now.
+
+Threads: one. `sync` of the store may run in another.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from dfsfuse import errors, messages
+from dfsfuse.messages import (
+    Begin,
+    Begun,
+    Change,
+    Cluster,
+    End,
+    InodeRange,
+    Message,
+    Nothing,
+    Register,
+    Registered,
+    Renew,
+    Renewed,
+    Server,
+    SessionRow,
+    StatusReply,
+)
+from servers import content, records, rename, sessions, tree
+from servers.records import ServerRecord
+from servers.store import Store, Transaction
+
+PROMISE_LEASE_S = 4.0
+LOCK_LEASE_S = 8.0
+OPEN_ROWS_S = 600.0
+HEARTBEAT_S_MAX = 3.0
+CLUSTER_S = 0.2
+
+_CHANGES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
+    messages.Create: tree.create,
+    messages.Remove: tree.remove,
+    messages.Rename: rename.rename,
+    messages.SetAttributes: tree.set_attributes,
+}
+_QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
+    messages.Lookup: tree.lookup,
+    messages.ListFolder: tree.list_folder,
+    messages.PathOf: tree.path_of,
+    messages.GetSegments: content.get_segments,
+}
+
+
+class _Remembered(msgspec.Struct, array_like=True):
+    """What a slot row keeps: the packed reply, or an error's code, message and detail."""
+
+    reply: bytes = b""
+    error: tuple[str, str, str] | None = None
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Remembered).decode
+
+
+class Directory:
+    """The core over one store. `now_ns` is wall-clock time, `now_s` a monotonic one."""
+
+    def __init__(self, store: Store, *, copies: int, volume: bytes, uid: int, gid: int, now_ns: int, now_s: float):
+        self._store = store
+        self.copies = copies
+        self.copies_min = copies // 2 + 1
+        self._heartbeats: dict[str, tuple[float, Server]] = {}
+        self._cluster: tuple[float, Cluster | None] = (now_s, None)
+        store.transact(lambda tx: records.create_volume(tx, volume, uid, gid, now_ns))
+        self._volume, self._known = store.read(_volume_and_servers)
+        stored = store.read(sessions.all_sessions)
+        self._lapsed = store.read(sessions.lapsed_sessions)
+        self._seen_s = {row.session: now_s for row in stored}
+        self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCK_LEASE_S - 1))
+        self._unsent = dict.fromkeys(self._seen_s, 0)
+
+    # -- the tree and its content
+
+    def query(self, request: Message, now_ns: int) -> Message:
+        """What changes nothing."""
+        operation = _QUERIES[type(request)]
+        return self._store.read(lambda tx: operation(tx, request, now_ns))
+
+    def open(self, request: messages.Open) -> messages.Opened:
+        self._check_session(request.session)
+        return self._store.transact(lambda tx: content.open_file(tx, request))
+
+    def put_segments(self, request: messages.PutSegments, now_s: float) -> Nothing:
+        cluster = self.cluster(now_s)
+        self._check_session(request.session)
+        return self._store.transact(lambda tx: content.put_segments(tx, request, cluster))
+
+    def change(self, request: Change, now_ns: int) -> Message:
+        operation = _CHANGES[type(request)]
+        return self._once(request, lambda tx: operation(tx, request, now_ns), _reply_kind(request))
+
+    def commit(self, request: messages.Commit, now_ns: int, now_s: float) -> Message:
+        cluster = self.cluster(now_s)
+        return self._once(request, lambda tx: content.commit(tx, request, cluster, now_ns), messages.Attributes)
+
+    def where(self, request: messages.Lookup, now_s: float) -> messages.WhereReply:
+        cluster = self.cluster(now_s)
+        return self._store.read(lambda tx: content.where(tx, request, cluster))
+
+    def mappings(self, request: messages.ListMappings, now_s: float) -> messages.Mappings:
+        cluster = self.cluster(now_s)
+        return self._store.read(lambda tx: content.mappings(tx, request, cluster))
+
+    def _once(self, request: Change, operation: Callable[[Transaction], Message], kind: type) -> Message:
+        """Execute a change and remember its outcome in the same transaction; a repetition gets that outcome."""
+        if request.session == 0:
+            return self._store.transact(operation)
+
+        def run(tx: Transaction) -> Message:
+            known = sessions.remembered(tx, request)
+            if known is not None:
+                return _outcome(known, kind)
+            reply = operation(tx)
+            sessions.remember(tx, request, _pack(_Remembered(messages.to_msgpack(reply))))
+            return reply
+
+        try:
+            return self._store.transact(run)
+        except (errors.SessionEnded, errors.OutOfSequence, errors.ServerError):
+            raise
+        except errors.DfsError as error:
+            self._remember_error(request, error)
+            raise
+
+    def _remember_error(self, request: Change, error: errors.DfsError) -> None:
+        """The failed operation left nothing behind; its slot must move on all the same."""
+        row = _pack(_Remembered(error=(error.code, str(error), error.detail)))
+
+        def run(tx: Transaction) -> None:
+            if sessions.remembered(tx, request) is None:
+                sessions.remember(tx, request, row)
+
+        self._store.transact(run)
+
+    # -- sessions
+
+    def begin(self, request: Begin, now_s: float) -> Begun:
+        _check_numbers(request, "pid")
+        session = self._store.transact(lambda tx: sessions.begin(tx, request))
+        count = sessions.INODES_PER_RANGE
+        first = self._store.transact(lambda tx: records.allocate_inodes(tx, count))
+        self._seen_s[session] = now_s
+        return Begun(
+            session=session, lease_s=PROMISE_LEASE_S, cluster=self.cluster(now_s), inodes=InodeRange(first, count)
+        )
+
+    def renew(self, request: Renew, now_s: float) -> Renewed:
+        _check_numbers(request, "unsent_files")
+        self._check_session(request.session)
+        if request.closed:
+            self._store.transact(lambda tx: sessions.close_rows(tx, request.session, request.closed))
+        revived = now_s - self._seen_s[request.session] > PROMISE_LEASE_S
+        if request.session in self._lapsed:
+            self._set_lapsed(request.session, False)
+        self._seen_s[request.session] = now_s
+        self._unsent[request.session] = request.unsent_files
+        cluster = self.cluster(now_s)
+        total, free = _space(cluster)
+        inodes = self._store.read(records.usage).inodes
+        return Renewed(cluster=cluster, revived=revived, total_bytes=total, free_bytes=free, inodes=inodes)
+
+    def end(self, request: End) -> Nothing:
+        self._store.transact(lambda tx: sessions.end(tx, request.session))
+        self._seen_s.pop(request.session, None)
+        self._unsent.pop(request.session, None)
+        self._lapsed.discard(request.session)
+        return Nothing()
+
+    def allocate(self, request: messages.AllocateInodes) -> InodeRange:
+        return self._store.transact(lambda tx: sessions.allocate(tx, request))
+
+    def end_lapsed(self, now_s: float) -> None:
+        """End the sessions that have been silent for longer than their open rows last; note those whose locks are gone,
+        so that nobody waits for them after a restart."""
+        for session, seen_s in list(self._seen_s.items()):
+            if now_s - seen_s > PROMISE_LEASE_S + OPEN_ROWS_S:
+                self.end(End(session))
+            elif now_s - seen_s > LOCK_LEASE_S and session not in self._lapsed:
+                self._set_lapsed(session, True)
+
+    def _set_lapsed(self, session: int, lapsed: bool) -> None:
+        self._store.transact(lambda tx: sessions.set_lapsed(tx, session, lapsed))
+        (self._lapsed.add if lapsed else self._lapsed.discard)(session)
+
+    def _check_session(self, session: int) -> None:
+        if session and session not in self._seen_s:
+            raise errors.SessionEnded(f"session {session} has ended; begin a new one")
+
+    def _live(self, now_s: float) -> list[int]:
+        return self._seen_within(PROMISE_LEASE_S, now_s)
+
+    def _seen_within(self, seconds: float, now_s: float) -> list[int]:
+        return [session for session, seen_s in self._seen_s.items() if now_s - seen_s <= seconds]
+
+    # -- servers
+
+    def register(self, request: Register, now_s: float) -> Registered:
+        server = request.server
+        if server.kind not in ("files", "locks") or not server.name or not server.url:
+            raise errors.BadRequest("a server has the kind files or locks, a name and a URL")
+        _check_numbers(server, "chunks", "stored_bytes", "free_bytes", "total_bytes", "pid")
+        self._heartbeats[server.name] = (now_s, server)
+        self._cluster = (now_s, None)
+        record = ServerRecord(server.kind, server.url)
+        if self._known.get(server.name) != record:
+            self._store.transact(lambda tx: records.put_record(tx, b"v" + server.name.encode(), record))
+            self._known[server.name] = record
+        start = self._store.transact(_next_start) if request.start else 0
+        live = self._seen_within(LOCK_LEASE_S, now_s) if request.start else []
+        return Registered(cluster=self.cluster(now_s), start_number=start, sessions=live)
+
+    def cluster(self, now_s: float) -> Cluster:
+        """The cluster as it was at most CLUSTER_S ago."""
+        made_s, cluster = self._cluster
+        if cluster is None or now_s - made_s > CLUSTER_S:
+            cluster = self._describe_cluster(now_s)
+            self._cluster = (now_s, cluster)
+        return cluster
+
+    def _describe_cluster(self, now_s: float) -> Cluster:
+        """The placement group is the first `copies` file servers by name; the first of them is the primary."""
+        servers = [self._server(name, now_s) for name in sorted(self._known)]
+        files = [server for server in servers if server.kind == "files"][: self.copies]
+        locks = next((server for server in servers if server.kind == "locks"), None)
+        return Cluster(
+            volume=self._volume.hex(), copies=self.copies, copies_min=self.copies_min, files=files, locks=locks
+        )
+
+    def _server(self, name: str, now_s: float) -> Server:
+        record = self._known[name]
+        seen_s, latest = self._heartbeats.get(name, (-HEARTBEAT_S_MAX, None))
+        if latest is None:
+            return Server(kind=record.kind, name=name, url=record.url, up=False)
+        return msgspec.structs.replace(latest, up=now_s - seen_s < HEARTBEAT_S_MAX)
+
+    def status(self, directory: Server, now_s: float) -> StatusReply:
+        live = set(self._live(now_s))
+        rows: list[SessionRow] = self._store.read(sessions.all_sessions)
+        for row in rows:
+            row.live = row.session in live
+            row.unsent_files = self._unsent.get(row.session, 0)
+        used = self._store.read(records.usage)
+        short = self._store.read(lambda tx: len(tx.range(*records.within(b"q"), 10_000)))
+        return StatusReply(
+            cluster=self.cluster(now_s),
+            directory=directory,
+            sessions=rows,
+            inodes=used.inodes,
+            used_bytes=used.size_bytes,
+            short_chunks=short,
+        )
+
+
+def _reply_kind(request: Change) -> type[Message]:
+    """The kind of reply to a change."""
+    returns_attributes = isinstance(request, messages.Create | messages.SetAttributes)
+    return messages.Attributes if returns_attributes else Nothing
+
+
+def _outcome(row: bytes, kind: type) -> Message:
+    known = _unpack(row)
+    if known.error is not None:
+        raise errors.from_wire(*known.error)
+    return messages.from_msgpack(known.reply, kind)
+
+
+def _volume_and_servers(tx: Transaction) -> tuple[bytes, dict[str, ServerRecord]]:
+    rows = tx.range(*records.within(b"v"), 10_000)
+    known = {key[1:].decode(): msgspec.msgpack.decode(row, type=ServerRecord) for key, row in rows}
+    return tx.get(b"mvolume"), known
+
+
+def _next_start(tx: Transaction) -> int:
+    start = records.get_counter(tx, b"start_number") + 1
+    records.put_counter(tx, b"start_number", start)
+    return start
+
+
+def _check_numbers(message: Message, *fields: str) -> None:
+    """What others tell of themselves goes into every answer: a number that cannot be written would break them all."""
+    for field in fields:
+        if not 0 <= getattr(message, field) < 1 << 63:
+            raise errors.InvalidArgument(f"{field}: {getattr(message, field)} is not from 0 to 2^63 - 1")
+
+
+def _space(cluster: Cluster) -> tuple[int, int]:
+    """(total, free) bytes of the volume: those of its fullest server, as each has a copy of everything. What else is
+    on that server's disk does not count as used."""
+    up = [server for server in cluster.files if server.up]
+    if not up:
+        return 0, 0
+    fullest = min(up, key=lambda server: server.free_bytes)
+    return fullest.stored_bytes + fullest.free_bytes, fullest.free_bytes

@@ -1,0 +1,149 @@
+"""The directory over HTTP, on its store: `python -m servers directory`.
+
+Every operation runs to its end in the event loop, so operations are serial by construction. What must be on disk before
+it is answered waits for a sync in another thread; those that come meanwhile share the next one.
+"""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dfsfuse import messages
+from dfsfuse.messages import Message, Nothing, Server
+from servers.directory import Directory
+from servers.http import App, Operation, serve
+from servers.store import Store
+from servers.store.memory import MemoryStore
+from servers.store.sqlite import SqliteStore
+
+SYNC_EVERY_S = 1.0
+_TIDY_EVERY_S = 5.0
+
+
+class GroupSync:
+    """`await wait()` returns once everything transacted before the call is on disk.
+
+    A sync that is already running may have begun too early; so each call waits for the next one to begin.
+    """
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._next: asyncio.Task | None = None
+        self._running: asyncio.Task | None = None
+
+    async def wait(self) -> None:
+        if self._next is None:
+            self._next = asyncio.create_task(self._run(self._running))
+        await asyncio.shield(self._next)
+
+    async def _run(self, before: asyncio.Task | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._running, self._next = self._next, None
+        await asyncio.to_thread(self._store.sync)
+
+
+class DirectoryService:
+    """Operations by name; clocks are read here and nowhere below."""
+
+    def __init__(self, store: Store, copies: int, url: str):
+        self._store = store
+        self._sync = GroupSync(store)
+        self._me = Server(kind="directory", name="directory", url=url, pid=os.getpid())
+        self.core = Directory(
+            store,
+            copies=copies,
+            volume=secrets.token_bytes(16),
+            uid=os.getuid(),
+            gid=os.getgid(),
+            now_ns=time.time_ns(),
+            now_s=boottime_s(),
+        )
+
+    def operations(self) -> dict[str, Operation]:
+        core = self.core
+        timed = {
+            "open": (messages.Open, core.open),
+            "put_segments": (messages.PutSegments, lambda r: core.put_segments(r, boottime_s())),
+            "commit": (messages.Commit, self._commit),
+            "where": (messages.Lookup, lambda r: core.where(r, boottime_s())),
+            "mappings": (messages.ListMappings, lambda r: core.mappings(r, boottime_s())),
+            "begin": (messages.Begin, self._begin),
+            "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
+            "end": (messages.End, core.end),
+            "allocate": (messages.AllocateInodes, self._durably(core.allocate)),
+            "register": (messages.Register, self._register),
+            "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
+            "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
+            "sync": (Nothing, self._durably(lambda r: r)),
+            "ping": (Nothing, lambda r: r),
+        }
+        return {name: Operation(kind, handler) for name, (kind, handler) in {**self._plain(), **timed}.items()}
+
+    def _plain(self) -> dict[str, tuple[type[Message], Callable[[Any], Any]]]:
+        query, change = self.core.query, self.core.change
+        queries = {
+            "lookup": messages.Lookup, "list": messages.ListFolder, "path": messages.PathOf,
+            "get_segments": messages.GetSegments,
+        }  # fmt: skip
+        changes = {
+            "create": messages.Create, "remove": messages.Remove, "rename": messages.Rename,
+            "set_attributes": messages.SetAttributes,
+        }  # fmt: skip
+        return {
+            **{name: (kind, lambda r: query(r, time.time_ns())) for name, kind in queries.items()},
+            **{name: (kind, lambda r: change(r, time.time_ns())) for name, kind in changes.items()},
+        }
+
+    def _commit(self, request: messages.Commit) -> Any:
+        reply = self.core.commit(request, time.time_ns(), boottime_s())
+        return self._after_sync(reply) if request.durable else reply
+
+    async def _begin(self, request: messages.Begin) -> Message:
+        return await self._after_sync(self.core.begin(request, boottime_s()))
+
+    def _register(self, request: messages.Register) -> Any:
+        reply = self.core.register(request, boottime_s())
+        return self._after_sync(reply) if request.start else reply
+
+    def _durably(self, handler: Callable[[Any], Message]) -> Callable[[Any], Any]:
+        return lambda request: self._after_sync(handler(request))
+
+    async def _after_sync(self, reply: Message) -> Message:
+        """Numbers that must never be given out twice, and durable commits, are on disk before they are answered."""
+        await self._sync.wait()
+        return reply
+
+    async def sync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY_S)
+            await self._sync.wait()
+
+    async def tidy_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            self.core.end_lapsed(boottime_s())
+
+
+def boottime_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def open_store(kind: str, home: Path) -> Store:
+    return MemoryStore() if kind == "memory" else SqliteStore(home / "directory.db")
+
+
+async def run(home: Path, host: str, port: int, token: str, copies: int = 3, store: str = "sqlite") -> None:
+    """Serve the directory of the volume in `home` until SIGTERM."""
+    engine = open_store(store, home)
+    service = DirectoryService(engine, copies, f"http://{host}:{port}")
+    try:
+        app = App(token, service.operations())
+        await serve(app, host, port, service.sync_for_ever(), service.tidy_for_ever())
+        engine.sync()
+    finally:
+        engine.close()

@@ -1,0 +1,253 @@
+"""The directory's rows: what each key means, and how rows are written. Numbers in keys are big-endian, so they sort.
+
+key                             value
+i ino:8                         Inode
+e ino:8 name                    entry: ino:8 of what the name points to, its type:4 (S_IFMT bits)
+p ino:8 parent:8 name           parent row, empty value: a name that leads to `ino`
+g segment-id                    Segment entries of a large manifest
+o ino:8 session:8 version:8     open row: the number of the session's latest open of this version (opening:8)
+q server 0 chunk                short row, empty value: this file server lacks this chunk
+r session:8 slot:4              slot row: sequence:8 and the reply, or error, to it
+s session:8                     SessionRecord
+k key                           session:8 that was begun under this client-made key
+v name                          ServerRecord
+m name                          a single value: next_inode, next_session, start_number, volume, usage
+"""
+
+import stat
+
+import msgspec
+
+from dfsfuse import errors
+from dfsfuse.chunks import Entry
+from dfsfuse.messages import ROOT_INO, Attributes, Manifest
+from servers.store import Transaction, after_prefix
+
+HISTORY_MAX = 8
+
+
+class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
+    """Attributes, and the newest content. `fence`: the highest token seen. `group`: the placement group of its chunks.
+
+    `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int = 0
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    version: int = 0
+    target: bytes = b""
+    rdev: int = 0
+    fence: int = 0
+    group: int = 1
+    entries: list[Entry] = []
+    segments: list[bytes] = []
+    history: list[bytes] = []
+
+    @property
+    def commit_id(self) -> bytes:
+        return self.history[0] if self.history else b""
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+
+class SessionRecord(msgspec.Struct, array_like=True):
+    """`lapsed`: it was silent for longer than its locks live, so nobody waits for it after a restart."""
+
+    key: bytes
+    host: str
+    pid: int
+    mountpoint: str
+    user: str
+    lapsed: bool = False
+
+
+class ServerRecord(msgspec.Struct, array_like=True):
+    kind: str
+    url: str
+
+
+class Usage(msgspec.Struct, array_like=True):
+    """Sums over the volume: inodes, and the bytes of all files' sizes."""
+
+    inodes: int = 0
+    size_bytes: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_inode = msgspec.msgpack.Decoder(Inode).decode
+_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+
+
+def number(value: int) -> bytes:
+    """Also what callers sent comes this way: InvalidArgument for what cannot be such a number."""
+    return _big_endian(value, 8)
+
+
+def _big_endian(value: int, length: int) -> bytes:
+    try:
+        return value.to_bytes(length, "big")
+    except OverflowError:
+        raise errors.InvalidArgument(f"{value} is not from 0 to 2^{8 * length} - 1") from None
+
+
+def as_number(value: bytes) -> int:
+    return int.from_bytes(value, "big")
+
+
+def inode_key(ino: int) -> bytes:
+    return b"i" + number(ino)
+
+
+def entry_key(parent: int, name: bytes) -> bytes:
+    return b"e" + number(parent) + name
+
+
+def parent_key(ino: int, parent: int, name: bytes) -> bytes:
+    return b"p" + number(ino) + number(parent) + name
+
+
+def open_key(ino: int, session: int, version: int) -> bytes:
+    return b"o" + number(ino) + number(session) + number(version)
+
+
+def short_key(server: str, chunk: bytes) -> bytes:
+    return b"q" + server.encode() + b"\0" + chunk
+
+
+def slot_key(session: int, slot: int) -> bytes:
+    return b"r" + number(session) + _big_endian(slot, 4)
+
+
+def session_key(session: int) -> bytes:
+    return b"s" + number(session)
+
+
+def within(prefix: bytes) -> tuple[bytes, bytes]:
+    """The range of all keys that begin with `prefix`."""
+    end = prefix.rstrip(b"\xff")
+    return prefix, after_prefix(end)
+
+
+def get_inode(tx: Transaction, ino: int) -> Inode | None:
+    row = tx.get(inode_key(ino))
+    return None if row is None else _decode_inode(row)
+
+
+def put_inode(tx: Transaction, ino: int, inode: Inode) -> None:
+    """InvalidArgument where a number that a caller sent, such as a time, does not fit 64 bits."""
+    try:
+        row = _encode(inode)
+    except OverflowError:
+        raise errors.InvalidArgument("a number that does not fit 64 bits") from None
+    tx.put(inode_key(ino), row)
+
+
+def put_open(tx: Transaction, ino: int, session: int, version: int, opening: int) -> None:
+    """An open row, unless the open has no number, or no session whose end would delete the row. A repeated request may
+    come after a later one, so the larger number stays."""
+    if opening and session:
+        key = open_key(ino, session, version)
+        tx.put(key, max(number(opening), tx.get(key) or b""))
+
+
+def decode_inode(row: bytes) -> Inode:
+    return _decode_inode(row)
+
+
+def pack_entry(ino: int, mode: int) -> bytes:
+    return number(ino) + stat.S_IFMT(mode).to_bytes(4, "big")
+
+
+def unpack_entry(row: bytes) -> tuple[int, int]:
+    """(ino, type)."""
+    return as_number(row[:8]), as_number(row[8:])
+
+
+def get_segment(tx: Transaction, segment_id: bytes) -> list[Entry] | None:
+    row = tx.get(b"g" + segment_id)
+    return None if row is None else _decode_entries(row)
+
+
+def put_segment(tx: Transaction, segment_id: bytes, entries: list[Entry]) -> None:
+    tx.put(b"g" + segment_id, _encode(entries))
+
+
+def get_record(tx: Transaction, key: bytes, kind: type) -> object | None:
+    row = tx.get(key)
+    return None if row is None else msgspec.msgpack.decode(row, type=kind)
+
+
+def put_record(tx: Transaction, key: bytes, record: msgspec.Struct) -> None:
+    tx.put(key, _encode(record))
+
+
+def get_counter(tx: Transaction, name: bytes, default: int = 0) -> int:
+    row = tx.get(b"m" + name)
+    return default if row is None else as_number(row)
+
+
+def put_counter(tx: Transaction, name: bytes, value: int) -> None:
+    tx.put(b"m" + name, number(value))
+
+
+def allocate_inodes(tx: Transaction, count: int) -> int:
+    """The first of `count` inode numbers that were never given out before."""
+    first = get_counter(tx, b"next_inode", ROOT_INO + 1)
+    put_counter(tx, b"next_inode", first + count)
+    return first
+
+
+def usage(tx: Transaction) -> Usage:
+    return get_record(tx, b"musage", Usage) or Usage()
+
+
+def add_usage(tx: Transaction, inodes: int, size_bytes: int) -> None:
+    if inodes or size_bytes:
+        now = usage(tx)
+        put_record(tx, b"musage", Usage(now.inodes + inodes, now.size_bytes + size_bytes))
+
+
+def attributes_of(ino: int, inode: Inode) -> Attributes:
+    return Attributes(
+        ino=ino,
+        mode=inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        nlink=inode.nlink,
+        size=inode.size,
+        mtime_ns=inode.mtime_ns,
+        ctime_ns=inode.ctime_ns,
+        atime_ns=inode.atime_ns,
+        version=inode.version,
+        commit_id=inode.commit_id,
+        target=inode.target,
+        rdev=inode.rdev,
+    )
+
+
+def manifest_of(inode: Inode) -> Manifest:
+    return Manifest(inode.entries, inode.segments)
+
+
+def create_volume(tx: Transaction, volume: bytes, uid: int, gid: int, now_ns: int) -> None:
+    """The root folder and the volume's name; does nothing on a volume that exists."""
+    if tx.get(b"mvolume") is not None:
+        return
+    tx.put(b"mvolume", volume)
+    root = Inode(
+        mode=stat.S_IFDIR | 0o755, uid=uid, gid=gid, nlink=2, mtime_ns=now_ns, ctime_ns=now_ns, atime_ns=now_ns
+    )
+    put_inode(tx, ROOT_INO, root)
+    add_usage(tx, 1, 0)

@@ -1,0 +1,71 @@
+"""The engine for tests and simulation: a sorted list in memory. Nothing survives the process."""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+from servers.store import Result, Transaction
+
+
+class MemoryTransaction:
+    """Writes wait in `changes` (None: deleted) until the store applies them."""
+
+    def __init__(self, store: "MemoryStore"):
+        self._store = store
+        self.changes: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.changes[key] if key in self.changes else self._store.values.get(key)
+
+    def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        keys = self._store.keys
+        stored = keys[bisect_left(keys, start) : bisect_left(keys, end)]
+        changed = {key for key in self.changes if start <= key < end}
+        found: list[tuple[bytes, bytes]] = []
+        for key in sorted(changed.union(stored)) if changed else stored:
+            if len(found) >= limit:
+                break
+            value = self.get(key)
+            if value is not None:
+                found.append((key, value))
+        return found
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.changes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.changes[key] = None
+
+
+class MemoryStore:
+    """Threads: one; a simulation runs everything in its own."""
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+        self.values: dict[bytes, bytes] = {}
+
+    def transact(self, operation: Callable[[Transaction], Result]) -> Result:
+        transaction = MemoryTransaction(self)
+        result = operation(transaction)
+        for key, value in transaction.changes.items():
+            self._apply(key, value)
+        return result
+
+    def read(self, operation: Callable[[Transaction], Result]) -> Result:
+        return operation(MemoryTransaction(self))
+
+    def _apply(self, key: bytes, value: bytes | None) -> None:
+        known = key in self.values
+        if value is None:
+            if known:
+                del self.values[key]
+                del self.keys[bisect_left(self.keys, key)]
+            return
+        if not known:
+            insort(self.keys, key)
+        self.values[key] = value
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,134 @@
+"""The embedded engine: one table of keys and values in SQLite, in write-ahead-log mode.
+
+synchronous=NORMAL: a commit is in the log file, so a killed process loses nothing; the log reaches the disk by `sync`,
+which the directory calls at least each second and for every durable operation. So several durable commits share one
+fdatasync, and none of them holds up the others (https://sqlite.org/wal.html; docs/PERFORMANCE.md has the costs).
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from dfsfuse.errors import NoSpace, ServerError
+from servers.store import Result, Transaction
+
+_CHECKPOINT_BYTES = 8 << 20
+_KNOWN_MAX = 20_000
+"""Values kept in memory; some hundred bytes each."""
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "wal_autocheckpoint=0",
+    # A log that was brought into the database is begun again from its start, but its file keeps its size unless this
+    # cuts it: and then every later sync would think that it is time for a checkpoint.
+    f"journal_size_limit={_CHECKPOINT_BYTES // 2}",
+    "cache_size=-16384",
+)
+
+
+class SqliteTransaction:
+    """Reads and writes of the running transaction. Values that were read or written lately are kept in memory, which is
+    right because all writes come through here; what a failed transaction wrote is forgotten again."""
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._execute = connection.execute
+        self._known: dict[bytes, bytes | None] = {}
+        self._written: list[bytes] = []
+
+    def begin(self) -> None:
+        self._written.clear()
+        if len(self._known) > _KNOWN_MAX:
+            self._known.clear()
+
+    def roll_back(self) -> None:
+        for key in self._written:
+            self._known.pop(key, None)
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._known[key]
+        except KeyError:
+            row = self._execute("SELECT value FROM pairs WHERE key = ?", (key,)).fetchone()
+        value = self._known[key] = row and row[0]
+        return value
+
+    def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        query = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return self._execute(query, (start, end, limit)).fetchall()
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._written.append(key)
+        self._known[key] = value
+        self._execute("INSERT OR REPLACE INTO pairs VALUES (?, ?)", (key, value))
+
+    def delete(self, key: bytes) -> None:
+        self._written.append(key)
+        self._known[key] = None
+        self._execute("DELETE FROM pairs WHERE key = ?", (key,))
+
+
+class SqliteStore:
+    """Threads: `transact` belongs to the thread that made the store. `sync` may be called from any; `_syncing` lets one
+    in at a time, and its checkpoint has a connection of its own, which the writer never waits for."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._connection = _connect(path)
+        self._connection.execute("CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        self._transaction = SqliteTransaction(self._connection)
+        self._checkpointer = _connect(path)
+        self._log_file = os.open(f"{path}-wal", os.O_RDONLY)
+        self._syncing = threading.Lock()
+
+    def transact(self, operation: Callable[[Transaction], Result]) -> Result:
+        try:
+            self._transaction.begin()
+            self._connection.execute("BEGIN IMMEDIATE")
+            result = operation(self._transaction)
+            self._connection.execute("COMMIT")
+            return result
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise _meaning(error, self._path) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def read(self, operation: Callable[[Transaction], Result]) -> Result:
+        """All writes come from this thread, so nothing can change between two reads: no BEGIN is needed."""
+        try:
+            return operation(self._transaction)
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+
+    def _roll_back(self) -> None:
+        self._transaction.roll_back()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def sync(self) -> None:
+        with self._syncing:
+            os.fdatasync(self._log_file)
+            if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
+                self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        with self._syncing:
+            self._checkpointer.close()
+            self._connection.close()
+            os.close(self._log_file)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64, timeout=30)
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _meaning(error: sqlite3.Error, path: Path) -> ServerError:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return NoSpace(f"the directory's disk is full ({path.name}); nothing was changed")
+    return ServerError(f"the directory's store fails ({path.name}): {error}; nothing was changed")

@@ -1,0 +1,265 @@
+"""Names, folders and attributes: the directory's operations on the tree. Pure over a transaction.
+
+An operation is a function (transaction, request, now_ns) -> reply; `now_ns` is wall-clock time and becomes ctime. It
+checks before it writes, and raises errors of `dfsfuse.errors`.
+
+Invariants: a name has an entry row and a parent row, both or neither; `nlink` of a file is the number of its names,
+of a folder 2 and the number of its subfolders; a folder has one name; an inode without a name lives while it has open
+rows.
+"""
+
+import stat
+
+from dfsfuse import errors
+from dfsfuse.messages import (
+    LIST_PAGE_MAX,
+    NAME_BYTES_MAX,
+    Attributes,
+    Create,
+    FolderEntry,
+    ListFolder,
+    Listing,
+    Lookup,
+    Nothing,
+    PathOf,
+    PathReply,
+    Remove,
+    SetAttributes,
+    bytes_as_text,
+)
+from servers import records
+from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
+from servers.store import Transaction
+
+_TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_MODE_MAX = 0o177777
+_TARGET_BYTES_MAX = 4095
+
+
+# -- finding
+
+
+def resolve(tx: Transaction, base: int, names: list[bytes]) -> int:
+    """The inode number at a place. Symlinks are not followed: that is the client's kernel's part."""
+    ino = base
+    for name in names:
+        ino = child(tx, ino, name)[0]
+    return ino
+
+
+def child(tx: Transaction, parent: int, name: bytes) -> tuple[int, int]:
+    """(ino, type) behind a name; NotFound, NotADirectory, or Stale where the folder itself is gone."""
+    row = tx.get(entry_key(parent, name))
+    if row is not None:
+        return records.unpack_entry(row)
+    check_name(name)
+    folder = get_inode(tx, parent)
+    if folder is None:
+        raise errors.Stale(f"inode {parent} is gone; look its name up again")
+    if not folder.is_folder:
+        raise errors.NotADirectory(f"what contains {bytes_as_text(name)!r} is not a folder")
+    raise errors.NotFound(f"no file or folder {bytes_as_text(name)!r}")
+
+
+def check_name(name: bytes) -> None:
+    if len(name) > NAME_BYTES_MAX:
+        raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise errors.BadRequest(f"{bytes_as_text(name)!r} cannot be a name")
+
+
+def existing(tx: Transaction, ino: int) -> Inode:
+    inode = get_inode(tx, ino)
+    if inode is None:
+        raise errors.Stale(f"inode {ino} is gone")
+    return inode
+
+
+def at_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inode]:
+    ino = resolve(tx, base, names)
+    return ino, existing(tx, ino)
+
+
+def lookup(tx: Transaction, request: Lookup, now_ns: int) -> Attributes:
+    return attributes_of(*at_place(tx, request.base, request.names))
+
+
+def list_folder(tx: Transaction, request: ListFolder, now_ns: int) -> Listing:
+    ino, folder = at_place(tx, request.base, request.names)
+    if not folder.is_folder:
+        raise errors.NotADirectory("only a folder can be listed")
+    limit = max(1, min(request.limit, LIST_PAGE_MAX))
+    first, end = records.within(b"e" + records.number(ino))
+    start = first + request.after + b"\0" if request.after else first
+    rows = tx.range(start, end, limit + 1)
+    entries = [FolderEntry(key[9:], _attributes(tx, row)) for key, row in rows[:limit]]
+    return Listing(attributes_of(ino, folder), entries, len(rows) > limit)
+
+
+def _attributes(tx: Transaction, entry_row: bytes) -> Attributes:
+    ino = records.unpack_entry(entry_row)[0]
+    return attributes_of(ino, existing(tx, ino))
+
+
+def path_of(tx: Transaction, request: PathOf, now_ns: int) -> PathReply:
+    existing(tx, request.ino)
+    path, parent = path_to(tx, request.ino)
+    return PathReply(path, parent)
+
+
+def path_to(tx: Transaction, ino: int) -> tuple[bytes, int]:
+    """(one path to an inode, the folder of its last name). Without a name: (b"", 0)."""
+    names: list[bytes] = []
+    parent = first_parent = 0
+    while ino != records.ROOT_INO:
+        rows = tx.range(*records.within(b"p" + records.number(ino)), 1)
+        if not rows:
+            return b"", 0
+        parent, name = records.as_number(rows[0][0][9:17]), rows[0][0][17:]
+        first_parent = first_parent or parent
+        names.append(name)
+        ino = parent
+    return b"/" + b"/".join(reversed(names)), first_parent
+
+
+# -- changing
+
+
+def create(tx: Transaction, request: Create, now_ns: int) -> Attributes:
+    """A new inode under a name; AlreadyExists where the name is taken."""
+    parent, folder, name = new_place(tx, request.base, request.names)
+    if tx.get(entry_key(parent, name)) is not None:
+        raise errors.AlreadyExists(f"{bytes_as_text(name)!r} exists")
+    ino = _unused_inode(tx, request.ino)
+    inode = _new_inode(request, folder, now_ns)
+    add_name(tx, parent, folder, name, ino, inode, now_ns)
+    records.add_usage(tx, 1, 0)
+    records.put_open(tx, ino, request.session, 0, request.opening)
+    return attributes_of(ino, inode)
+
+
+def new_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inode, bytes]:
+    """(folder's inode number, folder, name) for a name that may be new."""
+    if not names:
+        raise errors.InvalidArgument("a name is needed, and the root has none")
+    check_name(names[-1])
+    parent, folder = at_place(tx, base, names[:-1])
+    if not folder.is_folder:
+        raise errors.NotADirectory(f"what is to contain {bytes_as_text(names[-1])!r} is not a folder")
+    return parent, folder, names[-1]
+
+
+def _unused_inode(tx: Transaction, ino: int) -> int:
+    if ino == 0:
+        return records.allocate_inodes(tx, 1)
+    if ino >= records.get_counter(tx, b"next_inode", records.ROOT_INO + 1) or get_inode(tx, ino) is not None:
+        raise errors.BadRequest(f"inode number {ino} was not handed out, or is in use")
+    return ino
+
+
+def _new_inode(request: Create, folder: Inode, now_ns: int) -> Inode:
+    kind = stat.S_IFMT(_possible_mode(request.mode))
+    if kind not in _TYPES or len(request.target) > _TARGET_BYTES_MAX or bool(request.target) != (kind == stat.S_IFLNK):
+        raise errors.InvalidArgument("not a type of file, or a symlink's target that is empty, too long or misplaced")
+    check_owner(uid=request.uid, gid=request.gid)
+    if request.token < 0:
+        raise errors.InvalidArgument("a token is not negative")
+    mode, gid = request.mode, request.gid
+    if folder.mode & stat.S_ISGID:
+        gid = folder.gid
+        mode |= stat.S_ISGID if kind == stat.S_IFDIR else 0
+    time_ns = request.mtime_ns or now_ns
+    return Inode(
+        mode=mode,
+        uid=request.uid,
+        gid=gid,
+        nlink=0,
+        size=len(request.target),
+        mtime_ns=time_ns,
+        ctime_ns=now_ns,
+        atime_ns=time_ns,
+        target=request.target,
+        rdev=request.rdev,
+        fence=request.token,
+    )
+
+
+def check_owner(**numbers: int | None) -> None:
+    """uid and gid as the kernel has them: 32 bits."""
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number < 1 << 32:
+            raise errors.InvalidArgument(f"{number} cannot be a {name}")
+
+
+def _possible_mode(mode: int) -> int:
+    if not 0 <= mode <= _MODE_MAX:
+        raise errors.InvalidArgument(f"{mode} cannot be a mode")
+    return mode
+
+
+def add_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, inode: Inode, now_ns: int) -> None:
+    tx.put(entry_key(parent, name), records.pack_entry(ino, inode.mode))
+    tx.put(parent_key(ino, parent, name), b"")
+    inode.nlink += 1
+    if inode.is_folder:
+        inode.nlink = max(inode.nlink, 2)
+        folder.nlink += 1
+    inode.ctime_ns = folder.mtime_ns = folder.ctime_ns = now_ns
+    put_inode(tx, ino, inode)
+    put_inode(tx, parent, folder)
+
+
+def drop_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, inode: Inode, now_ns: int) -> None:
+    tx.delete(entry_key(parent, name))
+    tx.delete(parent_key(ino, parent, name))
+    inode.nlink -= 1
+    if inode.is_folder:
+        folder.nlink -= 1
+    inode.ctime_ns = folder.mtime_ns = folder.ctime_ns = now_ns
+    put_inode(tx, ino, inode)
+    put_inode(tx, parent, folder)
+
+
+def remove(tx: Transaction, request: Remove, now_ns: int) -> Nothing:
+    parent, folder, name = new_place(tx, request.base, request.names)
+    ino, kind = child(tx, parent, name)
+    if request.folder and kind != stat.S_IFDIR:
+        raise errors.NotADirectory(f"{bytes_as_text(name)!r} is not a folder")
+    if not request.folder and kind == stat.S_IFDIR:
+        raise errors.IsADirectory(f"{bytes_as_text(name)!r} is a folder")
+    remove_name(tx, parent, folder, name, ino, now_ns)
+    return Nothing()
+
+
+def remove_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, now_ns: int) -> None:
+    inode = existing(tx, ino)
+    if inode.is_folder and has_entries(tx, ino):
+        raise errors.NotEmpty(f"the folder {bytes_as_text(name)!r} is not empty")
+    drop_name(tx, parent, folder, name, ino, inode, now_ns)
+    forget_unnamed(tx, ino, inode)
+
+
+def has_entries(tx: Transaction, ino: int) -> bool:
+    return bool(tx.range(*records.within(b"e" + records.number(ino)), 1))
+
+
+def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
+    """Delete an inode that has neither a name nor an open row."""
+    if inode.nlink > (1 if inode.is_folder else 0) or tx.range(*records.within(b"o" + records.number(ino)), 1):
+        return
+    tx.delete(records.inode_key(ino))
+    records.add_usage(tx, -1, -inode.size if inode.is_file else 0)
+
+
+def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attributes:
+    ino, inode = at_place(tx, request.base, request.names)
+    if request.mode is not None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(_possible_mode(request.mode))
+    check_owner(uid=request.uid, gid=request.gid)
+    inode.uid = inode.uid if request.uid is None else request.uid
+    inode.gid = inode.gid if request.gid is None else request.gid
+    inode.mtime_ns = inode.mtime_ns if request.mtime_ns is None else request.mtime_ns
+    inode.atime_ns = inode.atime_ns if request.atime_ns is None else request.atime_ns
+    inode.ctime_ns = now_ns
+    put_inode(tx, ino, inode)
+    return attributes_of(ino, inode)

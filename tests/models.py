@@ -1,0 +1,179 @@
+"""What the directory must amount to: an oracle that checks a store, and a small model of a tree.
+
+`check_tree` reads every row and holds it against the invariants of `servers.tree`; tests of the directory end with it.
+`Tree` does what POSIX says with nothing but dictionaries. It knows inodes by names of its own and tells outcomes by the
+class of the error, so a random run can be compared with it step by step.
+"""
+
+import stat
+from collections import Counter
+
+from dfsfuse import errors
+from dfsfuse.messages import ROOT_INO, SEGMENT_ENTRIES
+from servers import records
+from servers.store import Store, Transaction
+
+_ALL = 1_000_000
+
+
+def rows_of(tx: Transaction, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """(key without its prefix, value) of all rows under a prefix."""
+    return [(key[len(prefix) :], value) for key, value in tx.range(*records.within(prefix), _ALL)]
+
+
+def check_tree(store: Store) -> None:
+    """AssertionError for the first row that breaks an invariant of the directory."""
+    store.read(_check)
+
+
+def _check(tx: Transaction) -> None:
+    inodes = {records.as_number(key): records.decode_inode(row) for key, row in rows_of(tx, b"i")}
+    entries = {(records.as_number(key[:8]), key[8:]): records.unpack_entry(row) for key, row in rows_of(tx, b"e")}
+    parents = {(records.as_number(key[8:16]), key[16:]): records.as_number(key[:8]) for key, _ in rows_of(tx, b"p")}
+    open_rows = [(records.as_number(key[:8]), records.as_number(key[8:16])) for key, _ in rows_of(tx, b"o")]
+    assert {place: ino for place, (ino, _) in entries.items()} == parents, "an entry without its parent row, or reverse"
+    _check_entries(inodes, entries)
+    _check_links(inodes, entries, {ino for ino, _ in open_rows})
+    sessions = {records.as_number(key) for key, _ in rows_of(tx, b"s")}
+    assert {session for _, session in open_rows} <= sessions, "an open row of no session"
+    assert all(ino in inodes for ino, _ in open_rows), "an open row of no inode"
+    assert max(inodes) < records.get_counter(tx, b"next_inode", ROOT_INO + 1), "an inode number not handed out"
+    used = records.usage(tx)
+    sizes = sum(inode.size for inode in inodes.values() if inode.is_file)
+    assert (used.inodes, used.size_bytes) == (len(inodes), sizes), "the usage row is wrong"
+    _check_content(tx, inodes)
+
+
+def _check_entries(inodes: dict, entries: dict) -> None:
+    for (parent, name), (ino, kind) in entries.items():
+        assert parent in inodes, f"{name!r} is in no folder"
+        assert inodes[parent].is_folder, f"{name!r} is in what is no folder"
+        assert ino in inodes, f"{name!r} leads to no inode"
+        assert stat.S_IFMT(inodes[ino].mode) == kind, f"the entry {name!r} has another type than its inode"
+        assert 0 < len(name) <= 255, f"{name!r} has an impossible length"
+        assert not {b"/", b"\0"} & {name[i : i + 1] for i in range(len(name))}, f"{name!r} cannot be a name"
+        assert name not in (b".", b"..")
+
+
+def _check_links(inodes: dict, entries: dict, opened: set[int]) -> None:
+    names = Counter(ino for ino, _ in entries.values())
+    subfolders = Counter(parent for (parent, _), (ino, kind) in entries.items() if kind == stat.S_IFDIR)
+    for ino, inode in inodes.items():
+        if inode.is_folder:
+            assert inode.nlink == 2 + subfolders[ino], f"folder {ino}: nlink {inode.nlink}"
+            assert names[ino] == (ino != ROOT_INO), f"folder {ino} has {names[ino]} names"
+        else:
+            assert inode.nlink == names[ino], f"inode {ino}: nlink {inode.nlink}, {names[ino]} names"
+            assert names[ino] or ino in opened, f"inode {ino} has neither a name nor an open row"
+    above = {ino: parent for (parent, _), (ino, kind) in entries.items() if kind == stat.S_IFDIR}
+    for ino in above:
+        seen = set()
+        while ino != ROOT_INO:
+            assert ino not in seen, "folders contain each other"
+            seen.add(ino)
+            ino = above[ino]
+
+
+def _check_content(tx: Transaction, inodes: dict) -> None:
+    for ino, inode in inodes.items():
+        assert not (inode.entries and inode.segments), f"inode {ino} has entries and segments"
+        assert bool(inode.version) == bool(inode.history), f"inode {ino}: version {inode.version} and its history"
+        assert len(inode.segments) * SEGMENT_ENTRIES * (4 << 20) < inode.size + SEGMENT_ENTRIES * (4 << 20)
+        for segment in filter(None, inode.segments):
+            assert tx.get(b"g" + segment) is not None, f"inode {ino} lacks a segment"
+
+
+# -- the model
+
+
+class Node:
+    """A file (no `names`), or a folder."""
+
+    def __init__(self, folder: bool):
+        self.names: dict[bytes, Node] | None = {} if folder else None
+        self.size = 0
+
+
+class Tree:
+    """`at(path)` and the operations raise the classes of errors that the directory must raise."""
+
+    def __init__(self) -> None:
+        self.root = Node(True)
+
+    def at(self, path: list[bytes]) -> Node:
+        node = self.root
+        for name in path:
+            if node.names is None:
+                raise errors.NotADirectory
+            if name not in node.names:
+                raise errors.NotFound
+            node = node.names[name]
+        return node
+
+    def folder_at(self, path: list[bytes]) -> Node:
+        node = self.at(path)
+        if node.names is None:
+            raise errors.NotADirectory
+        return node
+
+    def create(self, path: list[bytes], folder: bool) -> None:
+        parent = self.folder_at(path[:-1])
+        if path[-1] in parent.names:
+            raise errors.AlreadyExists
+        parent.names[path[-1]] = Node(folder)
+
+    def remove(self, path: list[bytes], folder: bool) -> None:
+        parent = self.folder_at(path[:-1])
+        node = self.at(path)
+        if folder != (node.names is not None):
+            raise errors.NotADirectory if folder else errors.IsADirectory
+        if node.names:
+            raise errors.NotEmpty
+        del parent.names[path[-1]]
+
+    def rename(self, old: list[bytes], new: list[bytes], flags: int) -> None:
+        source_folder, source = self.folder_at(old[:-1]), self.at(old)
+        target_folder = self.folder_at(new[:-1])
+        target = target_folder.names.get(new[-1])
+        if flags == 1 and target is not None:
+            raise errors.AlreadyExists
+        if source is target:
+            return
+        if self._within(source, target_folder):
+            raise errors.InvalidArgument
+        if flags == 2:
+            self._check_exchange(source_folder, target)
+            source_folder.names[old[-1]] = target
+        else:
+            self._check_replace(source, target)
+            del source_folder.names[old[-1]]
+        target_folder.names[new[-1]] = source
+
+    def _check_exchange(self, source_folder: Node, target: Node | None) -> None:
+        if target is None:
+            raise errors.NotFound
+        if self._within(target, source_folder):
+            raise errors.InvalidArgument
+
+    def _check_replace(self, source: Node, target: Node | None) -> None:
+        if target is None:
+            return
+        if target.names is not None and source.names is None:
+            raise errors.IsADirectory
+        if target.names is None and source.names is not None:
+            raise errors.NotADirectory
+        if target.names:
+            raise errors.NotEmpty
+
+    def _within(self, top: Node, node: Node) -> bool:
+        """Is `node` the folder `top`, or below it?"""
+        return top is node or any(self._within(child, node) for child in (top.names or {}).values())
+
+    def listing(self, node: Node | None = None, path: bytes = b"") -> dict[bytes, int]:
+        """path -> size of each file, -1 for folders."""
+        found: dict[bytes, int] = {}
+        for name, child in (node or self.root).names.items():
+            found[path + b"/" + name] = child.size if child.names is None else -1
+            if child.names is not None:
+                found |= self.listing(child, path + b"/" + name)
+        return found
