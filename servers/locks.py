@@ -1,0 +1,400 @@
+"""The write locks: one FIFO queue per inode over all sessions, leases and tokens. Pure: input in, what to do out.
+
+Who is granted: the first claim of the queue that is WAITING (the states of a claim: servers/claims.py). A claim that is
+AWAY when its turn comes is passed over, for nobody would hear of the grant, and a lock that nobody knows to hold would
+block the others for a lease; it keeps its place among those who still wait. The session that holds an inode may wait
+for it again like any other.
+
+After a start no lock is granted until each session of before has renewed, and thereby re-asserted what it holds, or one
+lease has passed: until then a lock that looks free may be held. Acquires queue meanwhile, their deadlines not running.
+Among re-asserted locks of one inode the highest token wins; the others are told by `lost` in their next renewal.
+
+Time is `now`, seconds on a monotonic clock, and moves through `tick` alone: a caller ticks what is due before each
+operation, and again at `next_deadline()`. A late tick leaves locks held for longer, which is safe. Operations return
+events, which tell other callers that wait. What raises (CallerError, Busy, WouldBlock, SessionEnded, OutOfSequence)
+changes nothing.
+
+Threads: none; all state belongs to the one thread (event loop) that calls. No call blocks.
+"""
+
+import heapq
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import count, islice
+
+from dfsfuse import errors
+from dfsfuse.messages import (
+    LIST_PAGE_MAX,
+    Acquire,
+    Granted,
+    HeldLock,
+    LockList,
+    ReleaseLocks,
+    RenewedLocks,
+    RenewLocks,
+    Reserve,
+    Reserved,
+    Wanted,
+)
+from servers.claims import (
+    Claim,
+    Event,
+    Grant,
+    Phase,
+    Refusal,
+    Session,
+    State,
+    check_acquire,
+    check_numbers,
+    check_renewal,
+    first_of_others,
+    is_current,
+    lock_row,
+)
+
+LOCK_LEASE_S = 8.0
+TICKET_RETURN_S = 2.0
+QUEUE_MAX = 10_000
+"""Waiters for one inode."""
+ENDED_MAX = 10_000
+"""Ended sessions that are remembered, so that a late duplicate of an acquire does not bring one back."""
+TOKENS_PER_START = 1 << 32
+
+
+class Locks:
+    """All locks of a volume. `begin` must be called once before anything is granted."""
+
+    def __init__(self, lease_s: float = LOCK_LEASE_S):
+        self.lease_s = lease_s
+        self.phase = Phase.STARTING
+        self.start_number = 0
+        self._tokens = 0
+        self._resumes_at = math.inf
+        self._returning: set[int] = set()
+        self._holders: dict[int, Claim] = {}
+        self._queues: dict[int, OrderedDict[Claim, None]] = {}
+        # Leases are equally long, and so are the times to return: the first of each is the next to end.
+        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._away: OrderedDict[Claim, None] = OrderedDict()
+        self._ended: OrderedDict[int, None] = OrderedDict()
+        self._waits: list[tuple[float, int, Claim]] = []
+        self._waits_compact_at = 1024
+        self._order = count()
+
+    @property
+    def tokens_left(self) -> int:
+        """How many grants this start number is still good for."""
+        return TOKENS_PER_START - 1 - self._tokens
+
+    def begin(self, start_number: int, sessions: Iterable[int], now: float) -> list[Event]:
+        """The directory has given a start number, larger than any before; wait for these sessions, a lease at most."""
+        if self.phase is not Phase.STARTING or start_number <= 0:
+            raise errors.InvalidArgument(f"start {start_number} while {self.phase.value}")
+        self.phase, self.start_number = Phase.RETURNING, start_number
+        self._resumes_at = now + self.lease_s
+        returned = {number for number, session in self._sessions.items() if session.returned}
+        self._returning = set(sessions) - returned - self._ended.keys()
+        return self._resume_if_all_returned(now)
+
+    # -- what clients ask for
+
+    def acquire(self, request: Acquire, now: float) -> Granted | None:
+        """The grant; or None: the claim is in the queue, and an event will tell the caller.
+
+        Raises WouldBlock if it is not free and `wait_s` is 0, Busy if too many wait, OutOfSequence if a renewal has
+        told that the ticket was given up, SessionEnded.
+        """
+        check_acquire(request)
+        self._refuse_ended(request.session)
+        session = self._sessions.get(request.session)
+        claim = session.claims.get(request.ticket) if session else None
+        if session is None or claim is None:
+            return self._first_acquire(request, session, now)
+        if claim.ino != request.ino:
+            raise errors.InvalidArgument(f"ticket {request.ticket} is for inode {claim.ino}, not {request.ino}")
+        self._renew_lease(session, now)
+        return self._granted(claim) if claim.state is State.HELD else self._return_to_place(claim, now)
+
+    def reserve(self, request: Reserve, now: float) -> Reserved:
+        """Locks of inodes that nobody else knows; what is not free is passed over. Raises SessionEnded."""
+        if len(request.inos) > LIST_PAGE_MAX:
+            raise errors.InvalidArgument(f"at most {LIST_PAGE_MAX} locks can be reserved at a time")
+        return Reserved([self._reserve(request, n, ino, now) for n, ino in enumerate(request.inos)], self.lease_s)
+
+    def _reserve(self, request: Reserve, number: int, ino: int, now: float) -> int:
+        asked = Acquire(session=request.session, ino=ino, ticket=request.ticket + number, wait_s=0.0)
+        try:
+            granted = self.acquire(asked, now)
+        except errors.WouldBlock:
+            return 0
+        self._holders[ino].reserved = not self._holders[ino].path
+        return granted.token
+
+    def withdraw(self, session: int, ticket: int, now: float) -> None:
+        """A connection that waited with this ticket has closed. A lock granted meanwhile stays, until a renewal."""
+        claim = self._sessions[session].claims.get(ticket) if session in self._sessions else None
+        if claim is None or claim.state is not State.WAITING:
+            return
+        claim.connections -= 1
+        if claim.connections == 0:
+            claim.move(State.AWAY)
+            claim.returns_by = now + TICKET_RETURN_S
+            self._away[claim] = None
+
+    def release(self, request: ReleaseLocks, now: float) -> list[Event]:
+        """Free what the session holds of the list."""
+        events: list[Event] = []
+        for pair in request.held:
+            claim = self._holders.get(pair.ino)
+            if claim is not None and (claim.session.number, claim.token) == (request.session, pair.token):
+                self._free(claim, now, events)
+        return events
+
+    def renew(self, request: RenewLocks, now: float) -> tuple[RenewedLocks, list[Event]]:
+        """The lease begins anew, and what the session neither holds nor waits for is freed. Raises SessionEnded."""
+        check_renewal(request)
+        self._refuse_ended(request.session)
+        session = self._session(request.session, now)
+        lost = [pair for pair in request.held if not self._holds(session, pair, now)]
+        for pair in request.held:
+            if pair.path and pair.ino in session.held:
+                session.held[pair.ino].describe(pair, request.host, now)
+        events: list[Event] = []
+        self._drop_unlisted(session, request, now, events)
+        if request.last_ticket >= session.settled:
+            session.settled, session.expected = request.last_ticket, frozenset(request.waiting)
+        session.returned = True
+        self._returning.discard(request.session)
+        events += self._resume_if_all_returned(now)
+        return RenewedLocks(start_number=self.start_number, lost=lost, wanted=self._wanted(session, now)), events
+
+    def end(self, session: int, now: float) -> list[Event]:
+        """The session is over; every later request of it is refused."""
+        check_numbers(session=session)
+        self._ended[session] = None
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
+        events: list[Event] = []
+        if session in self._sessions:
+            error = errors.SessionEnded(f"session {session} has ended")
+            self._remove_sessions([self._sessions[session]], error, now, events)
+        self._returning.discard(session)
+        return events + self._resume_if_all_returned(now)
+
+    def list_locks(self, now: float) -> LockList:
+        """Those that are waited for come first. At most LIST_PAGE_MAX locks, and as many waiters in all."""
+        uncontended = (ino for ino, claim in self._holders.items() if ino not in self._queues and not claim.reserved)
+        inos = [*islice(self._queues, LIST_PAGE_MAX), *islice(uncontended, LIST_PAGE_MAX)][:LIST_PAGE_MAX]
+        rows, waiters_left = [], LIST_PAGE_MAX
+        for ino in inos:
+            rows.append(lock_row(ino, self._holders.get(ino), self._queues.get(ino, ()), waiters_left, now))
+            waiters_left -= len(rows[-1].waiters)
+        return LockList(rows)
+
+    # -- time
+
+    def next_deadline(self) -> float:
+        """When `tick` has something to do, if nothing else happens before; infinity: never."""
+        while self._waits and not is_current(self._waits[0]):
+            heapq.heappop(self._waits)
+        return min(
+            self._resumes_at,
+            next(iter(self._sessions.values())).lapses_at if self._sessions else math.inf,
+            next(iter(self._away)).returns_by if self._away else math.inf,
+            self._waits[0][0] if self._waits else math.inf,
+        )
+
+    def tick(self, now: float) -> list[Event]:
+        """Do everything that is due: leases, tickets of connections that did not come back, restart, deadlines."""
+        events: list[Event] = []
+        lapsed = []
+        for session in self._sessions.values():
+            if session.lapses_at > now:
+                break
+            lapsed.append(session)
+        error = errors.Busy(f"the place in the queue is lost: the session did not renew for {self.lease_s:g} s")
+        self._remove_sessions(lapsed, error, now, events)
+        while self._away and (claim := next(iter(self._away))).returns_by <= now:
+            self._drop(claim)
+        if self._resumes_at <= now:
+            self._returning.clear()
+            events += self._resume_if_all_returned(now)
+        while self._waits and self._waits[0][0] <= now:
+            self._end_wait(heapq.heappop(self._waits), now, events)
+        return events
+
+    # -- claims
+
+    def _first_acquire(self, request: Acquire, session: Session | None, now: float) -> Granted | None:
+        free = self.phase is Phase.GRANTING and request.ino not in self._holders
+        if session is not None:
+            session.check_may_claim(request.ticket)
+        if not free:
+            self._check_may_wait(request, now)
+        token = self._next_token() if free else 0
+        session = self._session(request.session, now)
+        claim = session.claims[request.ticket] = Claim(session, request, now)
+        if free:
+            return self._hold(claim, token, now)
+        self._queues.setdefault(request.ino, OrderedDict())[claim] = None
+        if self.phase is Phase.GRANTING:
+            self._set_deadline(claim, now)
+        return None
+
+    def _check_may_wait(self, request: Acquire, now: float) -> None:
+        if request.wait_s == 0:
+            raise errors.WouldBlock(self._why_not_free(request.ino, now))
+        if len(self._queues.get(request.ino, ())) >= QUEUE_MAX:
+            raise errors.Busy(f"{QUEUE_MAX} wait already; {self._why_not_free(request.ino, now)}")
+
+    def _return_to_place(self, claim: Claim, now: float) -> Granted | None:
+        """The lock may have become free while the claim was AWAY; then all before it in the queue are AWAY too."""
+        claim.connections += 1
+        if claim.state is State.AWAY:
+            claim.move(State.WAITING)
+            del self._away[claim]
+        if self.phase is not Phase.GRANTING or claim.ino in self._holders:
+            return None
+        self._leave_queue(claim)
+        return self._hold(claim, self._next_token(), now)
+
+    def _hold(self, claim: Claim, token: int, now: float) -> Granted:
+        claim.move(State.HELD)
+        claim.token, claim.since = token, now
+        self._holders[claim.ino] = claim.session.held[claim.ino] = claim
+        return self._granted(claim)
+
+    def _granted(self, claim: Claim) -> Granted:
+        return Granted(claim.token, self.lease_s)
+
+    def _next_token(self) -> int:
+        if not self.tokens_left:
+            raise errors.Internal("this start number has no tokens left; the lock service must be started anew")
+        self._tokens += 1
+        return self.start_number * TOKENS_PER_START + self._tokens
+
+    def _free(self, claim: Claim, now: float, events: list[Event]) -> None:
+        claim.move(State.OVER)
+        del self._holders[claim.ino], claim.session.held[claim.ino]
+        claim.session.claims.pop(claim.ticket, None)
+        self._serve(claim.ino, now, events)
+
+    def _serve(self, ino: int, now: float, events: list[Event]) -> None:
+        """Grant a free lock to the first whose caller would hear of it."""
+        queue = self._queues.get(ino)
+        if queue is None or self.phase is not Phase.GRANTING:
+            return
+        claim = next((claim for claim in queue if claim.state is State.WAITING), None)
+        if claim is not None:
+            token = self._next_token()
+            self._leave_queue(claim)
+            events.append(Grant(claim.session.number, claim.ticket, self._hold(claim, token, now)))
+
+    def _leave_queue(self, claim: Claim) -> None:
+        queue = self._queues[claim.ino]
+        del queue[claim]
+        if not queue:
+            del self._queues[claim.ino]
+
+    def _drop(self, claim: Claim) -> None:
+        """A claim of a queue is over without a grant."""
+        claim.move(State.OVER)
+        self._leave_queue(claim)
+        self._away.pop(claim, None)
+        del claim.session.claims[claim.ticket]
+
+    def _refuse(self, claim: Claim, error: errors.DfsError, events: list[Event]) -> None:
+        self._drop(claim)
+        events.append(Refusal(claim.session.number, claim.ticket, error))
+
+    def _set_deadline(self, claim: Claim, now: float) -> None:
+        heapq.heappush(self._waits, (now + claim.wait_s, next(self._order), claim))
+        if len(self._waits) >= self._waits_compact_at:
+            self._waits = [wait for wait in self._waits if is_current(wait)]
+            heapq.heapify(self._waits)
+            self._waits_compact_at = 2 * len(self._waits) + 1024
+
+    def _end_wait(self, wait: tuple[float, int, Claim], now: float, events: list[Event]) -> None:
+        if is_current(wait):
+            claim = wait[2]
+            error = errors.Busy(f"not free within {claim.wait_s:.3g} s; {self._why_not_free(claim.ino, now)}")
+            self._refuse(claim, error, events)
+
+    # -- sessions
+
+    def _session(self, number: int, now: float) -> Session:
+        """The session with a new lease. One that is not known is new, or has lapsed and holds nothing."""
+        session = self._sessions.get(number)
+        if session is None:
+            session = self._sessions[number] = Session(number)
+        self._renew_lease(session, now)
+        return session
+
+    def _refuse_ended(self, number: int) -> None:
+        if number in self._ended:
+            raise errors.SessionEnded(f"session {number} has ended")
+
+    def _renew_lease(self, session: Session, now: float) -> None:
+        session.lapses_at = now + self.lease_s
+        self._sessions.move_to_end(session.number)
+
+    def _holds(self, session: Session, pair: HeldLock, now: float) -> bool:
+        """Whether the session holds it, or has re-asserted it by this."""
+        holder = self._holders.get(pair.ino)
+        if holder is not None and holder.token >= pair.token:
+            return holder.session is session and holder.token == pair.token
+        if self.phase is Phase.GRANTING or (self.start_number and pair.token >= self.start_number * TOKENS_PER_START):
+            return False
+        if holder is not None:
+            self._free(holder, now, [])
+        self._hold(Claim(session, Acquire(session=session.number, ino=pair.ino, ticket=0), now), pair.token, now)
+        return True
+
+    def _drop_unlisted(self, session: Session, request: RenewLocks, now: float, events: list[Event]) -> None:
+        """Grants that were never received, and waiters whose programs were interrupted."""
+        held = {(pair.ino, pair.token) for pair in request.held}
+        waiting = frozenset(request.waiting)
+        for claim in [*session.held.values()]:
+            listed = (claim.ino, claim.token) in held or claim.ticket in waiting
+            if not listed and claim.ticket <= request.last_ticket:
+                self._free(claim, now, events)
+        for claim in [*session.claims.values()]:
+            given_up = claim.ticket not in waiting and claim.ticket <= request.last_ticket
+            if given_up and claim.state is not State.HELD:
+                self._refuse(claim, errors.Interrupted(f"ticket {claim.ticket} was given up"), events)
+
+    def _wanted(self, session: Session, now: float) -> list[Wanted]:
+        contended = ((ino, self._queues[ino]) for ino in session.held if ino in self._queues)
+        firsts = ((ino, first_of_others(queue, session)) for ino, queue in contended)
+        return [Wanted(ino, now - claim.since) for ino, claim in firsts if claim is not None]
+
+    def _remove_sessions(
+        self, sessions: list[Session], error: errors.DfsError, now: float, events: list[Event]
+    ) -> None:
+        """First all their waiters, then their locks: no lock is handed to a session that is going too."""
+        for session in sessions:
+            del self._sessions[session.number]
+            for claim in [claim for claim in session.claims.values() if claim.state is not State.HELD]:
+                self._refuse(claim, error, events)
+        for session in sessions:
+            for claim in [*session.held.values()]:
+                self._free(claim, now, events)
+
+    def _resume_if_all_returned(self, now: float) -> list[Event]:
+        events: list[Event] = []
+        if self.phase is not Phase.RETURNING or self._returning:
+            return events
+        self.phase, self._resumes_at = Phase.GRANTING, math.inf
+        for ino, queue in [*self._queues.items()]:
+            for claim in queue:
+                self._set_deadline(claim, now)
+            if ino not in self._holders:
+                self._serve(ino, now, events)
+        return events
+
+    def _why_not_free(self, ino: int, now: float) -> str:
+        holder = self._holders.get(ino)
+        if holder is not None:
+            return holder.why_taken(now)
+        return f"inode {ino}: the lock service has just started and waits for its sessions"
