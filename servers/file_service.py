@@ -1,0 +1,270 @@
+"""A file server: chunks over HTTP, copies to the other servers of its group, heartbeats to the directory.
+
+    PUT  /v1/chunks/<64 hex>[?role=acting|copy]   -> Stored
+    GET  /v1/chunks/<64 hex>  [Range: bytes=a-b]  -> 200 whole, or 206
+    POST /v1/confirm, sync, status, ping
+
+Memory stays bounded whatever clients do. A body of more than SMALL_BYTES is received into one of BUFFERS buffers, lent
+for as long as the upload lasts; who comes when all are lent waits, and the connection's flow control with him. Copies
+have buffers of their own: an upload holds one here while it waits for one there, and two servers that both act as
+primary must not wait for each other. A sender that stalls loses its buffer within STALL_S. A chunk is sent in pieces of
+READ_BYTES, each read when the one before it has left, so a slow reader costs one piece.
+
+Threads: the event loop, `_disk` (stores and checks of large chunks: what is small is quicker than the way to another
+thread and back) and `_syncer` (one sync at a time). The store guards itself; all else belongs to the event loop.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dfsfuse import errors, messages
+from dfsfuse.chunks import ENTRY_BYTES
+from dfsfuse.messages import Nothing, Server, to_json, to_msgpack
+from servers import bodies
+from servers.chunkstore import READ_BYTES, ChunkStore, check_range
+from servers.http import App, Operation, Receive, Scope, Send, respond, respond_error, serve
+from servers.peers import Peers
+from servers.registration import first_registration, heartbeat, reachable_url
+from servers.replication import ACTING, COPY, PRIMARY, Replication
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES = 64 << 10
+INLINE_BYTES = 256 << 10
+BUFFERS = 4
+STALL_S = 10.0
+SYNC_EVERY_S = 1.0
+CONFIRM_MAX = 16384
+"""Chunks in one confirmation: 64 GiB of content."""
+
+_ROLES = {b"": PRIMARY, b"role=acting": ACTING, b"role=copy": COPY}
+_NAME = re.compile("[0-9a-f]{64}")
+_RANGE = re.compile(rb"bytes=(\d{1,18})-(\d{0,18})")
+
+
+class Buffers:
+    """At most `count` buffers of the largest chunk's size, lent and used again."""
+
+    def __init__(self, count: int):
+        self._free = asyncio.Semaphore(count)
+        self._spare: list[bytearray] = []
+
+    @contextlib.asynccontextmanager
+    async def lend(self) -> AsyncIterator[memoryview]:
+        async with self._free:
+            buffer = self._spare.pop() if self._spare else bytearray(ENTRY_BYTES)
+            try:
+                yield memoryview(buffer)
+            finally:
+                self._spare.append(buffer)
+
+
+class FileService:
+    """The operations of the file server `name`."""
+
+    def __init__(self, name: str, url: str, store: ChunkStore, peers: Peers):
+        self._name, self._url, self._store, self._peers = name, url, store, peers
+        self._replication = Replication(name, peers)
+        self._uploads, self._copies = Buffers(BUFFERS), Buffers(BUFFERS)
+        self._disk = ThreadPoolExecutor(BUFFERS, "disk")
+        self._syncer = ThreadPoolExecutor(1, "sync")
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "confirm": Operation(messages.Confirm, self._confirm),
+            "sync": Operation(messages.Sync, self._sync),
+            "status": Operation(Nothing, self._status),
+            "ping": Operation(Nothing, lambda _: Nothing()),
+        }
+
+    def close(self) -> None:
+        """Wait for what the executors are doing."""
+        self._disk.shutdown()
+        self._syncer.shutdown()
+
+    # -- beside the requests
+
+    async def stay_registered(self, directory_url: str) -> None:
+        first = await first_registration(self._peers, directory_url, self._describe(), start=True)
+        self._replication.update(first.cluster)
+        await heartbeat(
+            self._peers, directory_url, self._describe, lambda reply: self._replication.update(reply.cluster)
+        )
+
+    async def watch_others(self) -> None:
+        await self._replication.watch()
+
+    async def sync_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY_S)
+            try:
+                await self._in(self._syncer, self._store.sync)
+            except errors.DfsError as error:
+                log.error("sync: %s", error)
+
+    # -- operations
+
+    async def _confirm(self, request: messages.Confirm) -> messages.Confirmed:
+        if len(request.chunks) > CONFIRM_MAX:
+            raise errors.BadRequest(f"{len(request.chunks)} chunks; at most {CONFIRM_MAX} are confirmed at once")
+        numbers = await self._in(self._disk, self._store.confirm, request.chunks)
+        rows = [messages.ChunkReceipts(name, [messages.Receipt(self._name, n)]) for name, n in numbers.items()]
+        return messages.Confirmed(rows)
+
+    async def _sync(self, request: messages.Sync) -> messages.Synced:
+        own = self._in(self._syncer, self._store.sync)
+        if request.alone:
+            await own
+            return messages.Synced([self._name])
+        return await self._replication.sync(own)
+
+    def _status(self, _: Nothing) -> messages.FilesStatus:
+        free, total = self._store.capacity()
+        return messages.FilesStatus(
+            name=self._name,
+            chunks=self._store.chunks,
+            stored_bytes=self._store.stored_bytes,
+            free_bytes=free,
+            total_bytes=total,
+            served_chunks=self._store.served_chunks,
+            received_chunks=self._store.received_chunks,
+            pid=os.getpid(),
+        )
+
+    def _describe(self) -> Server:
+        free, total = self._store.capacity()
+        return Server(
+            kind="files",
+            name=self._name,
+            url=self._url,
+            chunks=self._store.chunks,
+            stored_bytes=self._store.stored_bytes,
+            free_bytes=free,
+            total_bytes=total,
+            pid=os.getpid(),
+        )
+
+    def _in(self, executor: ThreadPoolExecutor, work: Callable, *arguments: Any) -> asyncio.Future:
+        return asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
+
+    # -- chunks
+
+    async def chunks(self, scope: Scope, rest: str, receive: Receive, send: Send) -> None:
+        """The raw route: bodies are chunks. Errors are JSON where `accept` is application/json."""
+        headers = dict(scope["headers"])
+        as_json = headers.get(b"accept", b"").startswith(b"application/json")
+        try:
+            name = _chunk_name(rest)
+            if scope["method"] == "PUT":
+                stored = await self._put(name, scope["query_string"], headers, receive)
+                await respond(send, 200, to_json(stored) if as_json else to_msgpack(stored), as_json)
+            elif scope["method"] == "GET":
+                await self._get(name, headers.get(b"range"), send)
+            else:
+                raise errors.MethodNotAllowed(f"chunks: use PUT or GET, not {scope['method']}")
+        except errors.DfsError as error:
+            await respond_error(send, error, as_json)
+
+    async def _put(self, name: bytes, query: bytes, headers: dict[bytes, bytes], receive: Receive) -> messages.Stored:
+        role = _role(query)
+        self._replication.check_role(role)
+        length = _announced_length(headers)
+        if length is not None and length <= SMALL_BYTES:
+            return await self._keep(name, role, await bodies.receive(receive))
+        async with (self._copies if role == COPY else self._uploads).lend() as buffer:
+            return await self._keep(name, role, await bodies.receive_into(buffer, length, receive, STALL_S))
+
+    async def _keep(self, name: bytes, role: str, body: bytes | memoryview) -> messages.Stored:
+        own = self._store_chunk(name, body)
+        if role == COPY:
+            return messages.Stored([messages.Receipt(self._name, await own)])
+        return messages.Stored(await self._replication.copy(name, body, own))
+
+    async def _store_chunk(self, name: bytes, body: bytes | memoryview) -> int:
+        if len(body) < INLINE_BYTES:
+            return self._store.store(name, body)
+        return await self._in(self._disk, self._store.store, name, body)
+
+    async def _get(self, name: bytes, wanted: bytes | None, send: Send) -> None:
+        size = await self._check(name, wanted is None)
+        start, end = _parse_range(wanted, size) if wanted else (0, size)
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", b"%d" % (end - start)),
+            (b"accept-ranges", b"bytes"),
+        ]
+        if wanted:
+            headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size)))
+        piece = self._store.piece(name, start, min(READ_BYTES, end - start))
+        await send({"type": "http.response.start", "status": 206 if wanted else 200, "headers": headers})
+        await self._send(name, piece, start, end, send)
+
+    async def _check(self, name: bytes, again: bool) -> int:
+        if self._store.length(name) < INLINE_BYTES:
+            return self._store.check(name, again)
+        return await self._in(self._disk, self._store.check, name, again)
+
+    async def _send(self, name: bytes, piece: bytes, start: int, end: int, send: Send) -> None:
+        """Send [start, end), of which `piece` is the beginning, as quickly as the other side takes it."""
+        while (start := start + len(piece)) < end:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            try:
+                piece = self._store.piece(name, start, min(READ_BYTES, end - start))
+            except errors.DfsError as error:
+                log.error("%s; the reply has begun, so its connection is closed", error)
+                return
+        await send({"type": "http.response.body", "body": piece})
+
+
+def _chunk_name(text: str) -> bytes:
+    if not _NAME.fullmatch(text):
+        raise errors.BadHash(f"{text[:80]!r}: a chunk's name has 64 hexadecimal digits in lower case")
+    return bytes.fromhex(text)
+
+
+def _role(query: bytes) -> str:
+    if query not in _ROLES:
+        raise errors.BadRequest(f"?{query[:80].decode('latin-1')}: there are ?role=acting and ?role=copy")
+    return _ROLES[query]
+
+
+def _parse_range(wanted: bytes, size: int) -> tuple[int, int]:
+    """[start, end) of `Range: bytes=a-b` or `bytes=a-`. Raises BadRange."""
+    match = _RANGE.fullmatch(wanted)
+    if not match:
+        raise errors.BadRange(f"{wanted[:80]!r}: a range is bytes=<first>-<last>", str(size))
+    start, end = int(match[1]), int(match[2]) + 1 if match[2] else size
+    check_range(start, end - start, size)
+    return start, end
+
+
+def _announced_length(headers: dict[bytes, bytes]) -> int | None:
+    """The body's length; None for one that announces none. Raises BodyTooLarge, BadRequest (empty)."""
+    if b"transfer-encoding" in headers:
+        return None
+    announced = headers.get(b"content-length", b"0")
+    if not announced.isdigit() or not int(announced):
+        raise errors.BadRequest("a chunk is never empty")
+    if int(announced) > ENTRY_BYTES:
+        raise errors.BodyTooLarge(f"the body has {int(announced)} bytes; a chunk has at most {ENTRY_BYTES}")
+    return int(announced)
+
+
+async def run(name: str, home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:
+    """Serve as the file server `name` until a signal ends it. The directory need not be there yet."""
+    peers = Peers(token)
+    service = FileService(name, reachable_url(host, port, directory_url), ChunkStore(home), peers)
+    app = App(token, service.operations(), {"chunks": service.chunks})
+    beside = (service.stay_registered(directory_url), service.sync_regularly(), service.watch_others())
+    try:
+        await serve(app, host, port, *beside)
+    finally:
+        await peers.close()
+        service.close()

@@ -1,0 +1,173 @@
+"""The primary-copy rule: who takes an upload, who gets copies of it, and when there are enough.
+
+The group's servers stand in order; the first is the primary and takes uploads. A client that could not reach the
+servers before this one says so (role "acting"), and then this one does what the primary would: chunks are immutable and
+named by their hash, so it does no harm if both do. Role "copy" comes from a server that takes an upload: store, and
+send no further.
+
+Copies go to all other servers side by side. All that are not known to be silent are waited for, but once `copies_min`
+servers have the content no longer than SPARE_S. A server that did not answer is silent: it is passed over, and asked by
+`watch` until it answers. Where passing over would leave too few, silent servers are asked all the same.
+
+The network is passed in, as `Peers` or what stands for it in a test.
+
+Threads: none; coroutines of the server's event loop. `group` and `silent` change between awaits only.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from dfsfuse import errors
+from dfsfuse.messages import Cluster, Nothing, Receipt, Server, Sync, Synced
+from servers.peers import Peers
+
+log = logging.getLogger(__name__)
+
+PRIMARY, ACTING, COPY = "", "acting", "copy"
+SPARE_S = 1.0
+"""How long the last servers are waited for after copies_min have answered."""
+ANSWER_S = 10.0
+"""How long any server is waited for; a 4 MiB chunk takes 3.4 s at 10 Mbit/s."""
+PROBE_S = 0.5
+
+Outcome = dict[str, Any]
+"""Server name -> what it answered, or the DfsError that it failed with."""
+
+
+class Replication:
+    """The placement group as the server called `name` sees it."""
+
+    def __init__(self, name: str, peers: Peers):
+        self._name = name
+        self._peers = peers
+        self._cluster: Cluster | None = None
+        self._silent: set[str] = set()
+
+    def update(self, cluster: Cluster) -> None:
+        """The directory's newest word on who is in the group, and who is up. A cluster without servers is none."""
+        self._cluster = cluster if cluster.files else None
+        self._silent &= {server.name for server in cluster.files}
+
+    def check_role(self, role: str) -> None:
+        """Raises NotPrimary if this server must not take an upload in that role, Starting if it cannot know yet."""
+        if role == PRIMARY and (primary := self._known().files[0]).name != self._name:
+            raise errors.NotPrimary(f"{self._name} is a replica; uploads go to {primary.name}", primary.url)
+
+    async def copy(self, chunk: bytes, body: memoryview | bytes, own: Awaitable[int]) -> list[Receipt]:
+        """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through.
+
+        `body` may be reused when this returns or raises. Raises what `own` raises if that is the caller's fault, and
+        NotEnoughCopies (NoSpace if full disks alone are the cause).
+        """
+
+        async def send(server: Server) -> Receipt:
+            stored = await self._peers.put_chunk(server.url, chunk, body, ANSWER_S, "role=" + COPY)
+            return stored.receipts[0]
+
+        async def keep() -> Receipt:
+            return Receipt(self._name, await own)
+
+        outcome = await self._all(keep(), send)
+        receipts = [answer for answer in outcome.values() if isinstance(answer, Receipt)]
+        if len(receipts) < self._known().copies_min:
+            raise self._not_enough(outcome, len(receipts))
+        return receipts
+
+    async def sync(self, own: Awaitable[Any]) -> Synced:
+        """The servers that have brought what they have to their disks; the caller judges whether they suffice."""
+
+        async def ask(server: Server) -> None:
+            await self._peers.call(server.url, "sync", Sync(alone=True), Synced, ANSWER_S)
+
+        async def bring() -> None:
+            await own
+
+        outcome = await self._all(bring(), ask)
+        return Synced([name for name, answer in outcome.items() if not isinstance(answer, errors.DfsError)])
+
+    async def watch(self) -> None:
+        """For ever: ask silent servers until they answer."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            silent = [server for server in self._others() if server.name in self._silent]
+            await asyncio.gather(*(self._probe(server) for server in silent))
+
+    # -- asking several servers at once
+
+    async def _all(self, own: Coroutine[Any, Any, Any], ask: Callable[[Server], Awaitable[Any]]) -> Outcome:
+        """What this server and the others answered. Own work is never given up: it may be reading the body."""
+        outcome: Outcome = {}
+        own_task = asyncio.ensure_future(self._note(outcome, self._name, own))
+        tasks = {asyncio.ensure_future(self._ask(outcome, server, ask)) for server in self._targets()}
+        await self._enough({own_task, *tasks}, outcome)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(own_task, *tasks, return_exceptions=True)
+        if isinstance(outcome[self._name], errors.CallerError):
+            raise outcome[self._name]
+        return outcome
+
+    async def _enough(self, pending: set[asyncio.Future], outcome: Outcome) -> None:
+        """Wait until all are through, or SPARE_S have passed since copies_min were."""
+        wanted = self._known().copies_min
+        while pending and sum(not isinstance(answer, errors.DfsError) for answer in outcome.values()) < wanted:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            await asyncio.wait(pending, timeout=SPARE_S)
+
+    async def _ask(self, outcome: Outcome, server: Server, ask: Callable[[Server], Awaitable[Any]]) -> None:
+        """A server that is late or away is silent from now on; also one that was given up, hence the cancellation."""
+        try:
+            await self._note(outcome, server.name, ask(server))
+        except asyncio.CancelledError:
+            outcome[server.name] = errors.TimedOut(f"{server.url}: later than the others by {SPARE_S:g} s")
+        self._heard(server.name, not isinstance(outcome[server.name], errors.Unreachable))
+
+    async def _note(self, outcome: Outcome, name: str, work: Awaitable[Any]) -> None:
+        try:
+            outcome[name] = await work
+        except errors.DfsError as error:
+            outcome[name] = error
+
+    def _not_enough(self, outcome: Outcome, count: int) -> errors.DfsError:
+        failed = {name: answer for name, answer in outcome.items() if isinstance(answer, errors.DfsError)}
+        passed_over = [server.name for server in self._others() if server.name not in outcome]
+        said = [*(f"{name}: {error}" for name, error in failed.items()), *(f"{name}: is down" for name in passed_over)]
+        full = bool(failed) and not passed_over and all(isinstance(error, errors.NoSpace) for error in failed.values())
+        message = f"{count} of at least {self._known().copies_min} copies ({'; '.join(said)})"
+        return (errors.NoSpace if full else errors.NotEnoughCopies)(message)
+
+    # -- who is who
+
+    def _known(self) -> Cluster:
+        if self._cluster is None:
+            raise errors.Starting(f"{self._name} has not heard from the directory yet")
+        return self._cluster
+
+    def _others(self) -> list[Server]:
+        files = self._cluster.files if self._cluster else []
+        return [server for server in files if server.name != self._name]
+
+    def _targets(self) -> list[Server]:
+        """The others that are not known to be silent; all of them if those would be too few. Whom the directory has not
+        heard yet is tried all the same: it may have started a moment ago."""
+        others = self._others()
+        lively = [server for server in others if server.name not in self._silent]
+        return lively if 1 + len(lively) >= self._known().copies_min else others
+
+    async def _probe(self, server: Server) -> None:
+        try:
+            await self._peers.call(server.url, "ping", Nothing(), Nothing, PROBE_S)
+        except errors.DfsError:
+            return
+        self._heard(server.name, True)
+
+    def _heard(self, name: str, answers: bool) -> None:
+        if answers and name in self._silent:
+            log.info("%s answers again", name)
+            self._silent.discard(name)
+        elif not answers and name not in self._silent:
+            log.warning("%s does not answer; passed over until it does", name)
+            self._silent.add(name)
