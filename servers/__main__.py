@@ -1,0 +1,175 @@
+"""python -m servers directory | locks | files | all: one server in this process, or a supervisor of all of them.
+
+A server takes everything it needs from its arguments and its own folder (--home), in which it runs alone: an
+exclusive flock on server.lock makes a second one wait for the first to end, so no store ever has two servers. The
+cluster's token comes from a file or from $DFS_TOKEN, never from the command line, where everyone could read it.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dfsfuse.errors import DfsError
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LEVELS = ("debug", "info", "warning", "error")
+_END_S = 5.0
+_ALONE_S = 10.0
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the arguments name until SIGTERM or SIGINT; exit status 0, 1 for a failure, 2 for misuse."""
+    arguments = _parser().parse_args(argv)
+    os.umask(0o077)
+    logging.basicConfig(stream=sys.stderr, level=arguments.log_level.upper(), format=_LOG_FORMAT)
+    try:
+        arguments.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if arguments.kind == "all":
+            return _supervise(arguments)
+        if arguments.exit_with_parent:
+            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        lock = _alone(arguments.home / "server.lock")
+        try:
+            return _run(_service(arguments))
+        finally:
+            os.close(lock)
+    except (StartError, DfsError, OSError) as error:
+        logging.getLogger("servers").error("%s: %s", arguments.kind, error)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m servers", description="The servers of a dfsfuse cluster.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="directory | locks | files | all")
+    directory = _server(kinds, "directory", "the tree, versions, manifests, sessions; where the other servers are")
+    directory.add_argument("--copies", type=int, default=3, help="file servers that keep each chunk (3)")
+    directory.add_argument("--store", choices=("sqlite", "memory"), default="sqlite", help="where its rows are kept")
+    for kind, what in (("locks", "the write locks of files"), ("files", "the content of files, in chunks")):
+        server = _server(kinds, kind, what)
+        server.add_argument("--directory", required=True, metavar="URL", help="the directory service")
+    server.add_argument("--name", required=True, help="this file server's name, such as A")
+    _add_all(kinds)
+    return parser
+
+
+def _server(kinds: Any, kind: str, what: str) -> argparse.ArgumentParser:
+    parser = kinds.add_parser(kind, help=what, description=f"Serves {what}.")
+    parser.add_argument("--home", type=_folder, required=True, metavar="DIR", help="this server's own folder")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, required=True, help="the TCP port to listen on")
+    parser.add_argument("--token-file", type=_folder, metavar="FILE", help="has the cluster's token (else $DFS_TOKEN)")
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="what goes to standard error (info)")
+    parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input reaches its end")
+    return parser
+
+
+def _add_all(kinds: Any) -> None:
+    what = "a directory service, a lock service and file servers A, B and C, restarted when they die"
+    parser = kinds.add_parser("all", help=what, description=f"Supervises {what}; ends when nobody uses them.")
+    parser.add_argument("--home", type=_folder, required=True, metavar="DIR", help="the cluster's folder")
+    parser.add_argument("--keep", action="store_true", help="go on when nobody uses the cluster")
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="what goes to the logs (info)")
+    parser.add_argument("--lock-fd", type=int, help=argparse.SUPPRESS)
+
+
+def _folder(text: str) -> Path:
+    return Path(text).absolute()
+
+
+def _supervise(arguments: argparse.Namespace) -> int:
+    from servers.supervisor import AlreadyRunning, supervise
+
+    try:
+        supervise(arguments.home, arguments.keep, arguments.log_level, arguments.lock_fd)
+    except AlreadyRunning as error:
+        raise StartError(str(error)) from None
+    return 0
+
+
+def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
+    """The service to run; only its own modules are imported."""
+    token = _token(arguments.token_file)
+    at = (arguments.home, arguments.host, arguments.port, token)
+    if arguments.kind == "directory":
+        from servers import directory_service
+
+        return directory_service.run(*at, arguments.copies, arguments.store)
+    if arguments.kind == "locks":
+        from servers import lock_service
+
+        return lock_service.run(*at, arguments.directory)
+    from servers import file_service
+
+    return file_service.run(arguments.name, *at, arguments.directory)
+
+
+def _token(file: Path | None) -> str:
+    token = file.read_text() if file else os.environ.get("DFS_TOKEN", "")
+    if not token.strip():
+        raise StartError(f"no token in {file}" if file else "no token: give --token-file FILE or set $DFS_TOKEN")
+    return token.strip()
+
+
+def _alone(path: Path) -> int:
+    """Hold the folder's lock; a former server that is still ending is waited for."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _ALONE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StartError(f"another server still runs in {path.parent}; end it first") from None
+        time.sleep(0.02)
+
+
+def _run(service: Coroutine[Any, Any, None]) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_until_ended(service))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            logging.getLogger("servers").info("ended by a signal")
+    return 0
+
+
+async def _until_ended(service: Coroutine[Any, Any, None]) -> None:
+    """SIGTERM cancels the service, as SIGINT does under asyncio's runner."""
+    task = asyncio.current_task()
+
+    def cancel(_number: int, frame: FrameType | None) -> None:
+        # uvicorn raises the signal again after it has served to the end: the rest of the service is its cleaning up.
+        if frame is None or frame.f_code.co_name != "capture_signals":
+            task.cancel()
+
+    signal.signal(signal.SIGTERM, cancel)
+    await service
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input: even SIGKILL closes it."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_END_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Fixtures of all tests. What a fixture has started, or a test in its folder, is ended also when the test fails."""
+
+import contextlib
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Mount, MountedCluster, clean_up, hung, mounted_cluster
+
+from dfsfuse import mountpoint
+from dfsfuse.cluster import Endpoint, find_or_start
+
+HUNG_S = 100.0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name. Mounts below it and processes that name it are ended after the test."""
+    made = Path(tempfile.mkdtemp(prefix="dfs-", dir="/tmp"))
+    try:
+        yield made
+    finally:
+        clean_up(made)
+        shutil.rmtree(made)
+
+
+@pytest.fixture
+def home(folder: Path) -> Path:
+    """The home of a cluster; it is not there yet."""
+    return folder / "home"
+
+
+@pytest.fixture
+def cluster(home: Path) -> Iterator[Endpoint]:
+    """The embedded cluster of `home`, running, and used until the test ends."""
+    with find_or_start(home, 60) as endpoint:
+        yield endpoint
+
+
+# -- real mounts
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skipped here, so that pytest folds all of them into one line."""
+    if item.get_closest_marker("mounted") and not mountpoint.FUSE_DEVICE.exists():
+        pytest.skip(f"NOT RUN: ALL TESTS ON REAL MOUNTS, as there is no {mountpoint.FUSE_DEVICE}")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[MountedCluster]:
+    """One cluster for all tests of a module; they must leave it as they find it."""
+    with mounted_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def fresh() -> Iterator[MountedCluster]:
+    """A cluster for one test, which may do to it what it wants."""
+    with mounted_cluster() as cluster, watched(cluster):
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def first(shared: MountedCluster) -> Mount:
+    """The first client of the module's cluster."""
+    return shared.mount()
+
+
+@pytest.fixture(scope="module")
+def second(shared: MountedCluster) -> Mount:
+    """Another client of the same cluster, with a cache of its own."""
+    return shared.mount()
+
+
+@pytest.fixture
+def mount(request: pytest.FixtureRequest, first: Mount) -> Iterator[Path]:
+    """A folder for this test on a real mount."""
+    folder = first.point / re.sub(r"\W+", "_", request.node.name)
+    folder.mkdir()
+    with watched(first.cluster):
+        yield folder
+
+
+@pytest.fixture
+def two_mounts(first: Mount, second: Mount, mount: Path) -> tuple[Path, Path]:
+    """The same folder on two real mounts."""
+    return mount, second.point / mount.relative_to(first.point)
+
+
+@contextlib.contextmanager
+def watched(cluster: MountedCluster) -> Iterator[None]:
+    """A call into a mount that never ends would hang the whole run."""
+    watchdog = threading.Timer(HUNG_S, hung, [cluster.folder])
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()

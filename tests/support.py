@@ -1,0 +1,220 @@
+"""What tests share: waiting for a condition, running mount.py, and ending all that a test has started."""
+
+import contextlib
+import errno
+import faulthandler
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from dfsfuse import home as homes
+from dfsfuse import mountpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_S = 30.0
+
+
+def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """The first true value of `condition`; AssertionError when there is none within `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
+        time.sleep(0.01)
+    return value
+
+
+def run_mount(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """mount.py with these arguments; its output as text."""
+    command = [sys.executable, str(ROOT / "mount.py"), *map(str, arguments)]
+    without = {name: value for name, value in os.environ.items() if not name.startswith("DFS_")}
+    return subprocess.run(
+        command, env={**without, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Living processes, other than this one, whose command line names `folder`: pid -> command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = entry.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if str(folder) in command:
+                    found[int(entry.name)] = command
+    return found
+
+
+def alive(pid: int) -> bool:
+    """It runs: it is neither gone nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def clean_up(folder: Path) -> None:
+    """End everything that names `folder`: mounts below it first, so that nothing is removed through them."""
+    for mount in reversed(mountpoint.mounts()):
+        if mount.point.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", mount.point], capture_output=True, check=False)
+    for how, wait_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        for pid in processes_of(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not any(map(alive, processes_of(folder))), "processes of the test end", wait_s)
+            return
+
+
+class Mount:
+    """One real mount and the client behind it. `point` is its root."""
+
+    def __init__(self, cluster: "MountedCluster", point: Path, home: Path):
+        self.cluster, self.point, self.home = cluster, point, home
+
+    @property
+    def pid(self) -> int:
+        """The client's process."""
+        return next(pid for pid, command in processes_of(self.point).items() if "--ready-fd" in command)
+
+    @property
+    def folder(self) -> Path:
+        """The client's folder: its cache and its log."""
+        (volume,) = (self.home / "clients").iterdir()
+        return volume / homes.client_folder(self.home, "v", str(self.point)).name
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "client.log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        """The client is killed; its mount stays, dead."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid), "the client is gone")
+
+    def unmount(self) -> None:
+        """umount, and the client's end."""
+        pid = self.pid
+        subprocess.run(["umount", str(self.point)], check=True, capture_output=True)
+        wait_until(lambda: not alive(pid), "the client ends after umount")
+
+
+class MountedCluster:
+    """An embedded cluster in `folder`/home with any number of real mounts."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.home = folder, folder / "home"
+        self._made = 0
+
+    def mount(self, *arguments: object, home: Path | None = None, point: Path | None = None) -> Mount:
+        """mount.py on `point`, by default a new folder."""
+        if point is None:
+            self._made += 1
+            point = self.folder / f"m{self._made}"
+            point.mkdir()
+        home = home or self.home
+        outcome = run_mount(point, "--home", home, *arguments)
+        assert outcome.returncode == 0, outcome.stderr
+        return Mount(self, point, home)
+
+    def servers(self) -> dict[str, homes.RunningServer]:
+        """directory, locks, A, B, C as the supervisor knows them now."""
+        running = homes.read_cluster(self.home)
+        assert running is not None, "the cluster does not run"
+        return {server.name: server for server in running.servers}
+
+    def ask(self, name: str, operation: str = "status", **request: Any) -> dict[str, Any]:
+        """One operation of one server, in JSON."""
+        headers = {"Authorization": f"Bearer {homes.read_token(self.home)}"}
+        url = f"{self.servers()[name].url}/v1/{operation}"
+        with requests.Session() as session:
+            session.trust_env = False
+            reply = session.post(url, json=request, headers=headers, timeout=10)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def served(self, *names: str) -> int:
+        """How many chunks these file servers have served, from the disk or not."""
+        return sum(self.ask(name)["served_chunks"] for name in names or ("A", "B", "C"))
+
+    def stored_bytes(self, name: str = "A") -> int:
+        return self.ask(name)["stored_bytes"]
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; the supervisor starts it again."""
+        os.kill(self.servers()[name].pid, signal.SIGKILL)
+
+    def wait_for(self, name: str, other_than: int = 0) -> None:
+        """The server answers, as another process than `other_than`."""
+
+        def answers() -> bool:
+            with contextlib.suppress(requests.RequestException, AssertionError):
+                return self.servers()[name].pid not in (0, other_than) and bool(self.ask(name))
+            return False
+
+        wait_until(answers, f"{name} answers again")
+
+    @contextlib.contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """These servers stand still (SIGSTOP) within the block: their supervisor takes them for alive."""
+        pids = [self.servers()[name].pid for name in names]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Everything that names the folder is ended, and the folder removed."""
+        clean_up(self.folder)
+        shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def mounted_cluster() -> Iterator[MountedCluster]:
+    """A cluster for real mounts; other users may reach its mounts, but not its home."""
+    folder = Path(tempfile.mkdtemp(prefix="dfs-", dir="/tmp"))
+    folder.chmod(0o711)
+    cluster = MountedCluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def hung(folder: Path) -> None:
+    """A test takes too long: with the clients gone every call into their mounts ends with ENOTCONN, so pytest goes on
+    and can say which test it was."""
+    faulthandler.dump_traceback(all_threads=True)
+    for pid, command in processes_of(folder).items():
+        if "--ready-fd" in command:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen:
+    """A process of its own that runs `code` with these arguments; its output as text."""
+    command = [sys.executable, "-S", "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@contextlib.contextmanager
+def error(number: int) -> Iterator[None]:
+    """The block ends with an OSError of this errno."""
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno is compared below
+        yield
+    assert raised.value.errno == number, f"{errno.errorcode[raised.value.errno]}, not {errno.errorcode[number]}"
