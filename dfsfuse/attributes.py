@@ -1,0 +1,111 @@
+"""Names and attributes that the client may use without asking: for `hold_s`, as long as there is no promise.
+
+What is known is known as of the moment at which it was asked for. A change by this client makes all earlier knowledge
+of what it touched void, also answers that are still under way.
+
+Threads: one mutex around both tables; it is never held across a request.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from dfsfuse.messages import Attributes
+
+HOLD_S = 0.7
+_ITEMS_MAX = 20_000
+
+Place = tuple[int, tuple[bytes, ...]]
+"""(base inode number, path below it)."""
+
+
+class AttributeTable:
+    """place -> (asked at, inode number) and inode number -> (asked at, attributes); 0 and None stand for "not
+    known"."""
+
+    def __init__(self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic):
+        self._hold_s, self._clock = hold_s, clock
+        self._mutex = threading.Lock()
+        self._inos: dict[Place, tuple[float, int]] = {}
+        self._attributes: dict[int, tuple[float, Attributes | None]] = {}
+        self._void_before = 0.0
+
+    def now(self) -> float:
+        """The time to give as `asked_at` to what is asked next."""
+        return self._clock()
+
+    def get(self, place: Place) -> Attributes | None:
+        oldest = self._clock() - self._hold_s
+        base, names = place
+        with self._mutex:
+            asked_at, ino = self._inos.get(place, (0.0, 0)) if names else (oldest, base)
+            if not ino or asked_at < oldest:
+                return None
+            asked_at, attributes = self._attributes.get(ino, (0.0, None))
+            return attributes if asked_at >= oldest else None
+
+    def put(self, place: Place, attributes: Attributes, asked_at: float) -> None:
+        """`asked_at` is when the request was sent: the answer is no younger than that."""
+        with self._mutex:
+            self._make_room()
+            if asked_at < max(self._void_before, self._inos.get(place, (0.0, 0))[0]):
+                return
+            self._inos[place] = (asked_at, attributes.ino)
+            self._put_inode(attributes, asked_at)
+
+    def put_changed(self, attributes: Attributes) -> None:
+        """What a change has just answered, whatever name leads to it. Who asked during the change may have been
+        answered before it, so such an answer is void."""
+        with self._mutex:
+            self._put_inode(attributes, self._clock())
+
+    def last(self, ino: int) -> Attributes | None:
+        """What was last known of an inode, however long ago."""
+        with self._mutex:
+            return self._attributes.get(ino, (0.0, None))[1]
+
+    def is_newest(self, attributes: Attributes) -> bool:
+        """Nothing was learnt of the inode since these were put here."""
+        with self._mutex:
+            return self._attributes.get(attributes.ino, (0.0, None))[1] is attributes
+
+    def _put_inode(self, attributes: Attributes, asked_at: float) -> None:
+        if asked_at >= max(self._void_before, self._attributes.get(attributes.ino, (0.0, None))[0]):
+            self._attributes[attributes.ino] = (asked_at, attributes)
+
+    def forget_place(self, place: Place) -> None:
+        """A name was made, removed or replaced: it and its folder's attributes are no longer known."""
+        with self._mutex:
+            self._forget(place)
+            if place[1]:
+                self._forget((place[0], place[1][:-1]))
+
+    def _forget(self, place: Place) -> None:
+        now = self._clock()
+        ino = self._inos.get(place, (0.0, 0))[1] if place[1] else place[0]
+        self._inos[place] = (now, 0) if place[1] else (now, ino)
+        if ino:
+            self._attributes[ino] = (now, None)
+
+    def forget_ino(self, ino: int) -> None:
+        with self._mutex:
+            self._attributes[ino] = (self._clock(), None)
+
+    def forget_all(self) -> None:
+        """A folder may have moved: no place is known any more."""
+        with self._mutex:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._void_before = self._clock()
+        self._inos.clear()
+        self._attributes.clear()
+
+    def _make_room(self) -> None:
+        if max(len(self._inos), len(self._attributes)) < _ITEMS_MAX:
+            return
+        oldest = self._clock() - self._hold_s
+        self._inos = {place: held for place, held in self._inos.items() if held[0] >= oldest}
+        self._attributes = {ino: held for ino, held in self._attributes.items() if held[0] >= oldest}
+        if max(len(self._inos), len(self._attributes)) >= _ITEMS_MAX:
+            self._clear()

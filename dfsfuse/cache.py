@@ -1,0 +1,341 @@
+"""Contents on the local disk: the right one for each open, the least recently used ones evicted.
+
+Every content has a file `contents/<last two hex digits of its number>/<number>` and a row in the index. There is at
+most one *current* content of an inode, which new opens share; one that is superseded while programs have it open goes
+when they close it.
+
+Threads: `_mutex` guards the tables and the counts of users; network requests never happen under it.
+"""
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from dfsfuse import chunks, errors
+from dfsfuse.cache_index import CacheIndex, State, Unsent
+from dfsfuse.chunks import ENTRY_BYTES, Entry, chunk_name
+from dfsfuse.content import Content, punch_hole
+from dfsfuse.messages import Attributes
+
+log = logging.getLogger(__name__)
+
+_IDLE_CONTENTS_MAX = 2000
+_SETTLED_MAX = 128
+
+
+class Cache:
+    """The cache of one client in the folder `home`, kept at about `bytes_max` bytes."""
+
+    def __init__(self, home: Path, bytes_max: int):
+        self._files = home / "contents"
+        self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._bytes_max = bytes_max
+        self._mutex = threading.RLock()
+        self.index = CacheIndex(home / "index.db", boot_id())
+        self._current: OrderedDict[int, Content] = OrderedDict()
+        self._sizes: dict[int, int] = {}
+        self._evictable: OrderedDict[int, None] = OrderedDict.fromkeys(self.index.clean_rows())
+        self._settled: dict[int, Content] = {}
+        self._used_bytes = 0
+        self._folders: set[Path] = set()
+        self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
+
+    def _take_stock(self) -> set[int]:
+        """Sizes of all files; a file without a row is what a kill left behind, a row without a file what an eviction on
+        a full disk did. Returns the numbers of all rows."""
+        known, found = self.index.all_rows(), set()
+        for entry in (entry for folder in os.scandir(self._files) for entry in os.scandir(folder.path)):
+            number = int(entry.name, 16)
+            found.add(number)
+            if number in known:
+                self._sizes[number] = entry.stat().st_blocks * 512
+                self._used_bytes += self._sizes[number]
+            else:
+                os.unlink(entry.path)
+        for number in known - found:
+            self.index.delete(number)
+            self._evictable.pop(number, None)
+        return known
+
+    def close(self) -> None:
+        with self._mutex:
+            self._save_settled()
+            self.index.close()
+
+    def maintain(self) -> None:
+        """Done now and then by a thread that can wait for the disk."""
+        with self._mutex:
+            self._save_settled()
+        self.index.checkpoint()
+
+    def path_of(self, number: int) -> str:
+        folder = self._files / f"{number & 0xFF:02x}"
+        if folder not in self._folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._folders.add(folder)
+        return f"{folder}/{number:x}"
+
+    # -- opening and closing
+
+    def peek(self, ino: int) -> Content | None:
+        """The current content of an inode, if there is one; not to be read or written."""
+        with self._mutex:
+            content = self._current.get(ino)
+            if content is None:
+                content = self._load(ino)
+            return content
+
+    def _load(self, ino: int) -> Content | None:
+        """From an earlier client. What is not evictable is not for sharing: an older version that is still open, or
+        what that client left unsent, which is not the version that its row names."""
+        content = self.index.load(ino, self.path_of)
+        if content is None or content.row not in self._evictable:
+            return None
+        self._remember(content)
+        return content
+
+    def open(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
+        """The content for an open that the directory has answered with these; until `close_one`."""
+        with self._mutex:
+            content = self.peek(attributes.ino)
+            if content is not None and not _usable(content, attributes):
+                content = self._supersede(content, attributes, entries, segments)
+            if content is None:
+                content = self._add(attributes, entries, segments, path)
+            return self._use(content)
+
+    def create(self, ino: int, path: bytes, mtime_ns: int) -> Content:
+        """The empty content of a file that this client has just made, open for writing."""
+        with self._mutex:
+            number = next(self._numbers)
+            self.index.add(number, ino, State.OPEN, path)
+            content = Content(number, ino, self.path_of(number), 0, [])
+            content.mtime_ns, content.where = mtime_ns, path
+            self._remember(content)
+            return self._use(content)
+
+    def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
+        number = next(self._numbers)
+        self.index.add(number, attributes.ino, State.CLEAN, path)
+        content = Content(number, attributes.ino, self.path_of(number), attributes.size, entries)
+        content.version, content.commit_id, content.segments = attributes.version, attributes.commit_id, segments
+        content.mtime_ns, content.where = attributes.mtime_ns, path
+        self._remember(content)
+        return content
+
+    def _supersede(
+        self, content: Content, attributes: Attributes, entries: list[Entry], segments: list[bytes]
+    ) -> Content | None:
+        """The same file turned into the newer version; None where its present content is still needed."""
+        if content.users or content.row not in self._evictable:
+            self._current.pop(content.ino, None)
+            return None
+        self.index.forget_present(content.row)
+        content.follow(attributes.size, entries, attributes.version, attributes.commit_id, segments)
+        content.mtime_ns = attributes.mtime_ns
+        self.index.save(content, State.CLEAN)
+        self._settled.pop(content.row, None)
+        content.row_current = True
+        return content
+
+    def _remember(self, content: Content) -> None:
+        self._current[content.ino] = content
+        self._current.move_to_end(content.ino)
+        while len(self._current) > _IDLE_CONTENTS_MAX:
+            oldest = next(iter(self._current.values()))
+            if oldest.users or oldest.changed:
+                self._current.move_to_end(oldest.ino)
+                break
+            if oldest.row in self._settled:
+                self._save_settled()
+            del self._current[oldest.ino]
+
+    def _use(self, content: Content) -> Content:
+        if content.users == 0:
+            content.fd = os.open(content.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _make_ready(content)
+            except BaseException:
+                os.close(content.fd)
+                content.fd = -1
+                raise
+            self._evictable.pop(content.row, None)
+            self._settled.pop(content.row, None)
+        content.users += 1
+        return content
+
+    def current(self, ino: int) -> Content | None:
+        """The current content if it is in memory, as everything is that is open or unsent."""
+        return self._current.get(ino)
+
+    def in_use(self) -> list[Content]:
+        with self._mutex:
+            return [content for content in self._current.values() if content.users]
+
+    def use(self, content: Content) -> None:
+        """One more user of a content that is known already; until `close_one`."""
+        with self._mutex:
+            self._use(content)
+
+    def adopt(self, content: Content) -> None:
+        """A content that an earlier client left unsent is the current one of its inode."""
+        with self._mutex:
+            self._remember(content)
+
+    def close_one(self, content: Content) -> bool:
+        """One user less; True if it was the last."""
+        with self._mutex:
+            content.users -= 1
+            if content.users:
+                return False
+            self._note_size(content.row, os.fstat(content.fd).st_blocks * 512)
+            os.close(content.fd)
+            content.fd = -1
+            self._settle(content)
+            self.make_room()
+            return True
+
+    def _settle(self, content: Content) -> None:
+        """What becomes of a content that nobody uses any more."""
+        if content.changed:
+            return
+        if self._current.get(content.ino) is not content:
+            self.delete(content)
+            return
+        self._evictable[content.row] = None
+        if not content.row_current:
+            self._settled[content.row] = content
+            if len(self._settled) >= _SETTLED_MAX:
+                self._save_settled()
+
+    def _save_settled(self) -> None:
+        """Tell the index what has become clean. It can wait: after a crash, the commit id tells the same."""
+        try:
+            self.index.save_all(self._settled.values(), State.CLEAN)
+        except errors.NoSpace:
+            return
+        for content in self._settled.values():
+            content.row_current = True
+        self._settled.clear()
+
+    # -- what is not on the servers yet
+
+    def mark_open(self, content: Content) -> None:
+        """On disk before an open for writing is answered, and whenever what the servers have is first overwritten or
+        cut: a crash finds what may have been written, and what it was based on."""
+        content.row_current = content.row_stale = False
+        self.index.save(content, State.CLOSED if content.promised else State.OPEN)
+
+    def mark_closed(self, content: Content, commit_id: bytes) -> None:
+        """The content has reached close() or fsync(); the next mount would send it."""
+        content.promised, content.row_current = True, False
+        if content.row_stale:
+            self.mark_open(content)
+        # Whoever writes from now on tells the index that the row's commit is not all there is.
+        content.row_stale = True
+        self.index.set_pending(content.row, commit_id)
+
+    def detach(self, content: Content) -> None:
+        """New opens get another content; this one goes on being a conflict copy's."""
+        with self._mutex:
+            if self._current.get(content.ino) is content:
+                del self._current[content.ino]
+
+    def delete(self, content: Content) -> None:
+        """The content goes, with its file and row."""
+        with self._mutex:
+            self.detach(content)
+            self._delete(content.row, content.path)
+
+    def _delete(self, number: int, path: str) -> None:
+        """The row first: a file without a row is removed at the next start, but a row without its file would promise
+        content that is not there. Only where the disk has no room for the index, the row stays until the next start;
+        nobody uses it meanwhile, as it is not evictable any more."""
+        with contextlib.suppress(errors.NoSpace):
+            self.index.delete(number)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._note_size(number, 0)
+        self._sizes.pop(number, None)
+        self._evictable.pop(number, None)
+        self._settled.pop(number, None)
+
+    def unsent(self) -> list[Unsent]:
+        return self.index.unsent()
+
+    # -- room
+
+    def _note_size(self, number: int, size_bytes: int) -> None:
+        self._used_bytes += size_bytes - self._sizes.get(number, 0)
+        self._sizes[number] = size_bytes
+
+    def note_growth(self, content: Content, fetched_bytes: int) -> None:
+        with self._mutex:
+            self._note_size(content.row, self._sizes.get(content.row, 0) + fetched_bytes)
+            self.make_room()
+
+    def make_room(self, needed_bytes: int = 0) -> int:
+        """Evict the least recently used clean contents beyond `bytes_max`; the number evicted."""
+        evicted = 0
+        with self._mutex:
+            while self._evictable and self._used_bytes + needed_bytes > self._bytes_max:
+                number = next(iter(self._evictable))
+                ino = self.index.ino_of(number)
+                current = self._current.get(ino)
+                if current is not None and current.row == number:
+                    del self._current[ino]
+                self._delete(number, self.path_of(number))
+                evicted += 1
+        return evicted
+
+    def on_full_disk(self, error: OSError) -> None:
+        """Evict all that can be; raises NoSpace if the disk is full all the same, or the error if it is another."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.from_os_error(error, "writing to the local cache")
+        if not self.make_room(self._bytes_max):
+            raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
+
+
+def _usable(content: Content, attributes: Attributes) -> bool:
+    """Is the content the version that the directory names, or made from it or later here?"""
+    if content.trying and content.trying == attributes.commit_id:
+        return True
+    if content.version == attributes.version:
+        return content.commit_id == attributes.commit_id
+    return content.version > attributes.version and bool(content.users)
+
+
+def _make_ready(content: Content) -> None:
+    """The file of a content that comes into use has the right size, and what the index says is in it."""
+    if os.fstat(content.fd).st_size != content.size:
+        if not content.changed:
+            # New, or a killed client was about to cut it, or somebody else did: what `present` says is then not true.
+            content.present = bytearray(len(content.present))
+            os.ftruncate(content.fd, 0)
+        os.ftruncate(content.fd, content.size)
+    if not content.verified:
+        _verify(content)
+
+
+def _verify(content: Content) -> None:
+    """After a reboot the disk may have lost what was never synced: entries that do not hash to their names go. Those
+    that were written here have no name yet; what is unsent is all that there is of it."""
+    written = {index for start, end in content.dirty for index, _, _ in chunks.by_entry(start, end)}
+    for index, entry in enumerate(content.entries):
+        if not content.present[index] or index in written:
+            continue
+        whole = len(entry) == 1 and entry[0].offset == 0
+        data = os.pread(content.fd, entry[0].length, index * ENTRY_BYTES) if whole else b""
+        if not whole or chunk_name(data) != entry[0].chunk:
+            content.present[index] = 0
+            punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
+    content.verified = True
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

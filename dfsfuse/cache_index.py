@@ -1,0 +1,246 @@
+"""The cache's index: one row for each content file, in SQLite beside the files.
+
+    state     CLEAN   the servers have it; may be evicted
+              OPEN    opened for writing; programs may have written to it, no close() or fsync() has promised anything
+              CLOSED  reached close() or fsync(), and is not on the servers yet
+    version, commit_id, entries, segments   what the servers have of it: the base of the next commit
+    present   one byte for each entry: 1 if it is on this disk
+    pending   the commit id that is being tried: if the directory's history has it, it succeeded, and there is nothing
+              else here, as a write that comes after it clears this first
+    boot      the boot in which `present` was true; after another one every entry is hashed before use
+    resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this
+    path      where the file was when it was opened, for messages and for conflict copies
+    failure   why the last upload failed
+
+Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
+
+Threads: every method takes `_mutex` and is short and local, but `checkpoint`, which one thread at a time may call.
+"""
+
+import contextlib
+import enum
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from dfsfuse import errors
+from dfsfuse.chunks import Entry
+from dfsfuse.content import Content
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
+
+_FORM = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS contents (
+    number INTEGER PRIMARY KEY, ino INTEGER NOT NULL, state INTEGER NOT NULL, version INTEGER NOT NULL,
+    commit_id BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, entries BLOB NOT NULL,
+    segments BLOB NOT NULL, present BLOB NOT NULL, pending BLOB NOT NULL DEFAULT x'', boot TEXT NOT NULL,
+    path BLOB NOT NULL DEFAULT x'', failure TEXT NOT NULL DEFAULT '', resized INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS contents_by_ino ON contents (ino);
+"""
+
+
+PathOf = Callable[[int], str]
+"""Row number -> path of the content's file."""
+
+
+class State(enum.IntEnum):
+    CLEAN = 0
+    OPEN = 1
+    CLOSED = 2
+
+
+class Unsent(NamedTuple):
+    """A content that the servers do not have as far as the index knows: `pending` is the commit that was tried."""
+
+    number: int
+    ino: int
+    state: State
+    path: bytes
+    size: int
+    failure: str
+    pending: bytes
+
+
+class CacheIndex:
+    """`boot` names the running boot of this machine."""
+
+    def __init__(self, path: Path, boot: str):
+        self._boot = boot
+        self._mutex = threading.Lock()
+        self._db = _connect(path)
+        self._check_form(path)
+        self._db.executescript(_SCHEMA)
+        self._checkpointer = _connect(path)
+
+    def _check_form(self, path: Path) -> None:
+        """Raises NotSupported for an index that another version has made: it may name what is not sent."""
+        (form,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            self._db.execute(f"PRAGMA user_version = {_FORM}")
+        elif form != _FORM:
+            self._db.close()
+            raise errors.NotSupported(
+                f"the cache {path.parent} was made by another version of dfsfuse (form {form}, not {_FORM}); send what "
+                "is in it with that version, then remove the folder"
+            )
+
+    def close(self) -> None:
+        with self._mutex:
+            self._checkpointer.close()
+            self._db.close()
+
+    def checkpoint(self) -> None:
+        """Bring the log into the index, syncing both. Done now and then by a thread that can wait for the disk."""
+        self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
+        with self._mutex, _full_disk_told():
+            return self._db.execute(statement, values)
+
+    def add(self, number: int, ino: int, state: State, path: bytes) -> None:
+        """A new empty row."""
+        statement = (
+            "INSERT INTO contents (number, ino, state, version, commit_id, size, mtime_ns, entries, segments, present, "
+            "boot, path) VALUES (?, ?, ?, 0, x'', 0, 0, x'90', x'90', x'', ?, ?)"
+        )
+        self._run(statement, (number, ino, state, self._boot, path))
+
+    def save_all(self, contents: Iterable[Content], state: State) -> None:
+        """As `save` for each, in one transaction."""
+        with self._mutex, _full_disk_told():
+            self._db.execute("BEGIN")
+            try:
+                for content in contents:
+                    self._db.execute(_UPDATE, self._values(content, state))
+            finally:
+                # A full disk has ended the transaction already.
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
+
+    def save(self, content: Content, state: State) -> None:
+        """The row as the content is now."""
+        self._run(_UPDATE, self._values(content, state))
+
+    def _values(self, content: Content, state: State) -> tuple:
+        with content.mutex:
+            return (
+                content.ino, state, content.version, content.commit_id, content.size, content.mtime_ns,
+                _encode(content.entries), _encode(content.segments), bytes(content.present),
+                self._boot if content.verified else "", content.where, content.resized or content.resizing, content.row,
+            )  # fmt: skip
+
+    def set_pending(self, number: int, commit_id: bytes) -> None:
+        """The content has reached close() or fsync(), and this commit is being tried."""
+        self._run("UPDATE contents SET state = ?, pending = ? WHERE number = ?", (State.CLOSED, commit_id, number))
+
+    def set_failure(self, number: int, failure: str) -> None:
+        self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))
+
+    def forget_present(self, number: int) -> None:
+        self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
+
+    def delete(self, number: int) -> None:
+        self._run("DELETE FROM contents WHERE number = ?", (number,))
+
+    def load(self, ino: int, path_of_number: PathOf) -> Content | None:
+        """The newest content of an inode."""
+        with self._mutex:
+            row = self._db.execute(_SELECT + "WHERE ino = ? ORDER BY number DESC LIMIT 1", (ino,)).fetchone()
+        return row and self._content(row, path_of_number)
+
+    def load_unsent(self, path_of_number: PathOf) -> list[tuple[Content, State, bytes]]:
+        """All contents that are not on the servers, or may not be: (content, state, pending commit id)."""
+        with self._mutex:
+            rows = self._db.execute(_SELECT + "WHERE state > 0 ORDER BY number").fetchall()
+        return [(self._content(row, path_of_number), State(row[2]), row[10]) for row in rows]
+
+    def _content(self, row: tuple, path_of_number: PathOf) -> Content:
+        number, ino, _, version, commit_id, size, mtime_ns, entries, segments, present, _, boot, where, resized = row
+        content = Content(number, ino, path_of_number(number), size, _decode_entries(entries))
+        content.version, content.commit_id, content.segments = version, commit_id, _decode_ids(segments)
+        content.present = bytearray(present)
+        content.mtime_ns, content.where, content.verified = mtime_ns, where, boot == self._boot
+        content.resized = bool(resized)
+        return content
+
+    def clean_rows(self) -> list[int]:
+        """Numbers of all rows that may be evicted, oldest first."""
+        with self._mutex:
+            return [n for (n,) in self._db.execute("SELECT number FROM contents WHERE state = 0 ORDER BY number")]
+
+    def all_rows(self) -> set[int]:
+        with self._mutex:
+            return {number for (number,) in self._db.execute("SELECT number FROM contents")}
+
+    def ino_of(self, number: int) -> int:
+        row = self._run("SELECT ino FROM contents WHERE number = ?", (number,)).fetchone()
+        return row[0] if row else 0
+
+    def unsent(self) -> list[Unsent]:
+        with self._mutex:
+            rows = self._db.execute(_UNSENT, (State.CLOSED,)).fetchall()
+        return [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
+
+
+@contextlib.contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Programs get ENOSPC where it is the index for which the disk has no room."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise errors.Internal(f"the local cache's index fails: {error}") from error
+        raise errors.NoSpace("the local cache's disk is full") from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64, timeout=30)
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def unsent_in(path: Path) -> list[Unsent]:
+    """What the index at `path`, of a client that may be running, says may not be on the servers: what is CLOSED, and
+    what is OPEN because a program writes it, or because its client was killed.
+
+    Changes nothing. Raises sqlite3.Error where it cannot be read.
+    """
+    # Without a log beside it nothing has it open; reading it as usual would need to make one.
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=1.0)
+    try:
+        rows = db.execute(f"{_UNSENT_OF} WHERE state > 0 ORDER BY number").fetchall()
+    finally:
+        db.close()
+    found = [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
+    return [row._replace(size=_size_here(path.parent, row)) for row in found]
+
+
+def _size_here(folder: Path, row: Unsent) -> int:
+    """The row has the size that the servers know."""
+    try:
+        return (folder / "contents" / f"{row.number & 0xFF:02x}" / f"{row.number:x}").stat().st_size
+    except OSError:
+        return row.size
+
+
+_UPDATE = (
+    "UPDATE contents SET ino = ?, state = ?, version = ?, commit_id = ?, size = ?, mtime_ns = ?, entries = ?, "
+    "segments = ?, present = ?, boot = ?, path = ?, resized = ?, failure = '', pending = x'' WHERE number = ?"
+)
+_UNSENT_OF = "SELECT number, ino, state, path, size, failure, pending FROM contents"
+_UNSENT = f"{_UNSENT_OF} WHERE state = ? ORDER BY number"
+_SELECT = (
+    "SELECT number, ino, state, version, commit_id, size, mtime_ns, entries, segments, present, pending, boot, path, "
+    "resized FROM contents "
+)

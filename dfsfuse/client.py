@@ -1,0 +1,61 @@
+"""The client's parts put together: session, locks, cache, transfer, open files; and taken apart again."""
+
+import contextlib
+from pathlib import Path
+
+from dfsfuse.attributes import AttributeTable
+from dfsfuse.cache import Cache
+from dfsfuse.commits import Committer
+from dfsfuse.copies import Copies
+from dfsfuse.filesystem import FileSystem
+from dfsfuse.locks import LockTable
+from dfsfuse.openfiles import OpenFiles
+from dfsfuse.options import ClientOptions
+from dfsfuse.recovery import Recovery
+from dfsfuse.rpc import Rpc
+from dfsfuse.session import Session, identity
+from dfsfuse.transfer import Transfer
+from dfsfuse.unsent import Unsent
+
+
+def _succeed(session: Session, record: Path) -> None:
+    """End the session of the client that used this folder before, if it could not do so itself: it is dead, as its
+    folder could be claimed, and its locks need not wait for the end of their lease."""
+    with contextlib.suppress(OSError, ValueError):
+        session.end_other(int(record.read_text()))
+    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    record.write_text(str(session.id))
+    session.on_new_session(lambda: record.write_text(str(session.id)))
+
+
+def connect(options: ClientOptions) -> FileSystem:
+    """A file system that works; what an earlier client of the same folder left unsent is taken up.
+
+    The caller has claimed `options.folder`: one client at a time uses a cache.
+    """
+    with contextlib.ExitStack() as undo:
+        rpc = Rpc(options.token)
+        undo.callback(rpc.close)
+        session = Session(rpc, options.url, identity(options.mountpoint), options.timeout_s, options.refind)
+        undo.callback(session.close)
+        _succeed(session, options.folder / "session")
+        cache = Cache(options.folder, options.cache_bytes)
+        undo.callback(cache.close)
+        transfer = Transfer(session)
+        undo.callback(transfer.close)
+        locks = LockTable(session, options.lock_wait_s)
+        undo.callback(locks.close)
+        committer = Committer(session, transfer, cache)
+        copies = Copies(session, locks, cache, transfer, committer)
+        unsent = Unsent(session, locks, cache, committer, copies)
+        undo.callback(unsent.close)
+        attributes = AttributeTable()
+        files = OpenFiles(session, locks, attributes, cache, transfer, committer, copies, unsent)
+        filesystem = FileSystem(session, locks, attributes, files, read_only=options.read_only)
+        session.start()
+        locks.start()
+        if not options.read_only:
+            Recovery(session, cache, transfer, unsent).run()
+        unsent.start()
+        filesystem.on_close(undo.pop_all().close)
+        return filesystem

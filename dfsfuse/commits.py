@@ -1,0 +1,186 @@
+"""Making local content the next version of a file: changed chunks up, then one commit.
+
+The order is what makes it safe: chunks first, with receipts of copies_min servers; then segments, which nobody sees;
+then the commit, which is refused unless the file still has the version that the content is based on. A commit that
+was not answered may have happened: it is asked again, with its commit id, before anything else is sent.
+
+Threads: `Content.committing` is held for a whole commit, so the commits of one content follow each other.
+"""
+
+import secrets
+from typing import NamedTuple
+
+from dfsfuse import chunks, errors
+from dfsfuse.cache import Cache
+from dfsfuse.chunks import Entry, Piece
+from dfsfuse.content import Changes, Content, InDoubt
+from dfsfuse.messages import (
+    COMMIT_ID_BYTES,
+    INLINE_ENTRIES,
+    SEGMENT_ENTRIES,
+    Attributes,
+    ChunkReceipts,
+    Commit,
+    Manifest,
+    Nothing,
+    PutSegments,
+    Segment,
+)
+from dfsfuse.session import Session
+from dfsfuse.transfer import Transfer
+
+_SEGMENTS_A_REQUEST = 4
+_UNKNOWN_OUTCOMES = (errors.Unreachable, errors.Internal)
+"""After these a commit may have happened: the directory did not answer, or failed when the transaction was through."""
+
+
+class _Part(NamedTuple):
+    """A range [first, last) of entry `index` that is sent as one chunk."""
+
+    index: int
+    first: int
+    last: int
+
+
+class Committer:
+    def __init__(self, session: Session, transfer: Transfer, cache: Cache):
+        self._session, self._transfer, self._cache = session, transfer, cache
+
+    def commit(self, content: Content, token: int, durable: bool = False) -> Attributes | None:
+        """The file's attributes after the commit; None if there was nothing to commit.
+
+        On an error nothing is lost: the content stays changed, and in the cache. VersionConflict and LockLost say that
+        it can never become the file's next version.
+        """
+        with content.committing:
+            attributes = self._settle_doubt(content, token)
+            if not content.changed:
+                return attributes
+            commit_id = secrets.token_bytes(COMMIT_ID_BYTES)
+            self._cache.mark_closed(content, commit_id)
+            changes, size = content.take_changes()
+            try:
+                return self._send(content, commit_id, token, changes, size, durable)
+            except BaseException as error:
+                if content.in_doubt is None:
+                    content.put_back(changes)
+                self._cache.index.set_failure(content.row, str(error))
+                raise
+
+    def _settle_doubt(self, content: Content, token: int) -> Attributes | None:
+        doubt = content.in_doubt
+        if doubt is None:
+            return None
+        doubt.request.token = token
+        try:
+            return self._finish(content, doubt)
+        except _UNKNOWN_OUTCOMES:
+            raise
+        except errors.DfsError:
+            content.in_doubt = None
+            content.put_back(doubt.changes)
+            raise
+
+    def _send(
+        self, content: Content, commit_id: bytes, token: int, changes: Changes, size: int, durable: bool
+    ) -> Attributes:
+        entries, receipts = self._upload(content, changes, size)
+        if durable:
+            self._transfer.sync()
+        manifest = self._manifest(content, entries, changes, receipts)
+        request = Commit(
+            ino=content.ino,
+            token=token,
+            base_version=content.version,
+            base_commit_id=content.commit_id,
+            commit_id=commit_id,
+            size=size,
+            mtime_ns=None if content.mtime_set else content.mtime_ns,
+            manifest=manifest,
+            receipts=[] if manifest.segments else receipts,
+            durable=durable,
+            opening=self._session.new_opening(),
+        )
+        return self._finish(content, InDoubt(request, entries, changes))
+
+    def _finish(self, content: Content, doubt: InDoubt) -> Attributes:
+        request = doubt.request
+        content.trying = request.commit_id
+        try:
+            attributes: Attributes = self._session.change(request, Attributes)
+        except _UNKNOWN_OUTCOMES:
+            content.in_doubt = doubt
+            raise
+        except errors.DfsError:
+            content.trying = b""
+            raise
+        content.opening = max(content.opening, request.opening)
+        content.committed(
+            attributes.version, request.commit_id, doubt.entries, request.manifest.segments, request.durable
+        )
+        if content.changed:
+            self._cache.mark_open(content)
+        return attributes
+
+    # -- chunks
+
+    def _upload(self, content: Content, changes: Changes, size: int) -> tuple[list[Entry], list[ChunkReceipts]]:
+        """The manifest's entries with the changed ones replaced, and receipts for what was sent."""
+        entries = content.entries[: chunks.entry_count(size)]
+        parts = [
+            _Part(index, first, last)
+            for index, ranges in sorted(changes.items())
+            for first, last in content.pieces_to_send(index, ranges, size)
+        ]
+        receipts: list[ChunkReceipts] = []
+
+        def send(part: _Part) -> ChunkReceipts:
+            return self._transfer.upload(content.cut_out(part.index, part.first, part.last))
+
+        for part, sent in zip(parts, self._transfer.each(send, parts), strict=True):
+            receipts.append(sent)
+            piece = Piece(sent.chunk, part.first, part.last - part.first)
+            entries[part.index] = chunks.lay(entries[part.index], piece)
+        return entries, receipts
+
+    # -- the manifest
+
+    def _manifest(
+        self, content: Content, entries: list[Entry], changes: Changes, receipts: list[ChunkReceipts]
+    ) -> Manifest:
+        if len(entries) <= INLINE_ENTRIES:
+            return Manifest(entries)
+        kept = list(content.segments)
+        changed = {index // SEGMENT_ENTRIES for index in changes}
+        ids: list[bytes] = []
+        fresh: list[Segment] = []
+        for part in range(-(-len(entries) // SEGMENT_ENTRIES)):
+            if part < len(kept) and part not in changed:
+                ids.append(kept[part])
+                continue
+            segment = _segment(part, entries)
+            ids.append(segment.id)
+            if segment.id:
+                fresh.append(segment)
+        self._put_segments(content, fresh, {row.chunk: row for row in receipts})
+        return Manifest([], ids)
+
+    def _put_segments(self, content: Content, fresh: list[Segment], receipts: dict[bytes, ChunkReceipts]) -> None:
+        for start in range(0, len(fresh), _SEGMENTS_A_REQUEST):
+            batch = fresh[start : start + _SEGMENTS_A_REQUEST]
+            names = chunks.chunks_of(entry for segment in batch for entry in segment.entries)
+            request = PutSegments(
+                session=self._session.id,
+                ino=content.ino,
+                base_version=content.version,
+                base_commit_id=content.commit_id,
+                segments=batch,
+                receipts=[receipts[name] for name in names if name in receipts],
+            )
+            self._session.query(request, Nothing)
+
+
+def _segment(part: int, entries: list[Entry]) -> Segment:
+    """A segment with a new random id; holes alone have the id b""."""
+    mine = entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
+    return Segment(secrets.token_bytes(COMMIT_ID_BYTES) if any(mine) else b"", part, mine)

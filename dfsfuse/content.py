@@ -1,0 +1,346 @@
+"""The content of one file in the local cache: what is here, what was written, what is to be sent.
+
+A Content is one version of one inode in one file of the local disk, sparse where nothing was fetched. `entries` is the
+manifest of what the servers have of it; `present` tells which entries are on the local disk; `dirty` are the byte
+ranges that were written here since. A commit makes a Content the next version; a newer version that another client
+committed is another Content.
+
+    size    of the content as programs here see it; the file on disk has this size
+    entries one for each 4 MiB of `size`, clipped to it; entries that are dirty are always present
+
+Threads: `mutex` guards every field and is held only for memory work and single reads and writes of the local file,
+never across a request. `committing` is held for a whole upload; it comes before `mutex`. `fetching` likewise for
+downloads; a thread that holds `mutex` never waits for either.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dfsfuse import chunks, errors
+from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, HOLE, Entry, Piece, Ranges, Span
+from dfsfuse.messages import SEGMENT_ENTRIES, Commit
+
+READ_AHEAD_ENTRIES = 3
+_lineages = itertools.count(1)
+
+Download = Callable[[bytes], bytes]
+Changes = dict[int, list[tuple[int, int]]]
+"""Changed ranges by entry, in entry offsets."""
+
+
+class Base(NamedTuple):
+    """A version that the servers have, and its manifest."""
+
+    version: int
+    commit_id: bytes
+    entries: list[Entry]
+    segments: list[bytes]
+
+
+class InDoubt(NamedTuple):
+    """A commit that was sent and not answered: it may have happened. It is asked again before anything else is sent."""
+
+    request: Commit
+    entries: list[Entry]
+    changes: Changes
+
+
+class Content:
+    """`fd` is open while the content is in use. `row` is its number in the cache's index. `where` is the path by
+    which it was opened. `noted` are the entries of which the index knows that they are here and may have been
+    written. `lineage` changes when the content becomes a version that was not made here: what was read before is then
+    no longer right. `resized`: cut or grown since the last commit was begun; `resizing`: before that, and it is not
+    done yet.
+
+    `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
+
+    `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
+    since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
+    """
+
+    def __init__(self, row: int, ino: int, path: str, size: int, entries: list[Entry]):
+        self.row, self.ino, self.path = row, ino, path
+        self.version = 0
+        self.commit_id = b""
+        self.size = size
+        self.entries = _fitting(entries, size)
+        self.segments: list[bytes] = []
+        self.present = bytearray(len(self.entries))
+        self.dirty = Ranges()
+        self.resized = self.resizing = False
+        self.in_doubt: InDoubt | None = None
+        self.promised = False
+        self.trying = b""
+        self.row_current = False
+        self.row_stale = False
+        self.synced = False
+        self.opening = 0
+        self.failed: errors.DfsError | None = None
+        self.where = b""
+        self.noted: set[int] = set()
+        self.mtime_ns = 0
+        self.mtime_set = False
+        self.fd = -1
+        self.lineage = next(_lineages)
+        self.users = 0
+        self.writers = 0
+        self.verified = True
+        self.mutex = threading.RLock()
+        self.committing = threading.RLock()
+        self.fetching = threading.Lock()
+
+    # -- state
+
+    @property
+    def changed(self) -> bool:
+        """Something was written, cut or grown since the last commit."""
+        return bool(self.dirty) or self.resized or self.in_doubt is not None
+
+    def base(self) -> Base | None:
+        """What this content is as the servers have it; None while it differs from that."""
+        with self.mutex:
+            if self.changed or self.writers:
+                return None
+            return Base(self.version, self.commit_id, list(self.entries), list(self.segments))
+
+    def here(self, index: int) -> bool:
+        return bool(self.present[index]) or not self.entries[index]
+
+    def present_bytes(self) -> int:
+        return sum(chunks.entry_length(i, self.size) for i, flag in enumerate(self.present) if flag)
+
+    # -- reading
+
+    def missing(self, start: int, end: int) -> list[int]:
+        """Indexes of entries in [start, end) that must be fetched before they are read; with them the next ones,
+        where reading seems to go on."""
+        with self.mutex:
+            wanted = [i for i, _, _ in chunks.by_entry(start, min(end, self.size)) if not self.here(i)]
+            if wanted and (wanted[0] == 0 or self.here(wanted[0] - 1)):
+                after = range(wanted[-1] + 1, min(wanted[-1] + 1 + READ_AHEAD_ENTRIES, len(self.entries)))
+                wanted += [i for i in after if not self.here(i)]
+            return wanted
+
+    def fetch(self, index: int, download: Download) -> int:
+        """Bring one entry to the local disk; the bytes that travelled. What was written meanwhile stays."""
+        with self.mutex:
+            entry = self.entries[index] if index < len(self.entries) else []
+        spans = [span for span in chunks.spans(entry) if span.chunk != HOLE]
+        fetched = {name: download(name) for name in {span.chunk for span in spans}}
+        with self.mutex:
+            current = self.entries[index] if index < len(self.entries) else []
+            if current == entry and entry and not self.present[index]:
+                for span in spans:
+                    self._lay(index, span, fetched[span.chunk])
+                self.present[index] = 1
+                self.row_current = False
+        return sum(map(len, fetched.values()))
+
+    def _lay(self, index: int, span: Span, data: bytes) -> None:
+        if len(data) < span.start + span.length:
+            raise errors.ChunkCorrupt(f"chunk {span.chunk.hex()} is shorter than its piece")
+        part = memoryview(data)[span.start : span.start + span.length]
+        write_all(self.fd, part, index * ENTRY_BYTES + span.offset)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Bytes of entries that are here; how many."""
+        length = min(len(buffer), self.size - offset)
+        return os.preadv(self.fd, [buffer[:length]], offset) if length > 0 else 0
+
+    # -- writing
+
+    def unready(self, start: int, end: int) -> list[int]:
+        """Entries that a write to [start, end) changes in part, so they must be here first."""
+        with self.mutex:
+            touched = [part for part in chunks.by_entry(start, end) if part[0] < len(self.entries)]
+            return [
+                index
+                for index, first, last in touched
+                if not self.here(index) and (first > 0 or last < chunks.entry_length(index, self.size))
+            ]
+
+    def write(self, data: bytes | memoryview, offset: int, now_ns: int, append: bool = False) -> bool:
+        """Write; True if the index must be told that entries which the servers have are written here from now on.
+
+        With `append` the place is the end of the content, whatever `offset` says.
+        """
+        with self.mutex:
+            offset = self.size if append else offset
+            written = 0
+            try:
+                while written < len(data):
+                    written += os.pwrite(self.fd, memoryview(data)[written:], offset + written)
+            finally:
+                # Also what a full disk has taken of it: it is on this disk, so it is to be sent.
+                news = self._account(offset, offset + written, now_ns)
+            return news
+
+    def _account(self, start: int, end: int, now_ns: int) -> bool:
+        if start == end:
+            return False
+        self._grow(end)
+        self.dirty.add(start, end)
+        self.mtime_ns, self.mtime_set = now_ns, False
+        stale, self.row_stale = self.row_stale, False
+        return self._note(start, end) or stale
+
+    def _note(self, start: int, end: int) -> bool:
+        known = len(self.noted)
+        for index, _, _ in chunks.by_entry(start, end):
+            self.present[index] = 1
+            if self.entries[index]:
+                self.noted.add(index)
+        return len(self.noted) > known
+
+    def _grow(self, size: int) -> None:
+        if size <= self.size:
+            return
+        self.size, self.resized = size, True
+        more = chunks.entry_count(size) - len(self.entries)
+        self.entries.extend([] for _ in range(more))
+        self.present.extend(bytes(more))
+
+    def resize(self, size: int, now_ns: int) -> None:
+        """Cut or grow to `size`; the caller holds `committing`, so no upload sees the entries change."""
+        with self.mutex:
+            os.ftruncate(self.fd, size)
+            if size < self.size:
+                self._cut(size)
+            self._grow(size)
+            self.resized = True
+            self.mtime_ns, self.mtime_set = now_ns, False
+
+    def _cut(self, size: int) -> None:
+        self.size = size
+        count = chunks.entry_count(size)
+        del self.entries[count:], self.present[count:]
+        # The segment of the last entry goes too: the entry is clipped now.
+        del self.segments[max(count - 1, 0) // SEGMENT_ENTRIES :]
+        if count:
+            self.entries[-1] = chunks.clip(self.entries[-1], chunks.entry_length(count - 1, size))
+        self.dirty.cut(size)
+
+    # -- sending
+
+    def take_changes(self) -> tuple[Changes, int | None]:
+        """(dirty ranges by entry, size) of one moment; nothing is dirty afterwards. The size is None where nothing was
+        changed."""
+        with self.mutex:
+            if not self.dirty and not self.resized:
+                return {}, None
+            changes: Changes = {}
+            for start, end in self.dirty:
+                for index, first, last in chunks.by_entry(start, end):
+                    changes.setdefault(index, []).append((first, last))
+            self.dirty, self.resized, self.resizing = Ranges(), False, self.resized
+            return changes, self.size
+
+    def put_back(self, changes: Changes) -> None:
+        """An upload failed: what it was to send is still to be sent."""
+        with self.mutex:
+            self.resized, self.resizing = True, False
+            for index, ranges in changes.items():
+                for first, last in ranges:
+                    self.dirty.add(index * ENTRY_BYTES + first, index * ENTRY_BYTES + last)
+
+    def pieces_to_send(self, index: int, ranges: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+        """The ranges of entry `index` to upload as chunks: changed blocks, or the whole entry where that is better."""
+        length = chunks.entry_length(index, size)
+        changed = sum(last - first for first, last in ranges)
+        if 2 * changed >= length or (length <= BLOCK_BYTES and not (index and ranges[0][0] == 0)):
+            return [(0, length)]
+        widened = Ranges(_widened(index, first, last, length) for first, last in ranges)
+        pieces = [(first, min(last, length)) for first, last in widened if first < length]
+        entry = self.entries[index] if index < len(self.entries) else []
+        for first, last in pieces:
+            entry = chunks.lay(entry, Piece(b"?" * chunks.NAME_BYTES, first, last - first))
+        return pieces if len(entry) <= chunks.PIECES_MAX else [(0, length)]
+
+    def cut_out(self, index: int, first: int, last: int) -> bytes:
+        """The bytes [first, last) of entry `index`, padded with zeros where the file has been cut meanwhile."""
+        data = os.pread(self.fd, last - first, index * ENTRY_BYTES + first)
+        return data if len(data) == last - first else data.ljust(last - first, b"\0")
+
+    def committed(
+        self, version: int, commit_id: bytes, entries: list[Entry], segments: list[bytes], durable: bool
+    ) -> None:
+        """The servers have this now, on disk if `durable`. What was written during the upload stays dirty; the content
+        may have grown."""
+        with self.mutex:
+            more = len(self.entries) - len(entries)
+            self.entries = entries + [[] for _ in range(more)]
+            self.version, self.commit_id, self.segments = version, commit_id, segments
+            self.in_doubt, self.resizing, self.promised, self.synced = None, False, False, durable
+            self.trying = b""
+            self.row_stale = True
+            self.noted.clear()
+
+    # -- becoming another version
+
+    def follow(self, size: int, entries: list[Entry], version: int, commit_id: bytes, segments: list[bytes]) -> None:
+        """Turn into a version that another client committed, keeping what both have in common. Nobody uses it."""
+        entries = _fitting(entries, size)
+        with self.mutex, open(self.path, "r+b", opener=_create) as file:
+            if os.fstat(file.fileno()).st_size != self.size:
+                # A killed client has left something else here than the index knows of.
+                self.present = bytearray(len(self.present))
+                os.ftruncate(file.fileno(), 0)
+            kept = [
+                index < len(entries) and bool(self.present[index]) and old == entries[index]
+                for index, old in enumerate(self.entries)
+            ]
+            self._clear_unless(kept, file.fileno())
+            os.ftruncate(file.fileno(), size)
+            self.size, self.entries, self.segments = size, entries, segments
+            self.version, self.commit_id, self.synced = version, commit_id, False
+            self.lineage = next(_lineages)
+            self.present = bytearray(bool(i < len(kept) and kept[i]) for i in range(len(entries)))
+
+    def _clear_unless(self, kept: list[bool], fd: int) -> None:
+        """Entries that are no longer right become zeros on disk, as `fetch` writes only what is not zero. What was
+        fetched by a client that was killed is on disk too, though nothing says so."""
+        for index, keep in enumerate(kept):
+            if not keep and (self.present[index] or self.entries[index]):
+                punch_hole(fd, index * ENTRY_BYTES, ENTRY_BYTES)
+
+
+def _create(path: str, flags: int) -> int:
+    """The client may have been killed before it made the file of a row."""
+    return os.open(path, flags | os.O_CREAT, 0o600)
+
+
+def _widened(index: int, first: int, last: int, length: int) -> tuple[int, int]:
+    """A change that may go on in the neighbouring entry stays as it is: widened in both it would be two blocks."""
+    if last == ENTRY_BYTES or (index and first == 0):
+        return first, last
+    return chunks.widen(first, last, length)
+
+
+def _fitting(entries: list[Entry], size: int) -> list[Entry]:
+    """One entry for each 4 MiB of `size`, in a list of its own: segments may have more, manifests fewer."""
+    count = chunks.entry_count(size)
+    return entries[:count] + [[] for _ in range(count - len(entries))]
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """pwrite, repeated where the disk took less than all."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+
+_libc = None
+_KEEP_SIZE_AND_PUNCH = 3
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; zeros are written where the disk cannot."""
+    import ctypes
+
+    global _libc
+    _libc = _libc or ctypes.CDLL(None, use_errno=True)
+    if _libc.fallocate64(fd, _KEEP_SIZE_AND_PUNCH, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        write_all(fd, bytes(length), offset)

@@ -1,0 +1,154 @@
+"""Copies beside a file, of content that can never become its next version.
+
+`name (conflict HOST DATE).ext` for what a program had closed, `name (recovered HOST DATE).ext` for what a killed
+client left half written; in /lost+found where the folder is gone. So nothing overwrites what it was not based on, and
+nothing is lost.
+
+Threads: `Content.committing` is held while its copy is made.
+"""
+
+import contextlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from dfsfuse import errors
+from dfsfuse.cache import Cache
+from dfsfuse.chunks import Ranges
+from dfsfuse.commits import Committer
+from dfsfuse.content import Content
+from dfsfuse.locks import Lock, LockTable
+from dfsfuse.messages import ROOT_INO, Attributes, Create, Lookup, PathOf, PathReply
+from dfsfuse.session import Session
+from dfsfuse.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+LOST_AND_FOUND = b"lost+found"
+_NAMES_MAX = 100
+_WHY = {
+    "conflict": "another client has committed meanwhile",
+    "recovered": "a client was killed before it was closed",
+}
+
+
+class Copies:
+    """`in_use` brackets work on a content that no program may have open."""
+
+    def __init__(self, session: Session, locks: LockTable, cache: Cache, transfer: Transfer, committer: Committer):
+        self._session, self._locks, self._cache = session, locks, cache
+        self._transfer, self._committer = transfer, committer
+
+    @contextlib.contextmanager
+    def in_use(self, content: Content) -> Iterator[None]:
+        self._cache.use(content)
+        try:
+            yield
+        finally:
+            if self._cache.close_one(content):
+                self._session.closed(content.ino, content.version, content.opening)
+
+    def keep(self, content: Content, kind: str, why: errors.DfsError | None = None) -> bytes:
+        """Make the content a new file beside the one that it cannot become a version of; the new file's path.
+
+        Every handle that has it open fails from now on, with `why`.
+        """
+        with content.committing, self.in_use(content):
+            content.failed = why
+            self._cache.detach(content)
+            self._bring_all(content)
+            folder, name, original = self._place_of(content)
+            content.in_doubt = None
+            opened = content.ino, content.version, content.opening
+            path = self._create_copy(content, folder, name, original, kind)
+            self._session.closed(*opened)
+        log.error(
+            "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), _WHY[kind], os.fsdecode(path)
+        )
+        return path
+
+    def _bring_all(self, content: Content) -> None:
+        missing = [index for index in range(len(content.entries)) if not content.here(index)]
+        for _ in self._transfer.each(lambda i: content.fetch(i, self._transfer.download), missing):
+            pass
+
+    def _place_of(self, content: Content) -> tuple[tuple[int, list[bytes]], bytes, Attributes | None]:
+        """((base, names) of the folder for the copy, the file's name, its attributes if it is still there)."""
+        name = content.where.rpartition(b"/")[2] or b"unnamed"
+        try:
+            reply: PathReply = self._session.query(PathOf(content.ino), PathReply)
+            original: Attributes = self._session.query(Lookup(content.ino), Attributes)
+            if reply.parent_ino:
+                return (reply.parent_ino, []), reply.path.rpartition(b"/")[2], original
+        except (errors.Stale, errors.NotFound):
+            pass
+        names = [part for part in content.where.split(b"/")[:-1] if part]
+        try:
+            self._session.query(Lookup(ROOT_INO, names), Attributes)
+            return (ROOT_INO, names), name, None
+        except errors.DfsError:
+            return (ROOT_INO, [self._lost_and_found()]), name, None
+
+    def _lost_and_found(self) -> bytes:
+        request = Create(names=[LOST_AND_FOUND], ino=self._session.new_inode(), mode=stat.S_IFDIR | 0o700)
+        with contextlib.suppress(errors.AlreadyExists):
+            self._session.change(request, Attributes)
+        return LOST_AND_FOUND
+
+    def _create_copy(
+        self, content: Content, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str
+    ) -> bytes:
+        lock = self._locks.reserve(content.where, os.getpid())
+        try:
+            copy_name = self._create_under_free_name(folder, name, original, kind, lock)
+            self._become(content, lock.ino)
+            self._committer.commit(content, lock.token)
+        finally:
+            self._locks.release(lock, os.getpid())
+        where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
+        return where.rstrip(b"/") + b"/" + copy_name
+
+    def _create_under_free_name(
+        self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock
+    ) -> bytes:
+        mode = original.mode if original else stat.S_IFREG | 0o600
+        uid, gid = (original.uid, original.gid) if original else (os.getuid(), os.getgid())
+        for attempt in range(1, _NAMES_MAX):
+            copy_name = name_of_copy(name, kind, self._session.identity.host, time.localtime(), attempt)
+            request = Create(
+                base=folder[0],
+                names=[*folder[1], copy_name],
+                ino=lock.ino,
+                mode=mode,
+                uid=uid,
+                gid=gid,
+                token=lock.token,
+            )
+            try:
+                self._session.change(request, Attributes)
+                return copy_name
+            except errors.AlreadyExists:
+                continue
+        raise errors.AlreadyExists(f"there are {_NAMES_MAX} copies of this file already")
+
+    def _become(self, content: Content, ino: int) -> None:
+        """The content of another, new inode: everything in it is to be sent."""
+        with content.mutex:
+            content.ino, content.version, content.commit_id, content.segments = ino, 0, b"", []
+            content.entries = [[] for _ in content.entries]
+            content.present = bytearray(b"\1" * len(content.entries))
+            content.dirty = Ranges([(0, content.size)])
+            content.resized = True
+        self._cache.mark_open(content)
+
+
+def name_of_copy(name: bytes, kind: str, host: str, when: time.struct_time, attempt: int) -> bytes:
+    """`stem (kind HOST DATE).ext`, at most 255 bytes; from the second attempt on with its number."""
+    stem, dot, extension = name.rpartition(b".")
+    if not stem:
+        stem, dot, extension = name, b"", b""
+    label = f" ({kind} {host} {time.strftime('%Y-%m-%d %H.%M.%S', when)}{f' {attempt}' if attempt > 1 else ''})"
+    tail = label.encode(errors="replace") + dot + extension
+    return stem[: max(1, 255 - len(tail))] + tail

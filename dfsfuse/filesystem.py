@@ -1,0 +1,274 @@
+"""The file system: operations on places and open files, with the manners of POSIX. Drivers translate to and from it.
+
+A place is (inode number, path below it): a driver that knows inodes passes (ino, ()) or (folder, (name,)), one that
+knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
+
+    names and attributes   asked of the directory; answers are used for HOLD_S
+    open files             openfiles.py; a file that is open for writing here has its content's size and mtime
+    what is not sent yet   unsent.py
+
+Threads: any number of a driver's threads; the parts lock themselves.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.locks import LockTable, never
+from dfsfuse.messages import (
+    LIST_PAGE_MAX,
+    NAME_BYTES_MAX,
+    ROOT_INO,
+    Attributes,
+    Create,
+    FolderEntry,
+    ListFolder,
+    Listing,
+    Lookup,
+    Nothing,
+    Remove,
+    Rename,
+    SetAttributes,
+)
+from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.session import Session
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 4096
+_INODES_FREE = 1 << 40
+_LOOKS_MAX = 4
+_ROOT = ROOT_INO, ()
+_BRIEFLY_S = 0.5
+_SILENT_S = 2.0
+
+
+Result = TypeVar("Result")
+
+
+class Space:
+    """What statfs tells, in bytes and inodes."""
+
+    def __init__(self, total_bytes: int, free_bytes: int, inodes: int):
+        self.total_bytes, self.free_bytes, self.inodes = total_bytes, free_bytes, inodes
+        self.inodes_free = _INODES_FREE
+
+
+class FileSystem:
+    """One client's view of the volume."""
+
+    def __init__(
+        self,
+        session: Session,
+        locks: LockTable,
+        attributes: AttributeTable,
+        files: OpenFiles,
+        *,
+        read_only: bool = False,
+    ):
+        self.session, self.locks, self.files = session, locks, files
+        self._attributes, self._read_only = attributes, read_only
+        self._silent_until = 0.0
+        self._root: Attributes | None = None
+        self._undo: Callable[[], None] = lambda: None
+
+    def on_close(self, undo: Callable[[], None]) -> None:
+        """`undo` ends what was started for this file system."""
+        self._undo = undo
+
+    def close(self) -> None:
+        """What is unsent stays in the cache for the next client of the same mountpoint."""
+        self._undo()
+
+    # -- looking
+
+    def lookup(self, place: Place) -> Attributes:
+        """Attributes of what is at a place: at most HOLD_S old, or as a program here has just written them."""
+        if place != _ROOT:
+            return self._look_up(place)
+        self._root = self._look_up_last(ROOT_INO, self._root)
+        return self._root
+
+    def _look_up(self, place: Place, timeout_s: float | None = None) -> Attributes:
+        for _ in range(_LOOKS_MAX):
+            known = self._attributes.get(place)
+            if known is None:
+                _check_names(place)
+                asked_at = self._attributes.now()
+                request = Lookup(place[0], list(place[1]))
+                known = self.session.query(request, Attributes, timeout_s=timeout_s)
+                self._attributes.put(place, known, asked_at)
+            shown = self._as_written(known)
+            # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
+            if self._attributes.is_newest(known):
+                break
+        return shown
+
+    def _look_up_last(self, ino: int, last: Attributes | None = None) -> Attributes:
+        """While the directory is silent, what was last known: who has a file open goes on, and so does df, which asks
+        for the attributes of the root."""
+        last = self._attributes.last(ino) or last
+        if last is None:
+            return self._look_up((ino, ()))
+        if time.monotonic() < self._silent_until:
+            return self._as_written(last)
+        try:
+            return self._look_up((ino, ()), _BRIEFLY_S)
+        except errors.Unreachable:
+            self._silent_until = time.monotonic() + _SILENT_S
+            return self._as_written(last)
+
+    def _as_written(self, attributes: Attributes) -> Attributes:
+        """While programs here have the file open for writing, its size and times are those of the local content."""
+        content = self.files.of_inode(attributes.ino)
+        if content is None:
+            return attributes
+        with content.mutex:
+            size, mtime_ns = content.size, attributes.mtime_ns
+            if content.changed and not content.mtime_set:
+                mtime_ns = content.mtime_ns
+        if size == attributes.size and mtime_ns == attributes.mtime_ns:
+            return attributes
+        ctime_ns = max(mtime_ns, attributes.ctime_ns)
+        return msgspec.structs.replace(attributes, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+
+    def attributes_of(self, handle: Handle) -> Attributes:
+        """fstat: what the handle has open, wherever its name leads now."""
+        return self._look_up_last(handle.content.ino)
+
+    def list_folder(self, place: Place) -> Iterator[FolderEntry]:
+        """All entries of a folder; their attributes are remembered for the look-ups that follow."""
+        _check_names(place)
+        after, more = b"", True
+        while more:
+            asked_at = self._attributes.now()
+            request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
+            page: Listing = self.session.query(request, Listing)
+            for entry in page.entries:
+                self._attributes.put((place[0], (*place[1], entry.name)), entry.attributes, asked_at)
+            yield from page.entries
+            more = page.more
+            after = page.entries[-1].name if page.entries else b""
+
+    def space(self) -> Space:
+        """From memory: never waits for a server."""
+        known = self.session.space
+        return Space(known.total_bytes, known.free_bytes, known.inodes)
+
+    # -- changing names and attributes
+
+    def make(self, place: Place, mode: int, uid: int, gid: int, target: bytes = b"", rdev: int = 0) -> Attributes:
+        """A folder, symlink or special file, by the type bits of `mode`."""
+        self._check_change(place)
+        request = Create(
+            base=place[0],
+            names=list(place[1]),
+            ino=self.session.new_inode(),
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime_ns=time.time_ns(),
+            target=target,
+            rdev=rdev,
+        )
+        return self._make(place, lambda: (None, self.session.change(request, Attributes)))[1]
+
+    def remove(self, place: Place, folder: bool) -> None:
+        self._check_change(place)
+        request = Remove(base=place[0], names=list(place[1]), folder=folder)
+        self._changing(place, lambda: self.session.change(request, Nothing))
+
+    def rename(self, old: Place, new: Place, flags: int = 0) -> None:
+        """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""
+        self._check_change(old)
+        self._check_change(new)
+        request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
+        try:
+            self.session.change(request, Nothing)
+        finally:
+            self._attributes.forget_all()
+
+    def set_attributes(
+        self,
+        place: Place,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        mtime_ns: int | None = None,
+        atime_ns: int | None = None,
+    ) -> Attributes:
+        self._check_change(place)
+        request = SetAttributes(
+            base=place[0], names=list(place[1]), mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, atime_ns=atime_ns
+        )
+        attributes: Attributes = self.session.change(request, Attributes)
+        self._attributes.put_changed(attributes)
+        content = self.files.of_inode(attributes.ino)
+        if content is not None and mtime_ns is not None:
+            with content.mutex:
+                content.mtime_ns, content.mtime_set = mtime_ns, True
+        return attributes
+
+    def _check_change(self, place: Place) -> None:
+        if self._read_only:
+            raise errors.ReadOnly("this mount only reads")
+        _check_names(place)
+
+    def _changing(self, place: Place, change: Callable[[], Result]) -> Result:
+        try:
+            return change()
+        finally:
+            self._attributes.forget_place(place)
+
+    def _make(self, place: Place, make: Callable[[], tuple[Result, Attributes]]) -> tuple[Result, Attributes]:
+        """A new name: what the directory answered is known for the look-up that follows."""
+        asked_at = self._attributes.now()
+        made, attributes = self._changing(place, make)
+        self._attributes.put(place, attributes, asked_at)
+        return made, attributes
+
+    # -- files
+
+    def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
+        self._check_change(place)
+        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid))
+
+    def open(
+        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool] = never
+    ) -> tuple[Handle, Attributes]:
+        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part."""
+        writes = (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC
+        if writes:
+            self._check_change(place)
+        _check_names(place)
+        handle, attributes = self.files.open(place, flags, pid, interrupted)
+        return handle, self._as_written(attributes)
+
+    def truncate(self, place: Place, size: int, pid: int, interrupted: Callable[[], bool] = never) -> None:
+        """Without an open file: takes the write lock, as writing does."""
+        flags = os.O_WRONLY | (os.O_TRUNC if size == 0 else 0)
+        handle, _ = self.open(place, flags, pid, interrupted)
+        try:
+            if handle.content.size != size:
+                self.files.resize(handle, size)
+            self.files.flush(handle)
+        finally:
+            self.files.release(handle)
+
+
+def _check_names(place: Place) -> None:
+    for name in place[1]:
+        if len(name) > NAME_BYTES_MAX:
+            raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")
+
+
+def place_of(path: str) -> Place:
+    """The place that a path from the volume's root leads to."""
+    return ROOT_INO, tuple(part for part in os.fsencode(path).split(b"/") if part)

@@ -1,0 +1,389 @@
+"""The write locks that this client holds, and those it waits for.
+
+The client holds a file's lock once for all its local opens. A local open joins a lock that is held; when another
+client has waited for it for JOIN_S_MAX, only a process that has a writing handle already may still join, and others
+queue at the lock service like everybody else: so a stream of local opens does not starve other clients.
+
+    free -> asking -> held -> returning -> free
+              |         ^         |
+              |         +---------+     a local open within RETURN_AFTER_S takes it back
+              +-> free                  refused, interrupted, or the service does not answer
+
+Locks that are given back wait RETURN_AFTER_S for a request to go along with, so that closing many files costs few.
+
+The lease counts from when the last answered renewal was SENT. A lock whose lease has run out is lost.
+
+Threads: `_changed` (a condition) guards all tables; it is never held across a request. One thread renews, one gives
+locks back.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from dfsfuse import errors
+from dfsfuse.messages import (
+    Acquire,
+    Granted,
+    HeldLock,
+    LockList,
+    Nothing,
+    ReleaseLocks,
+    RenewedLocks,
+    RenewLocks,
+    Reserve,
+    Reserved,
+)
+from dfsfuse.rpc import until_answered
+from dfsfuse.session import Session, boottime_s
+
+log = logging.getLogger(__name__)
+
+JOIN_S_MAX = 2.0
+RENEW_EVERY_S = 1.0
+WAITING_OPENS_MAX = 32
+RETURN_AFTER_S = 0.01
+RESERVE = 32
+_LEASE_S = 8.0
+_ANSWER_S = 5.0
+_POLL_S = 0.05
+
+Interrupted = Callable[[], bool]
+
+
+def never() -> bool:
+    """Who asks is never interrupted."""
+    return False
+
+
+class Lock:
+    """One lock held by this client. `lost` once it is known that it is no longer ours."""
+
+    def __init__(self, ino: int, token: int, until_s: float, pid: int, path: bytes):
+        self.ino, self.token, self.until_s = ino, token, until_s
+        self.pids, self.path = [pid], path
+        self.wanted = False
+        self.lost = False
+
+    def valid(self, now_s: float) -> bool:
+        return not self.lost and now_s < self.until_s
+
+    def described(self) -> HeldLock:
+        pid = self.pids[0] if self.pids else 0
+        return HeldLock(self.ino, self.token, self.path, pid, command_of(pid) if pid else "")
+
+
+class LockTable:
+    """`acquire` and `release` for the file system; renewals in a thread of their own, from `start` to `close`."""
+
+    def __init__(self, session: Session, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
+        self._session, self._wait_s, self._waiting_max = session, wait_s, waiting_max
+        self._changed = threading.Condition()
+        self._held: dict[int, Lock] = {}
+        self._returning: dict[int, Lock] = {}
+        self._reserved: list[Lock] = []
+        self._asking: set[int] = set()
+        self._tickets: set[int] = set()
+        self._last_ticket = 0
+        self._waiting = 0
+        self._stopping = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
+        self._returner = threading.Thread(target=self._return_for_ever, name="return-locks", daemon=True)
+        session.on_new_session(self._all_lost)
+
+    def start(self) -> None:
+        self._renewer.start()
+        self._returner.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        with self._changed:
+            self._returning.update(self._held)
+            self._returning.update((lock.ino, lock) for lock in self._reserved)
+            self._held.clear()
+            self._reserved.clear()
+            self._changed.notify_all()
+        for thread in (self._renewer, self._returner):
+            if thread.is_alive():
+                thread.join()
+        self._give_back(self._take_returning())
+
+    # -- for the file system
+
+    def acquire(self, ino: int, path: bytes, pid: int, wait: bool = True, interrupted: Interrupted = never) -> Lock:
+        """The lock, ours until `release`. Raises Busy after the wait, WouldBlock at once if not `wait`, Interrupted."""
+        deadline = time.monotonic() + (self._wait_s if wait else 0.0)
+        try:
+            joined = self._join_or_ask(ino, pid, deadline, interrupted)
+            return joined or self._ask_alone(ino, path, pid, deadline, interrupted)
+        except (errors.Busy, errors.WouldBlock) as error:
+            # Whether it was a program here or elsewhere that was in the way, and whether the wait was over before the
+            # service was asked: what the caller is told depends on what it has asked for.
+            raise (errors.Busy if wait else errors.WouldBlock)(str(error)) from None
+
+    def _ask_alone(self, ino: int, path: bytes, pid: int, deadline: float, interrupted: Interrupted) -> Lock:
+        """As the one thread that asks the service for this inode."""
+        try:
+            return self._ask(ino, path, pid, max(0.0, deadline - time.monotonic()), interrupted)
+        finally:
+            with self._changed:
+                self._asking.discard(ino)
+                self._changed.notify_all()
+
+    def reserve(self, path: bytes, pid: int) -> Lock:
+        """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the
+        inode, so it never waits; and as RESERVE of them are taken at a time, it seldom costs a request."""
+        while True:
+            with self._changed:
+                while self._reserved:
+                    lock = self._reserved.pop()
+                    if lock.valid(boottime_s()):
+                        lock.pids, lock.path = [pid], path
+                        self._held[lock.ino] = lock
+                        return lock
+            self._ask_reserve()
+
+    def _ask_reserve(self) -> None:
+        inos = [self._session.new_inode() for _ in range(RESERVE)]
+        with self._changed:
+            first = self._last_ticket + 1
+            self._last_ticket += RESERVE
+            self._tickets.update(range(first, first + RESERVE))
+        try:
+            tokens, lease_s, sent_s = self._receive_reserved(inos, first)
+            with self._changed:
+                fresh = [Lock(ino, token, sent_s + lease_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
+                self._reserved += [lock for lock in fresh if lock.token]
+        finally:
+            with self._changed:
+                self._tickets.difference_update(range(first, first + RESERVE))
+
+    def _receive_reserved(self, inos: list[int], first: int) -> tuple[list[int], float, float]:
+        """(tokens, lease in s, when it was asked for). Busy while the lock service grants nothing."""
+        request, sent_s = Reserve(session=self._session.id, inos=inos, ticket=first), 0.0
+
+        def attempt(left_s: float) -> Reserved:
+            nonlocal sent_s
+            sent_s = boottime_s()
+            reply: Reserved = self._session.rpc.call(self._url(), "reserve", request, Reserved, left_s)
+            if not any(reply.tokens):
+                raise errors.Starting("the lock service waits for its sessions after a restart")
+            return reply
+
+        try:
+            reply = until_answered(attempt, self._wait_s + self._answer_s())
+        except errors.Starting as error:
+            raise errors.Busy(str(error)) from None
+        return reply.tokens, reply.lease_s, sent_s
+
+    def release(self, lock: Lock, pid: int) -> None:
+        """One local open ends; the last one gives the lock back."""
+        with self._changed:
+            if pid in lock.pids:
+                lock.pids.remove(pid)
+            if lock.pids:
+                return
+            if self._held.get(lock.ino) is not lock:
+                return
+            del self._held[lock.ino]
+            self._returning[lock.ino] = lock
+            self._changed.notify_all()
+
+    def _join_or_ask(self, ino: int, pid: int, deadline: float, interrupted: Interrupted) -> Lock | None:
+        """A held lock joined; or None, and this thread is the one that asks the service for this inode."""
+        with self._changed:
+            while True:
+                lock = self._held.get(ino) or self._take_back(ino)
+                if lock is not None and self._may_join(lock, pid):
+                    lock.pids.append(pid)
+                    return lock
+                if ino not in self._asking:
+                    self._asking.add(ino)
+                    return None
+                self._wait_here(deadline, interrupted)
+
+    def _take_back(self, ino: int) -> Lock | None:
+        lock = self._returning.get(ino)
+        if lock is None or lock.wanted or not lock.valid(boottime_s()):
+            return None
+        self._held[ino] = self._returning.pop(ino)
+        return lock
+
+    def _may_join(self, lock: Lock, pid: int) -> bool:
+        return lock.valid(boottime_s()) and (not lock.wanted or pid in lock.pids)
+
+    def _wait_here(self, deadline: float, interrupted: Interrupted) -> None:
+        if interrupted():
+            raise errors.Interrupted("interrupted while waiting for the write lock")
+        if time.monotonic() >= deadline:
+            raise errors.Busy("another program on this machine waits for the same write lock")
+        self._admit()
+        try:
+            self._changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+        finally:
+            self._waiting -= 1
+
+    def _admit(self) -> None:
+        """Waiting opens occupy driver threads: beyond `waiting_max` of them the answer is Busy at once."""
+        if self._waiting >= self._waiting_max:
+            raise errors.Busy(f"{self._waiting} programs on this machine wait for write locks already")
+        self._waiting += 1
+
+    # -- the lock service
+
+    def _ask(self, ino: int, path: bytes, pid: int, wait_s: float, interrupted: Interrupted) -> Lock:
+        try:
+            return self._ask_once(ino, path, pid, 0.0, None)
+        except errors.WouldBlock:
+            if wait_s <= 0:
+                raise
+        with self._changed:
+            self._admit()
+        try:
+            return self._ask_once(ino, path, pid, wait_s, interrupted)
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
+    def _ask_once(self, ino: int, path: bytes, pid: int, wait_s: float, interrupted: Interrupted | None) -> Lock:
+        with self._changed:
+            self._last_ticket += 1
+            ticket = self._last_ticket
+            self._tickets.add(ticket)
+        try:
+            return self._receive(self._request(ino, path, pid, ticket, wait_s), interrupted)
+        finally:
+            with self._changed:
+                self._tickets.discard(ticket)
+
+    def _request(self, ino: int, path: bytes, pid: int, ticket: int, wait_s: float) -> Acquire:
+        session = self._session
+        return Acquire(
+            session=session.id,
+            ino=ino,
+            ticket=ticket,
+            wait_s=wait_s,
+            returned=self._take_returning(),
+            path=path,
+            host=session.identity.host,
+            pid=pid,
+            command=command_of(pid),
+        )
+
+    def _receive(self, request: Acquire, interrupted: Interrupted | None) -> Lock:
+        def attempt(left_s: float) -> Granted:
+            return self._session.rpc.call(self._url(), "acquire", request, Granted, left_s, interrupted)
+
+        sent_s = boottime_s()
+        granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._answer_s(), interrupted)
+        # A session's lease runs from its renewals, which went on during a wait: at most one interval ago.
+        until_s = max(sent_s, boottime_s() - RENEW_EVERY_S) + granted.lease_s
+        lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
+        with self._changed:
+            self._held[request.ino] = lock
+        return lock
+
+    def _answer_s(self) -> float:
+        return min(_ANSWER_S, self._session.timeout_s)
+
+    def _url(self) -> str:
+        locks = self._session.cluster.locks
+        if locks is None:
+            raise errors.Unreachable("the cluster has no lock service yet")
+        return locks.url
+
+    def _return_for_ever(self) -> None:
+        while not self._stopping.is_set():
+            with self._changed:
+                while not self._returning and not self._stopping.is_set():
+                    self._changed.wait()
+            self._stopping.wait(RETURN_AFTER_S)
+            self._give_back(self._take_returning())
+
+    def _take_returning(self) -> list[HeldLock]:
+        with self._changed:
+            returning, self._returning = self._returning, {}
+        return [HeldLock(lock.ino, lock.token) for lock in returning.values()]
+
+    def _give_back(self, held: list[HeldLock]) -> None:
+        if not held:
+            return
+        try:
+            request = ReleaseLocks(self._session.id, held)
+            self._session.rpc.call(self._url(), "release", request, Nothing, self._answer_s())
+        except errors.DfsError as error:
+            log.warning("%d write locks could not be given back, the next renewal frees them: %s", len(held), error)
+
+    def locks(self) -> LockList:
+        """All locks of the cluster."""
+        return self._session.rpc.call(self._url(), "locks", Nothing(), LockList, self._answer_s())
+
+    # -- the lease
+
+    def renew(self) -> None:
+        with self._changed:
+            mine = [*self._held.values(), *self._returning.values(), *self._reserved]
+            held = [lock.described() for lock in mine]
+            request = RenewLocks(
+                session=self._session.id,
+                host=self._session.identity.host,
+                held=held,
+                waiting=sorted(self._tickets),
+                last_ticket=self._last_ticket,
+            )
+        sent_s = boottime_s()
+        reply: RenewedLocks = self._session.rpc.call(self._url(), "renew", request, RenewedLocks, _ANSWER_S)
+        with self._changed:
+            self._take_over(reply, {(row.ino, row.token) for row in held}, sent_s)
+
+    def _take_over(self, reply: RenewedLocks, asked: set[tuple[int, int]], sent_s: float) -> None:
+        lost = {(row.ino, row.token) for row in reply.lost}
+        wanted = {row.ino for row in reply.wanted if row.waited_s >= JOIN_S_MAX}
+        for lock in [*self._held.values(), *self._returning.values(), *self._reserved]:
+            lock.wanted = lock.ino in wanted
+            if (lock.ino, lock.token) in lost:
+                self._lose(lock)
+            elif (lock.ino, lock.token) in asked:
+                lock.until_s = sent_s + _LEASE_S
+        self._changed.notify_all()
+
+    def _lose(self, lock: Lock) -> None:
+        log.warning("the write lock of inode %d is lost", lock.ino)
+        lock.lost = True
+        if self._held.get(lock.ino) is lock:
+            del self._held[lock.ino]
+        self._reserved = [reserved for reserved in self._reserved if reserved is not lock]
+
+    def _all_lost(self) -> None:
+        with self._changed:
+            for lock in [*self._held.values(), *self._reserved]:
+                self._lose(lock)
+            self._changed.notify_all()
+
+    def _renew_for_ever(self) -> None:
+        silent = False
+        while not self._stopping.wait(RENEW_EVERY_S):
+            try:
+                self.renew()
+                silent = False
+            except errors.DfsError as error:
+                if not silent:
+                    log.warning("write locks cannot be renewed: %s", error)
+                silent = True
+            except Exception:
+                log.exception("renewing write locks failed")
+
+
+def _patience_s(wait_s: float) -> float:
+    """The service counts a wait from when it grants anything, which after its restart may take a lease."""
+    return wait_s + _LEASE_S if wait_s else 0.0
+
+
+def command_of(pid: int) -> str:
+    """The name of a process, "" where it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as comm:
+            return comm.read().decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,37 @@
+"""What one client was asked to be: made from mount.py's arguments, given to `dfsfuse.client.connect`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfsfuse.home import client_folder
+
+CACHE_BYTES = 10 << 30
+LOCK_WAIT_S = 10.0
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """`url` is the directory service's; `home` holds the client's folder; `mountpoint` is absolute.
+
+    `lock_wait_s`: how long an open for writing waits for another writer. `timeout_s`: how long a call goes on without
+    progress. `cache_bytes`: what clean content may take on the local disk. `refind` returns the directory's present
+    URL and starts the embedded cluster again if its supervisor died; it raises Unreachable; None: the URL is fixed.
+    """
+
+    url: str
+    token: str
+    home: Path
+    mountpoint: str
+    cache_bytes: int = CACHE_BYTES
+    lock_wait_s: float = LOCK_WAIT_S
+    timeout_s: float = TIMEOUT_S
+    read_only: bool = False
+    refind: Callable[[], str] | None = None
+    volume: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where this client keeps its cache and its log; the same at the next mount on the same mountpoint."""
+        return client_folder(self.home, self.volume, self.mountpoint)

@@ -1,0 +1,128 @@
+"""What a killed client left in its cache: found by its content, then sent, kept as a copy, or forgotten.
+
+The index names the version that each content is based on, and the commit that was being tried. While a commit id
+stands in the row, the content on disk is what that commit was to make: whoever writes after it clears the id first.
+So a commit that has happened leaves nothing to do; otherwise what differs from the base is sent if a program had
+closed it, and kept as a recovered copy if not.
+
+Threads: used by one, before the file system serves.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+
+from dfsfuse import chunks, errors
+from dfsfuse.cache import Cache
+from dfsfuse.cache_index import State
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
+from dfsfuse.content import Content
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Manifest
+from dfsfuse.session import Session
+from dfsfuse.transfer import Transfer
+from dfsfuse.unsent import Unsent
+
+log = logging.getLogger(__name__)
+
+Download = Callable[[bytes], bytes]
+
+
+class Recovery:
+    def __init__(self, session: Session, cache: Cache, transfer: Transfer, unsent: Unsent):
+        self._session, self._cache, self._transfer, self._unsent = session, cache, transfer, unsent
+
+    def run(self) -> None:
+        """Take up everything that an earlier client of this cache left; what cannot be done yet is retried."""
+        for content, state, pending in self._cache.index.load_unsent(self._cache.path_of):
+            try:
+                self._recover(content, state, pending)
+            except FileNotFoundError:
+                self._cache.index.delete(content.row)
+            except errors.DfsError as error:
+                log.error("%s cannot be recovered yet: %s", os.fsdecode(content.where), error)
+                self._take_up(content, state)
+
+    def _recover(self, content: Content, state: State, pending: bytes) -> None:
+        find_changes(content, self._transfer.download)
+        # A commit that the row knows of is what the content is based on: what differs was written after it.
+        unsettled = pending if pending != content.commit_id else b""
+        if not content.changed or (unsettled and self._has_happened(content, unsettled)):
+            self._cache.delete(content)
+        else:
+            self._take_up(content, state)
+
+    def _take_up(self, content: Content, state: State) -> None:
+        """Programs see at once what one of them had closed; what was half written they never see under this name."""
+        # After a power cut the disk may lack what was never synced: that must not become the newest version.
+        content.promised = state is State.CLOSED and content.verified
+        if content.promised:
+            self._cache.adopt(content)
+        self._unsent.add(content)
+
+    def _has_happened(self, content: Content, pending: bytes) -> bool:
+        """Is the commit in the file's history? Asked with a commit that nothing can be based on."""
+        nothing = Commit(
+            ino=content.ino,
+            token=1 << 62,
+            base_version=-1,
+            base_commit_id=b"",
+            commit_id=pending,
+            size=0,
+            mtime_ns=None,
+            manifest=Manifest(),
+        )
+        try:
+            self._session.change(nothing, Attributes)
+            return True
+        except (errors.VersionConflict, errors.Stale):
+            return False
+
+
+def find_changes(content: Content, download: Download) -> None:
+    """Set what is dirty of a content whose writer is gone: what is not what the servers have.
+
+    The file on disk has the size that the program saw. Entries that the servers have count as here only where the
+    index says so; what lies beyond them was written here. `download` brings chunks to compare with, where hashing
+    cannot tell."""
+    found = os.stat(content.path)
+    base_size, size, content.mtime_ns = content.size, found.st_size, found.st_mtime_ns
+    _fit(content, size)
+    content.resized = content.resized or size != base_size
+    with open(content.path, "rb") as file:
+        for index, entry in enumerate(content.entries):
+            if content.present[index] and not _unchanged(file.fileno(), index, entry, size, download):
+                content.dirty.add(index * ENTRY_BYTES, min((index + 1) * ENTRY_BYTES, size))
+
+
+def _fit(content: Content, size: int) -> None:
+    """Entries, their flags and the segments that still hold, for the size on disk."""
+    count, known = chunks.entry_count(size), len(content.entries)
+    entries = [chunks.clip(e, chunks.entry_length(i, size)) for i, e in enumerate(content.entries[:count])]
+    if size < content.size:
+        del content.segments[count // SEGMENT_ENTRIES :]
+    content.entries = entries + [[] for _ in range(count - known)]
+    content.present = bytearray(
+        i >= known or bool(content.present[i]) or not entry for i, entry in enumerate(content.entries)
+    )
+    content.size = size
+
+
+def _unchanged(fd: int, index: int, entry: Entry, size: int, download: Download) -> bool:
+    length = chunks.entry_length(index, size)
+    data = os.pread(fd, length, index * ENTRY_BYTES)
+    if len(entry) == 1 and entry[0].offset == 0 and entry[0].length == length:
+        return entry == [Piece(chunk_name(data), 0, length)]
+    try:
+        return data == _assembled(entry, length, download)
+    except errors.DfsError:
+        # Nobody can tell now, and sending what the servers have already does no harm.
+        return False
+
+
+def _assembled(entry: Entry, length: int, download: Download) -> bytes:
+    """The bytes of an entry as the servers have them."""
+    whole = bytearray(length)
+    for span in chunks.spans(entry):
+        if span.chunk != HOLE:
+            whole[span.offset : span.offset + span.length] = download(span.chunk)[span.start : span.start + span.length]
+    return bytes(whole)

@@ -1,0 +1,267 @@
+"""The client's session with the directory: requests that are retried, changes that are executed once, renewals.
+
+A change takes a free slot and the slot's next sequence number; it is repeated with the same numbers until the directory
+has answered, so it is executed once. A slot whose outcome stayed unknown is never used again: its next number would be
+refused if the change was not executed.
+
+Threads: `_mutex` guards slots, the inode range, open numbers and closed rows; it is never held across a request. One
+thread of its own renews the lease.
+"""
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dfsfuse import errors, messages
+from dfsfuse.messages import Begin, Begun, Change, Closed, Cluster, End, InodeRange, Message, Nothing, Renew, Renewed
+from dfsfuse.rpc import Rpc, until_answered
+
+log = logging.getLogger(__name__)
+
+RENEW_EVERY_S = 1.0
+_RENEW_TIMEOUT_S = 3.0
+_END_TIMEOUT_S = 2.0
+_LOW_INODES = 256
+
+_SLOT_IN_DOUBT = (
+    errors.Unreachable,
+    errors.OutOfSequence,
+    errors.SessionEnded,
+    errors.ServerError,
+    errors.BadRequest,
+    errors.Unauthorized,
+    errors.NoSuchOperation,
+    errors.MethodNotAllowed,
+)
+"""After these the directory may or may not have moved the slot on, so it is not used again."""
+
+OPERATIONS: dict[type[Message], str] = {
+    messages.Lookup: "lookup",
+    messages.ListFolder: "list",
+    messages.PathOf: "path",
+    messages.Open: "open",
+    messages.PutSegments: "put_segments",
+    messages.GetSegments: "get_segments",
+    messages.Create: "create",
+    messages.Remove: "remove",
+    messages.Rename: "rename",
+    messages.SetAttributes: "set_attributes",
+    messages.Commit: "commit",
+    messages.ListMappings: "mappings",
+}
+
+
+class Identity(messages.Message):
+    """Who this client is, for people who look at locks and sessions."""
+
+    host: str
+    pid: int
+    mountpoint: str
+    user: str
+
+
+class Session:
+    """Begun at construction; `start` begins the renewals, `close` ends the session.
+
+    `refind` returns the directory's current URL when it does not answer (an embedded cluster may have moved).
+    """
+
+    def __init__(
+        self, rpc: Rpc, url: str, identity: Identity, timeout_s: float, refind: Callable[[], str] | None = None
+    ):
+        self.rpc, self.url, self.identity, self.timeout_s = rpc, url, identity, timeout_s
+        self._refind = refind
+        self._mutex = threading.Lock()
+        self._openings = 0
+        self._closed: list[Closed] = []
+        self._unsent_files = 0
+        self._stopping = threading.Event()
+        self._on_new_session: list[Callable[[], None]] = []
+        self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
+        self._begin()
+        self._thread = threading.Thread(target=self._renew_for_ever, name="renew", daemon=True)
+
+    def _begin(self) -> None:
+        identity, key = self.identity, secrets.token_bytes(16)
+        request = Begin(
+            key=key, host=identity.host, pid=identity.pid, mountpoint=identity.mountpoint, user=identity.user
+        )
+        begun: Begun = self._until_answered("begin", request, Begun)
+        with self._mutex:
+            self.id = begun.session
+            self._slots: list[list[int]] = []
+            self._slots_made = 0
+            self._inodes = begun.inodes
+        self.cluster = begun.cluster
+        self.lease_s = begun.lease_s
+
+    def start(self) -> None:
+        self.renew()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.end_other(self.id)
+
+    def end_other(self, session: int) -> None:
+        """End a session whose client is gone, or this one: its open rows and its locks go."""
+        locks = self.cluster.locks
+        for url in (self.url, *([locks.url] if locks is not None else [])):
+            try:
+                self.rpc.call(url, "end", End(session), Nothing, _END_TIMEOUT_S)
+            except errors.DfsError as error:
+                log.warning("session %d could not be ended, it will lapse: %s", session, error)
+
+    # -- requests
+
+    def query(
+        self,
+        request: Message,
+        reply: type,
+        interrupted: Callable[[], bool] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """A request that may be repeated without harm."""
+        return self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, timeout_s)
+
+    def change(self, request: Change, reply: type) -> Any:
+        """A request that is executed once."""
+        slot = self._take_slot()
+        slot[1] += 1
+        request.slot, request.sequence, request.session = slot
+        try:
+            answer = self._until_answered(OPERATIONS[type(request)], request, reply)
+        except _SLOT_IN_DOUBT:
+            raise
+        except errors.DfsError:
+            self._give_back(slot)
+            raise
+        self._give_back(slot)
+        return answer
+
+    def _take_slot(self) -> list[int]:
+        """[slot number, its latest sequence number, the session that it belongs to]"""
+        with self._mutex:
+            if self._slots:
+                return self._slots.pop()
+            self._slots_made += 1
+            return [self._slots_made, 0, self.id]
+
+    def _give_back(self, slot: list[int]) -> None:
+        with self._mutex:
+            if slot[2] == self.id:
+                self._slots.append(slot)
+
+    def sync(self) -> None:
+        """All that the directory has acknowledged is on its disk."""
+        self._until_answered("sync", Nothing(), Nothing)
+
+    def _until_answered(
+        self,
+        operation: str,
+        request: Message,
+        reply: type,
+        interrupted: Callable[[], bool] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        def attempt(left_s: float) -> Any:
+            return self.rpc.call(self.url, operation, request, reply, left_s, interrupted)
+
+        return until_answered(attempt, timeout_s or self.timeout_s, interrupted, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._refind is not None:
+            self.url = self._refind()
+
+    # -- numbers that this session gives out
+
+    def new_inode(self) -> int:
+        with self._mutex:
+            if self._inodes.count:
+                first, left = self._inodes.first, self._inodes.count - 1
+                self._inodes = InodeRange(first + 1, left)
+                return first
+        request = messages.AllocateInodes(self.id)
+        fresh: InodeRange = self._until_answered("allocate", request, InodeRange)
+        with self._mutex:
+            self._inodes = InodeRange(fresh.first + 1, fresh.count - 1)
+        return fresh.first
+
+    def new_opening(self) -> int:
+        with self._mutex:
+            self._openings += 1
+            return self._openings
+
+    def closed(self, ino: int, version: int, opening: int) -> None:
+        """The last handle on this version is closed, `opening` being the number of its latest open; told with the next
+        renewal."""
+        with self._mutex:
+            self._closed.append(Closed(ino, version, opening))
+
+    def _take_closed(self) -> list[Closed]:
+        with self._mutex:
+            closed, self._closed = self._closed[:5000], self._closed[5000:]
+            return closed
+
+    # -- the lease
+
+    def renew(self) -> None:
+        closed = self._take_closed()
+        request = Renew(session=self.id, closed=closed, unsent_files=self._unsent_files)
+        try:
+            self.space = self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
+            self.cluster = self.space.cluster
+        except errors.SessionEnded:
+            log.warning("session %d has ended at the directory; beginning a new one", self.id)
+            self._begin()
+            for tell in self._on_new_session:
+                tell()
+        except errors.DfsError:
+            with self._mutex:
+                self._closed = closed + self._closed
+            raise
+
+    def on_new_session(self, tell: Callable[[], None]) -> None:
+        """`tell()` is called after the session was lost and another begun."""
+        self._on_new_session.append(tell)
+
+    def report_unsent(self, files: int) -> None:
+        self._unsent_files = files
+
+    def _renew_for_ever(self) -> None:
+        silent = False
+        while not self._stopping.wait(RENEW_EVERY_S):
+            try:
+                self.renew()
+                if silent:
+                    log.info("the directory answers again")
+                silent = False
+            except errors.DfsError as error:
+                if not silent:
+                    log.warning("the session cannot be renewed: %s", error)
+                silent = True
+                self._look_again()
+            except Exception:
+                log.exception("renewing the session failed")
+
+
+def boottime_s() -> float:
+    """Seconds since boot, counting suspension: leases must end while a laptop sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def identity(mountpoint: str) -> Identity:
+    import pwd
+    import socket
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return Identity(host=socket.gethostname(), pid=os.getpid(), mountpoint=mountpoint, user=user)

@@ -1,0 +1,169 @@
+"""Chunks up to the primary, chunks down from the replicas.
+
+Up: to the primary; when it cannot be reached, the next server of the group is asked to act for it. Down: from the
+replicas by turns, from the primary when no replica can serve; what does not hash to its name is asked for elsewhere.
+A server that failed is passed over for PASS_OVER_S, unless no other is left.
+
+Threads: `_failed_until` and `_turn` are simple values whose races do no harm. A pool of threads carries several
+chunks of one file at a time."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from dfsfuse import errors
+from dfsfuse.chunks import chunk_name
+from dfsfuse.messages import ChunkReceipts, FilesStatus, Message, Server, Stored, Sync, Synced
+from dfsfuse.rpc import until_answered
+from dfsfuse.session import Session
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 3
+PASS_OVER_S = 1.0
+_CHUNK_S = 10.0
+_PATIENCE_S, _SLOWEST_BYTES_S = 2.5, 1e6
+"""An upload goes to the next server when this one has not answered after _PATIENCE_S and the time for its bytes."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Transfer:
+    """All chunk traffic of one client."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._failed_until: dict[str, float] = {}
+        self._turn = itertools.count()
+        self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
+        self.sent_bytes = 0
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def upload(self, data: bytes | bytearray | memoryview) -> ChunkReceipts:
+        """Store one chunk on the group; its name and receipts. What is hashed is what is sent."""
+        name = chunk_name(data)
+        stored: Stored = until_answered(lambda left_s: self._upload_once(name, data, left_s), self._session.timeout_s)
+        self.sent_bytes += len(data)
+        return ChunkReceipts(name, stored.receipts)
+
+    def _upload_once(self, name: bytes, data: bytes | bytearray | memoryview, left_s: float) -> Stored:
+        failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
+        for share_s, rank, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
+            try:
+                role = "acting" if rank else ""
+                patience_s = min(share_s, _PATIENCE_S + len(data) / _SLOWEST_BYTES_S)
+                return self._session.rpc.put_chunk(server.url, name, data, role, patience_s)
+            except errors.Unreachable as error:
+                self._note_failure(server, error)
+                failure = error
+            except errors.NotEnoughCopies as error:
+                failure = errors.Unreachable(str(error))
+        raise failure
+
+    def download(self, name: bytes) -> bytes:
+        """One whole chunk, verified."""
+        return until_answered(lambda left_s: self._download_once(name, left_s), self._session.timeout_s)
+
+    def _download_once(self, name: bytes, left_s: float) -> bytes:
+        failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
+        for share_s, _, server in _shared(left_s, self._by_health(self._readers())):
+            try:
+                data = self._session.rpc.get_chunk(server.url, name, share_s)
+            except errors.Unreachable as error:
+                self._note_failure(server, error)
+                failure = error
+                continue
+            except errors.ServerError as error:
+                log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)
+                failure = error
+                continue
+            if chunk_name(data) == name:
+                return data
+            log.error("chunk %s: server %s sent other bytes; asking the next", name.hex(), server.name)
+            failure = errors.ChunkCorrupt(f"no server has chunk {name.hex()} unbroken")
+        raise failure
+
+    def _group(self) -> list[Server]:
+        return self._session.cluster.files
+
+    def _readers(self) -> list[tuple[int, Server]]:
+        """Replicas by turns, the primary last."""
+        ranked = list(enumerate(self._group()))
+        replicas, primary = ranked[1:], ranked[:1]
+        first = next(self._turn) % len(replicas) if replicas else 0
+        return replicas[first:] + replicas[:first] + primary
+
+    def _by_health(self, servers: list[tuple[int, Server]]) -> list[tuple[int, Server]]:
+        """The same order, but those that failed lately, or that the directory does not hear, come last."""
+        now = time.monotonic()
+        return sorted(servers, key=lambda r: not r[1].up or self._failed_until.get(r[1].name, 0.0) > now)
+
+    def _note_failure(self, server: Server, error: errors.DfsError) -> None:
+        log.warning("file server %s is passed over for %.0f s: %s", server.name, PASS_OVER_S, error)
+        self._failed_until[server.name] = time.monotonic() + PASS_OVER_S
+
+    def sync(self) -> None:
+        """Everything uploaded so far is on the disks of copies_min servers."""
+        until_answered(self._sync_once, self._session.timeout_s)
+
+    def _sync_once(self, left_s: float) -> None:
+        failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
+        for share_s, _, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
+            try:
+                synced: Synced = self._call(server, "sync", Sync(), Synced, share_s)
+            except errors.Unreachable as error:
+                self._note_failure(server, error)
+                failure = error
+                continue
+            if len(synced.servers) >= self._session.cluster.copies_min:
+                return
+            failure = errors.Unreachable(f"only {', '.join(synced.servers) or 'no server'} could sync")
+        raise failure
+
+    def status(self, server: Server) -> FilesStatus:
+        return self._call(server, "status", Message(), FilesStatus, 2.0)
+
+    def _call(self, server: Server, operation: str, request: Message, reply: type, left_s: float):
+        return self._session.rpc.call(server.url, operation, request, reply, min(left_s, _CHUNK_S))
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`work(item)` for all items, IN_FLIGHT at a time, results in order; at most that many are in memory."""
+        items = iter(items)
+        first = next(items, None)
+        if first is None:
+            return
+        second = next(items, None)
+        if second is None:
+            yield work(first)
+            return
+        yield from self._several(work, itertools.chain([first, second], items))
+
+    def _several(self, work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
+        running: list[Future] = []
+        try:
+            for item in items:
+                running.append(self._pool.submit(work, item))
+                if len(running) >= IN_FLIGHT:
+                    yield running.pop(0).result()
+            while running:
+                yield running.pop(0).result()
+        finally:
+            for future in running:
+                future.cancel()
+            for future in running:
+                if not future.cancelled():
+                    future.exception()
+
+
+def _shared(left_s: float, servers: list[tuple[int, Server]]) -> Iterator[tuple[float, int, Server]]:
+    """(seconds that it may take, rank, server) for each: one that is silent leaves time for those after it."""
+    deadline = time.monotonic() + left_s
+    for tried, (rank, server) in enumerate(servers):
+        share_s = (deadline - time.monotonic()) / (len(servers) - tried)
+        yield min(max(0.001, share_s), _CHUNK_S), rank, server

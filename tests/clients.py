@@ -1,0 +1,167 @@
+"""A client's cache and commits without a network: the real cache, contents and committer over the real directory core.
+
+Chunks are kept in a dictionary; what travels is counted. Two Clients of one Volume are two mounts.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from volumes import Volume
+
+from dfsfuse import chunks, errors, messages
+from dfsfuse.cache import Cache
+from dfsfuse.chunks import HOLE, Entry
+from dfsfuse.commits import Committer
+from dfsfuse.content import Content
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, ChunkReceipts, Manifest, Receipt
+from servers import content as versions
+
+
+@dataclasses.dataclass
+class Servers:
+    """What all file servers have, and what travelled. `before_store` is called before each upload is stored."""
+
+    chunks: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    before_store: Callable[[], None] = lambda: None
+
+    # -- dfsfuse.transfer.Transfer
+
+    def upload(self, data: bytes) -> ChunkReceipts:
+        self.before_store()
+        name = chunks.chunk_name(data)
+        self.chunks[name] = bytes(data)
+        self.sent_bytes += len(data)
+        return ChunkReceipts(name, [Receipt(server, 1) for server in "ABC"])
+
+    def download(self, name: bytes) -> bytes:
+        self.received_bytes += len(self.chunks[name])
+        return self.chunks[name]
+
+    def each(self, work: Callable, items: Iterable) -> Iterator:
+        return map(work, items)
+
+    def sync(self) -> None: ...
+
+
+class Sending:
+    """What commits need of a session. `lose_request` and `lose_reply` make the next commit go unanswered."""
+
+    def __init__(self, volume: Volume):
+        self._volume, self.id, self._openings = volume, 0, 0
+        self.lose_request = self.lose_reply = False
+
+    def new_opening(self) -> int:
+        self._openings += 1
+        return self._openings
+
+    def query(self, request: messages.PutSegments, reply: type) -> Any:
+        return self._volume.core.put_segments(request, self._volume.now_s)
+
+    def change(self, request: messages.Commit, reply: type) -> Attributes:
+        if self.lose_request:
+            self.lose_request = False
+            raise errors.TimedOut("the request was lost")
+        done = self._volume.core.commit(request, self._volume.tick(), self._volume.now_s)
+        if self.lose_reply:
+            self.lose_reply = False
+            raise errors.TimedOut("the reply was lost")
+        return done
+
+
+class Client:
+    """Opens, reads, writes and commits as `openfiles` does, without locks. `kill` leaves everything as it is."""
+
+    def __init__(self, volume: Volume, servers: Servers, home: Path, bytes_max: int = 1 << 40):
+        self.volume, self.servers, self.home, self.bytes_max = volume, servers, home, bytes_max
+        self.session = Sending(volume)
+        self.start()
+
+    def start(self) -> None:
+        self.cache = Cache(self.home, self.bytes_max)
+        self.committer = Committer(self.session, self.servers, self.cache)
+
+    def kill(self) -> None:
+        """Another process takes the folder; nothing was closed."""
+        self.start()
+
+    def create(self, path: str) -> Content:
+        content = self.cache.create(self.volume.make(path).ino, path.encode(), 5)
+        content.writers += 1
+        return content
+
+    def open(self, path: str, write: bool = False) -> Content:
+        ino = self.volume.at(path).ino
+        held = self.cache.peek(ino)
+        have = (held.version, held.commit_id) if held else (0, b"")
+        opened = self.volume.open(ino, have_version=have[0], have_commit_id=have[1])
+        if opened.manifest is None:
+            entries, segments = held.entries, held.segments
+        else:
+            entries, segments = self.expanded(opened.manifest), opened.manifest.segments
+        content = self.cache.open(opened.attributes, entries, segments, path.encode())
+        if write:
+            content.writers += 1
+            self.cache.mark_open(content)
+        return content
+
+    def expanded(self, manifest: Manifest) -> list[Entry]:
+        """As openfiles does it: whole segments, whatever the size of the file."""
+        entries = list(manifest.entries)
+        for segment_id in manifest.segments:
+            reply = self.volume.ask(messages.GetSegments([segment_id])) if segment_id else None
+            part = reply.segments[0].entries if reply else []
+            entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
+        return entries
+
+    def close(self, content: Content, write: bool = False) -> None:
+        content.writers -= write
+        self.cache.close_one(content)
+
+    def read(self, content: Content, offset: int, length: int) -> bytes:
+        for index in content.missing(offset, offset + length):
+            content.fetch(index, self.servers.download)
+        buffer = bytearray(length)
+        return bytes(buffer[: content.read_into(memoryview(buffer), offset)])
+
+    def write(self, content: Content, data: bytes, offset: int) -> None:
+        for index in content.unready(offset, offset + len(data)):
+            content.fetch(index, self.servers.download)
+        if content.write(data, offset, self.volume.now_ns):
+            self.cache.mark_open(content)
+
+    def resize(self, content: Content, size: int) -> None:
+        if size < content.size and size % chunks.ENTRY_BYTES:
+            for index in content.unready(size, size + 1):
+                content.fetch(index, self.servers.download)
+        content.resize(size, self.volume.now_ns)
+        self.cache.mark_open(content)
+
+    def commit(self, content: Content) -> Attributes | None:
+        return self.committer.commit(content, token=0)
+
+
+def uploaded(volume: Volume, servers: Servers, path: str) -> bytes:
+    """The newest version of a file, put together from its manifest and the chunks alone."""
+    size, ino = volume.at(path).size, volume.at(path).ino
+    data = bytearray(size)
+    for index, entry in enumerate(manifest_entries(volume, ino)):
+        start = index * chunks.ENTRY_BYTES
+        for piece in entry:
+            stored = servers.chunks[piece.chunk] if piece.chunk != HOLE else bytes(piece.length)
+            assert len(stored) >= piece.length
+            last = min(start + piece.end, size)
+            data[start + piece.offset : last] = stored[: last - start - piece.offset]
+    return bytes(data)
+
+
+def manifest_entries(volume: Volume, ino: int) -> list[Entry]:
+    manifest = volume.open(ino).manifest
+    if not manifest.segments:
+        return manifest.entries
+    return volume.store.read(
+        lambda tx: [entry for part in range(len(manifest.segments)) for entry in versions._part(tx, manifest, part)]
+    )
