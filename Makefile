@@ -1,0 +1,36 @@
+# Each target stands alone: on a fresh machine it first sets up what it needs, and says so.
+#   make mount [MNT=/mnt/dfs]   mount the volume, and start its cluster when none runs
+#   make test [PYTEST=-x]       lint, then every test        make bench   everyday workloads, beside the local disk
+#   make venv                   .venv alone                  make lint    ruff
+#   make clean                  remove what the others have made here; volumes and caches stay
+# PYTHON=/path/to/python3 chooses the Python that .venv is made with.
+
+MNT ?= /mnt/dfs
+PYTEST ?=
+export PYTHON
+
+.PHONY: mount venv test bench lint clean
+
+mount: venv
+	@.ci/setup mount
+	@grep -qF " $(MNT) " /proc/self/mountinfo || mkdir -p "$(MNT)"
+	@if mountpoint -q "$(MNT)"; then echo "$(MNT) is mounted already"; else .venv/bin/python mount.py "$(MNT)"; fi
+
+venv:
+	@.ci/setup venv
+
+test: lint
+	@.ci/setup test
+	.venv/bin/python -m pytest $(PYTEST)
+
+bench: venv
+	@.ci/setup mount
+	.venv/bin/python -m bench
+
+lint: venv
+	.venv/bin/ruff check --config .ci/ruff.toml .
+	.venv/bin/ruff format --check --config .ci/ruff.toml .
+
+clean:
+	rm -rf .venv build dfsfuse.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Adapters from a FUSE interface to `dfsfuse.filesystem`: they translate, and decide nothing."""

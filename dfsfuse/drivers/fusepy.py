@@ -1,0 +1,326 @@
+"""The driver over fusepy's Operations (package mfusepy) and libfuse 3: translates, and calls the file system.
+
+`Driver` is the Operations object. `_Fuse` is mfusepy's FUSE with the few callbacks replaced in which mfusepy costs
+more than the operation itself (attributes through a dictionary, data copied twice), or loses what libfuse has passed
+(rename's flags, the handle of ftruncate).
+
+Waiting opens occupy libfuse's threads: the lock table bounds them below THREADS_MAX. What libfuse keeps from a
+driver, and which errno programs get for it, is listed in docs/SEMANTICS.md.
+
+Threads: libfuse's. `_handles` is a dictionary whose single operations are atomic.
+"""
+
+import ctypes
+import errno
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+import mfusepy
+
+from dfsfuse.attributes import Place
+from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
+from dfsfuse.errors import AlreadyExists, DfsError
+from dfsfuse.filesystem import BLOCK_BYTES, FileSystem, place_of
+from dfsfuse.messages import NAME_BYTES_MAX, Attributes
+from dfsfuse.openfiles import Handle
+
+log = logging.getLogger(__name__)
+
+THREADS_MAX = 256
+IDLE_THREADS_MAX = 10
+KERNEL_HOLD_S = 0.25
+REQUEST_BYTES = 1 << 20
+_NANO = 10**9
+_RENAME_EXCHANGE = 2
+_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+_WANT_NOT = (1 << 11) | (1 << 12)
+"""FUSE_CAP_HANDLE_KILLPRIV: the kernel clears set-uid bits itself. FUSE_CAP_AUTO_INVAL_DATA: would drop the pages at
+every change of mtime, our own included; this driver invalidates what has changed elsewhere."""
+
+_libfuse = mfusepy._libfuse
+_libfuse.fuse_invalidate_path.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+_as_view = ctypes.pythonapi.PyMemoryView_FromMemory
+_as_view.restype = ctypes.py_object
+_as_view.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+_READ_ONLY, _READ_WRITE = 0x100, 0x200
+
+
+def interrupted() -> bool:
+    """Has the program that made this request been interrupted or killed?"""
+    return bool(_libfuse.fuse_interrupted())
+
+
+class _Open:
+    """An open file of the kernel's: the handle, the kernel's node through which it was opened, and whether past its
+    pages."""
+
+    def __init__(self, handle: Handle, node: KernelNode, direct: bool):
+        self.handle, self.node, self.direct = handle, node, direct
+
+
+class Driver(mfusepy.Operations):
+    """fusepy's interface, with `raw_fi`: handles come as fuse_file_info."""
+
+    use_ns = True
+    flag_nopath = flag_nullpath_ok = True
+
+    def __init__(self, filesystem: FileSystem, on_ready: Callable[[], None]):
+        self._fs, self._on_ready = filesystem, on_ready
+        self._nodes = KernelNodes(KERNEL_HOLD_S)
+        self._handles: dict[int, _Open | Place] = {}
+        self._numbers = itertools.count(1)
+
+    def init_with_config(self, connection, config) -> None:
+        config.use_ino = config.hard_remove = config.nullpath_ok = 1
+        config.entry_timeout = config.attr_timeout = KERNEL_HOLD_S
+        config.negative_timeout = 0.0
+        connection.want &= ~_WANT_NOT
+        connection.max_write = connection.max_read = connection.max_readahead = REQUEST_BYTES
+        self._on_ready()
+
+    # -- looking
+
+    def getattr(self, path: str | None, fh=None) -> Attributes:
+        if fh is not None:
+            opened = self._handles[fh.fh]
+            return self._nodes.tell_open(opened.node, self._fs.attributes_of(opened.handle))
+        return self._nodes.tell(path, self._fs.lookup(place_of(path)))
+
+    def readlink(self, path: str) -> str:
+        return os.fsdecode(self._fs.lookup(place_of(path)).target)
+
+    def statfs(self, path: str) -> dict[str, int]:
+        space = self._fs.space()
+        free = space.free_bytes // BLOCK_BYTES
+        return {
+            "f_bsize": BLOCK_BYTES, "f_frsize": BLOCK_BYTES, "f_blocks": space.total_bytes // BLOCK_BYTES,
+            "f_bfree": free, "f_bavail": free, "f_files": space.inodes + space.inodes_free,
+            "f_ffree": space.inodes_free, "f_favail": space.inodes_free, "f_namemax": NAME_BYTES_MAX,
+        }  # fmt: skip
+
+    def opendir(self, path: str) -> int:
+        return self._number(place_of(path))
+
+    def readdir(self, path: str | None, fh: int) -> Iterator:
+        yield "."
+        yield ".."
+        for entry in self._fs.list_folder(self._handles[fh]):
+            attributes = entry.attributes
+            yield os.fsdecode(entry.name), {"st_mode": attributes.mode, "st_ino": attributes.ino}, 0
+
+    def releasedir(self, path: str | None, fh: int) -> None:
+        self._handles.pop(fh, None)
+
+    def _number(self, held: "_Open | Place") -> int:
+        number = next(self._numbers)
+        self._handles[number] = held
+        return number
+
+    # -- names and attributes
+
+    def mkdir(self, path: str, mode: int) -> None:
+        uid, gid, _ = mfusepy.fuse_get_context()
+        self._fs.make(place_of(path), 0o040000 | mode & 0o7777, uid, gid)
+
+    def symlink(self, path: str, target: str) -> None:
+        uid, gid, _ = mfusepy.fuse_get_context()
+        self._fs.make(place_of(path), 0o120777, uid, gid, target=os.fsencode(target))
+
+    def unlink(self, path: str) -> None:
+        self._fs.remove(place_of(path), folder=False)
+        self._nodes.removed(path)
+
+    def rmdir(self, path: str) -> None:
+        self._fs.remove(place_of(path), folder=True)
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        self._fs.rename(place_of(old), place_of(new), flags)
+        self._nodes.renamed(old, new, bool(flags & _RENAME_EXCHANGE))
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._fs.set_attributes(self._place(path), mode=mode)
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        none = 0xFFFFFFFF
+        changed = {"uid": None if uid & none == none else uid, "gid": None if gid & none == none else gid}
+        self._fs.set_attributes(self._place(path), **changed)
+
+    def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
+        self._fs.set_attributes(self._place(path), atime_ns=times[0], mtime_ns=times[1])
+
+    def _place(self, path: str | None) -> Place:
+        """libfuse passes no path for an unlinked file that is still open, and no handle either."""
+        if path is None:
+            raise mfusepy.FuseOSError(errno.ESTALE)
+        return place_of(path)
+
+    # -- files
+
+    def create(self, path: str, mode: int, fi) -> int:
+        """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
+        kernel look it up and open it, which waits outside that lock."""
+        uid, gid, pid = mfusepy.fuse_get_context()
+        try:
+            handle, attributes = self._fs.create(place_of(path), 0o100000 | mode & 0o7777, uid, gid, fi.flags, pid)
+        except AlreadyExists:
+            raise mfusepy.FuseOSError(errno.EEXIST if fi.flags & os.O_EXCL else errno.ESTALE) from None
+        self._nodes.removed(path)
+        self._opened(path, handle, attributes, fi)
+        return 0
+
+    def open(self, path: str, fi) -> int:
+        pid = mfusepy.fuse_get_context()[2]
+        handle, attributes = self._fs.open(place_of(path), fi.flags, pid, interrupted)
+        self._opened(path, handle, attributes, fi)
+        return 0
+
+    def _opened(self, path: str, handle: Handle, attributes: Attributes, fi) -> None:
+        node, keep, direct, look_again = self._nodes.open(path, handle.content, attributes)
+        fi.fh = self._number(_Open(handle, node, direct))
+        fi.keep_cache, fi.direct_io, fi.noflush = keep, direct, not handle.writable
+        if look_again:
+            _libfuse.fuse_invalidate_path(_libfuse.fuse_get_context().contents.fuse, os.fsencode(path))
+
+    def _handle(self, fi) -> Handle:
+        return self._handles[fi.fh].handle
+
+    def read(self, fi, buffer: memoryview, offset: int) -> int:
+        opened = self._handles[fi.fh]
+        if opened.direct and not fi.lock_owner:
+            # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
+            raise mfusepy.FuseOSError(errno.EINVAL)
+        return self._fs.files.read_into(opened.handle, buffer, offset)
+
+    def copy_file_range(self, fi_in) -> int:
+        """Done by the kernel, through its pages; only where these are another version's, the program has to read and
+        write itself, as it does on EINVAL."""
+        raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].direct else errno.EOPNOTSUPP)
+
+    def write(self, fi, data: memoryview, offset: int) -> int:
+        return self._fs.files.write(self._handle(fi), data, offset)
+
+    def truncate(self, path: str | None, length: int, fi=None) -> None:
+        if fi is not None:
+            self._fs.files.resize(self._handle(fi), length)
+            return
+        self._fs.truncate(self._place(path), length, mfusepy.fuse_get_context()[2], interrupted)
+
+    def flush(self, path: str | None, fi) -> None:
+        self._fs.files.flush(self._handle(fi))
+
+    def fsync(self, path: str | None, datasync: int, fi) -> None:
+        self._fs.files.flush(self._handle(fi), durable=True)
+
+    def fsyncdir(self, path: str | None, datasync: int, fh: int) -> None:
+        self._fs.session.sync()
+
+    def release(self, path: str | None, fi) -> None:
+        opened = self._handles.pop(fi.fh)
+        try:
+            self._fs.files.release(opened.handle)
+        finally:
+            self._nodes.close(opened.node, opened.direct)
+
+    def lock(self, path: str | None, fi, command: int, lock) -> None:
+        """Locks that only this machine would see are worse than none: refused until the lock service grants them."""
+        raise mfusepy.FuseOSError(errno.ENOLCK)
+
+    def flock(self, path: str | None, fi, operation: int) -> None:
+        raise mfusepy.FuseOSError(errno.ENOLCK)
+
+    def destroy(self, path: str) -> None:
+        log.info("unmounting")
+
+
+class _Fuse(mfusepy.FUSE):
+    """mfusepy's FUSE with errors of the file system translated, and the callbacks of the hot paths replaced."""
+
+    def _wrapper(self, func, *args):
+        try:
+            return func(*args) or 0
+        except DfsError as error:
+            log.debug("%s: %s", func.__name__, error)
+            return -error.errno
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+        except Exception:
+            log.exception("%s failed", func.__name__)
+            return -errno.EIO
+
+    def fgetattr(self, path, buf, fip) -> int:
+        held = fip.contents if fip else None
+        attributes = self.operations.getattr(self._text(path), held)
+        ctypes.memset(buf, 0, ctypes.sizeof(mfusepy.c_stat))
+        st = buf.contents
+        st.st_ino, st.st_mode, st.st_nlink = attributes.ino, attributes.mode, attributes.nlink
+        st.st_uid, st.st_gid, st.st_rdev, st.st_size = attributes.uid, attributes.gid, attributes.rdev, attributes.size
+        st.st_blksize, st.st_blocks = BLOCK_BYTES, -(-attributes.size // 512)
+        _set_time(st.st_mtimespec, attributes.mtime_ns)
+        _set_time(st.st_ctimespec, attributes.ctime_ns)
+        _set_time(st.st_atimespec, attributes.atime_ns)
+        return 0
+
+    def read(self, path, buf, size: int, offset: int, fip) -> int:
+        view = _as_view(ctypes.addressof(buf.contents), size, _READ_WRITE)
+        return self.operations.read(fip.contents, view, offset)
+
+    def write(self, path, buf, size: int, offset: int, fip) -> int:
+        view = _as_view(ctypes.addressof(buf.contents), size, _READ_ONLY)
+        return self.operations.write(fip.contents, view, offset)
+
+    def copy_file_range(self, path_in, fi_in, offset_in, path_out, fi_out, offset_out, size, flags) -> int:
+        return self.operations.copy_file_range(fi_in.contents)
+
+    def truncate_fuse_3(self, path, length: int, fip) -> int:
+        return self.operations.truncate(self._text(path), length, fip.contents if fip else None)
+
+    def rename_fuse_3(self, old, new, flags: int) -> int:
+        return self.operations.rename(self._text(old), self._text(new), flags)
+
+    def flock(self, path, fip, operation: int) -> int:
+        return self.operations.flock(self._text(path), fip.contents, operation)
+
+    def utimens_fuse_3(self, path, buf, fip) -> int:
+        if not buf:
+            return self.operations.utimens(self._text(path), (_now_ns(), _now_ns()))
+        return self.operations.utimens(self._text(path), (_time(buf.contents.actime), _time(buf.contents.modtime)))
+
+    def _text(self, path: bytes | None) -> str | None:
+        return None if path is None else path.decode(self.encoding, self.errors)
+
+
+def _set_time(spec, time_ns: int) -> None:
+    spec.tv_sec, spec.tv_nsec = divmod(time_ns, _NANO)
+
+
+def _time(spec) -> int | None:
+    """Nanoseconds; None for UTIME_OMIT."""
+    if spec.tv_nsec == _UTIME_OMIT:
+        return None
+    return _now_ns() if spec.tv_nsec == _UTIME_NOW else spec.tv_sec * _NANO + spec.tv_nsec
+
+
+def _now_ns() -> int:
+    import time
+
+    return time.time_ns()
+
+
+def run(
+    filesystem: FileSystem,
+    mountpoint: str,
+    *,
+    read_only: bool,
+    allow_other: bool,
+    fsname: str,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount and serve until unmounted. RuntimeError where libfuse refuses."""
+    options = {"subtype": "dfsfuse", "fsname": fsname, "default_permissions": True, "allow_other": allow_other}
+    options |= {"ro": True} if read_only else {}
+    options |= {"max_read": REQUEST_BYTES}
+    if _libfuse.fuse_version() >= 312:
+        options |= {"max_threads": THREADS_MAX, "max_idle_threads": IDLE_THREADS_MAX}
+    _Fuse(Driver(filesystem, on_ready), mountpoint, raw_fi=True, foreground=True, **options)

@@ -1,0 +1,143 @@
+"""What the kernel has been told of each path, for a driver that knows paths alone: which pages it may keep, and when it
+must be told to look again.
+
+The kernel has one node for a path, with one page cache. Its pages are those of one content; they may be kept over opens
+while that content changes by writes through this node alone. While a program has an older content open, a newer one is
+opened with direct I/O, past the pages, and the node goes on reporting the older one's size: two versions never mix.
+
+Threads: one mutex; no request is made under it.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+
+import msgspec
+
+from dfsfuse.content import Content
+from dfsfuse.messages import Attributes
+
+_CLOSED_NODES_MAX = 10_000
+
+Told = tuple[int, int, int]
+"""(inode number, size, mtime in ns): what makes the kernel's idea of a file right or wrong."""
+
+
+class KernelNode:
+    """`pages` names the content whose pages the kernel has; `content` is it while `users` > 0, the opens through the
+    pages. Opens with direct I/O do not count. `told`: what was told through a handle, and when."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.content: Content | None = None
+        self.pages: tuple[int, int] | None = None
+        self.told: tuple[float, Told] | None = None
+
+
+class KernelNodes:
+    """`attribute_s`: for how long the kernel uses attributes; what it was told earlier is forgotten."""
+
+    def __init__(self, attribute_s: float):
+        self._attribute_s = attribute_s
+        self._mutex = threading.Lock()
+        self._nodes: OrderedDict[str, KernelNode] = OrderedDict()
+        self._told: dict[str, Told] = {}
+        self._told_before: dict[str, Told] = {}
+        self._turned_at = time.monotonic()
+        self._renamed_at = -attribute_s
+
+    # -- attributes
+
+    def tell(self, path: str, attributes: Attributes) -> Attributes:
+        """The attributes to report for a path: those of the older content while one is open."""
+        with self._mutex:
+            node = self._nodes.get(path)
+            if node is not None and node.content is not None:
+                attributes = _as_opened(attributes, node.content)
+            self._turn()
+            self._told[path] = _told(attributes)
+        return attributes
+
+    def tell_open(self, node: KernelNode, attributes: Attributes) -> Attributes:
+        """The same through a handle, for which libfuse names no path."""
+        with self._mutex:
+            if node.content is not None:
+                attributes = _as_opened(attributes, node.content)
+            node.told = time.monotonic(), _told(attributes)
+        return attributes
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now - self._turned_at > self._attribute_s:
+            self._told_before, self._told = self._told, {}
+            self._turned_at = now
+
+    def _knows_other(self, path: str, node: KernelNode, attributes: Attributes) -> bool:
+        """Does the kernel perhaps go on using other attributes than these?"""
+        now, right = time.monotonic(), _told(attributes)
+        if now - self._renamed_at < 2 * self._attribute_s:
+            return True
+        if node.told is not None and now - node.told[0] < 2 * self._attribute_s and node.told[1] != right:
+            return True
+        told = self._told.get(path) or self._told_before.get(path)
+        return told is not None and told != right
+
+    # -- opens
+
+    def open(self, path: str, content: Content, attributes: Attributes) -> tuple[KernelNode, bool, bool, bool]:
+        """(node, keep pages, direct I/O, the kernel must ask for the attributes again)."""
+        with self._mutex:
+            node = self._nodes.setdefault(path, KernelNode())
+            self._nodes.move_to_end(path)
+            if node.users and node.content is not content:
+                return node, False, True, False
+            pages = (content.row, content.lineage)
+            keep = node.pages == pages
+            node.users, node.content, node.pages = node.users + 1, content, pages
+            self._forget_closed()
+            return node, keep, False, self._knows_other(path, node, attributes)
+
+    def close(self, node: KernelNode, direct: bool) -> None:
+        """As `open` has answered."""
+        with self._mutex:
+            node.users -= not direct
+            if node.users == 0:
+                node.content = None
+
+    def _forget_closed(self) -> None:
+        for path in list(self._nodes) if len(self._nodes) > 2 * _CLOSED_NODES_MAX else ():
+            if len(self._nodes) <= _CLOSED_NODES_MAX:
+                break
+            if self._nodes[path].users == 0:
+                del self._nodes[path]
+
+    # -- names
+
+    def removed(self, path: str) -> None:
+        with self._mutex:
+            self._nodes.pop(path, None)
+
+    def renamed(self, old: str, new: str, exchanged: bool) -> None:
+        """The kernel's node moves to its new path, and a folder's nodes with it; what was at the new path is gone, or
+        goes the other way. What the kernel was told of all these goes with them too."""
+        with self._mutex:
+            at_new, at_old = self._take_below(new), self._take_below(old)
+            self._nodes.update((new + path[len(old) :], node) for path, node in at_old.items())
+            if exchanged:
+                self._nodes.update((old + path[len(new) :], node) for path, node in at_new.items())
+            self._renamed_at = time.monotonic()
+
+    def _take_below(self, top: str) -> dict[str, KernelNode]:
+        below = [path for path in self._nodes if path == top or path.startswith(top + "/")]
+        return {path: self._nodes.pop(path) for path in below}
+
+
+def _told(attributes: Attributes) -> Told:
+    return attributes.ino, attributes.size, attributes.mtime_ns
+
+
+def _as_opened(attributes: Attributes, content: Content) -> Attributes:
+    """The size is that of the content whose pages the kernel has."""
+    if attributes.size == content.size:
+        return attributes
+    return msgspec.structs.replace(attributes, size=content.size)

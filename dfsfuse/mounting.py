@@ -1,0 +1,272 @@
+"""How a mount comes about: checks, the cluster, a daemon process, and its word that the mount answers.
+
+    mount.py  --checks--> finds or starts the cluster --> starts mount.py again as a daemon --> waits for its word
+    daemon    --claims its folder--> connects --> mounts --> "ready" through the pipe --> serves until unmounted
+
+The daemon is a new process and not a fork, because libfuse and Python both have threads by then. It inherits the
+lock that keeps the cluster alive, so there is no moment in which nobody holds it.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfsfuse import cluster, home, mountpoint, options
+from dfsfuse.errors import DfsError
+from dfsfuse.mountpoint import MountError
+
+log = logging.getLogger(__name__)
+
+READY_GRACE_S = 30.0
+END_S = 5.0
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_READY = b"ready"
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the user asked for. `cluster_url` None: the cluster of `home`. Times in seconds."""
+
+    mountpoint: str
+    home: Path
+    cluster_url: str | None = None
+    read_only: bool = False
+    lock_wait_s: float = options.LOCK_WAIT_S
+    timeout_s: float = options.TIMEOUT_S
+    cache_bytes: int = options.CACHE_BYTES
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the daemon is told of the cluster that was found, and its two inherited descriptors: the pipe on which it
+    reports, and the lock that keeps the cluster alive."""
+
+    url: str
+    volume: str
+    token: str
+    ready: int | None = None
+    users_lock: int | None = None
+
+
+def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
+    """Everything before the mount itself; `tell` takes a line for the user. Raises MountError and DfsError."""
+    mountpoint.free(wanted.mountpoint, tell)
+    mountpoint.require_folder(wanted.mountpoint)
+    os.environ["FUSE_LIBRARY_PATH"] = mountpoint.require_fuse()
+    home.prepare(wanted.home)
+    if os.path.realpath(wanted.home).startswith(wanted.mountpoint.rstrip("/") + "/"):
+        raise MountError(f"{wanted.mountpoint}: home {wanted.home} lies below it; choose another with --home DIR")
+    if wanted.cluster_url is None:
+        return cluster.find_or_start(wanted.home)
+    return cluster.join(wanted.cluster_url, cluster.token_for(wanted.home))
+
+
+def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> None:
+    """Start the daemon (`program` is mount.py's command) and return once the mount answers. Raises MountError."""
+    folder = home.client_folder(wanted.home, endpoint.volume, wanted.mountpoint)
+    log_file = folder / "client.log"
+    process, ready, log_start = _start_daemon(wanted, endpoint, program, log_file)
+    try:
+        _await_ready(process, ready, wanted.timeout_s + READY_GRACE_S, log_file, log_start)
+        failure = mountpoint.failure_of(wanted.mountpoint, wanted.timeout_s)
+        if failure or not mountpoint.is_fuse(mountpoint.mounted_at(wanted.mountpoint)):
+            why = os.strerror(failure) if failure else "it is not mounted any more"
+            raise MountError(f"{wanted.mountpoint}: the mount does not answer: {why}; see {log_file}")
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        os.close(ready)
+
+
+def _start_daemon(
+    wanted: Wanted, endpoint: cluster.Endpoint, program: list[str], log_file: Path
+) -> tuple[subprocess.Popen, int, int]:
+    """The process, the pipe on which it reports, and the size that its log had before."""
+    ready, write = os.pipe()
+    output = home.open_log(log_file)
+    log_start = os.fstat(output).st_size
+    inherited = [write, *([endpoint.users_lock] if endpoint.users_lock is not None else [])]
+    command = [*program, *_daemon_arguments(wanted, endpoint, write)]
+    environment = {**os.environ, "DFS_TOKEN": endpoint.token}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=environment,
+            pass_fds=inherited,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(write)
+        os.close(output)
+    return process, ready, log_start
+
+
+def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) -> list[str]:
+    arguments = ["--home", str(wanted.home), "--lock-wait", str(wanted.lock_wait_s)]
+    arguments += ["--timeout", str(wanted.timeout_s), "--cache-bytes", str(wanted.cache_bytes)]
+    arguments += ["--log-level", wanted.log_level, "--ready-fd", str(ready)]
+    arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume]
+    if endpoint.users_lock is not None:
+        arguments += ["--users-fd", str(endpoint.users_lock)]
+    if wanted.cluster_url is not None:
+        arguments += ["--cluster", wanted.cluster_url]
+    if wanted.read_only:
+        arguments.append("--read-only")
+    return [*arguments, "--", wanted.mountpoint]
+
+
+def _await_ready(process: subprocess.Popen, ready: int, wait_s: float, log_file: Path, log_start: int) -> None:
+    """Raises MountError with the daemon's own words when it has any."""
+    if not select.select([ready], [], [], wait_s)[0]:
+        raise MountError(f"the client is not ready after {wait_s:g} s; its log is {log_file}")
+    word = b""
+    while part := os.read(ready, 4096):
+        word += part
+    if word == _READY:
+        return
+    if word:
+        raise MountError(word.decode(errors="replace"))
+    status = process.wait(END_S)
+    last = home.last_line(log_file, log_start) or "it said nothing"
+    raise MountError(f"the client ended with status {status}: {last}; its log is {log_file}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def serve_as_daemon(wanted: Wanted, found: Found) -> int:
+    """The daemon's life; the exit status."""
+    for descriptor in filter(None, (found.ready, found.users_lock)):
+        os.set_inheritable(descriptor, False)
+    report = _Report(found.ready)
+    try:
+        serve(wanted, found, lambda: report.send(_READY))
+    except Exception as error:
+        log.error("%s", one_line(error), exc_info=not isinstance(error, MountError | DfsError))
+        report.send(one_line(error).encode())
+        return 1
+    return 0
+
+
+class _Report:
+    """The daemon's one word to who started it."""
+
+    def __init__(self, pipe: int):
+        self._pipe: int | None = pipe
+
+    def send(self, word: bytes) -> None:
+        """Only the first word is sent."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            # Who started the daemon may have been interrupted meanwhile: then nobody wants to know.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(pipe, word)
+            os.close(pipe)
+
+
+def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
+    """Mount, and serve until unmounted. Raises MountError and DfsError."""
+    _log_to_stderr(wanted.log_level)
+    asked = options.ClientOptions(
+        url=found.url,
+        token=found.token,
+        home=wanted.home,
+        mountpoint=wanted.mountpoint,
+        cache_bytes=wanted.cache_bytes,
+        lock_wait_s=wanted.lock_wait_s,
+        timeout_s=wanted.timeout_s,
+        read_only=wanted.read_only,
+        refind=cluster.refinder(wanted.home) if wanted.cluster_url is None else None,
+        volume=found.volume,
+    )
+    claim = _claim(asked)
+    try:
+        _mount(asked, on_ready)
+    finally:
+        os.close(claim)
+
+
+def _mount(asked: options.ClientOptions, on_ready: Callable[[], None]) -> None:
+    from dfsfuse.client import connect
+    from dfsfuse.drivers import fusepy
+
+    mounted: list[bool] = []
+
+    def on_mounted() -> None:
+        mounted.append(True)
+        on_ready()
+
+    filesystem = connect(asked)
+    # libfuse unmounts cleanly at these signals, if nobody else has claimed them.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        fusepy.run(
+            filesystem,
+            asked.mountpoint,
+            read_only=asked.read_only,
+            allow_other=mountpoint.others_may_enter(),
+            fsname=f"dfsfuse:{asked.volume}",
+            on_ready=on_mounted,
+        )
+    except RuntimeError as error:
+        # libfuse ends its loop with a status other than 0 when it was a signal that ended it.
+        if mounted:
+            return
+        why = f"libfuse cannot mount it ({error}); it says why in {asked.folder / 'client.log'}"
+        raise MountError(f"{asked.mountpoint}: {why}") from None
+    finally:
+        filesystem.close()
+        log.info("%s is unmounted", asked.mountpoint)
+
+
+def _claim(asked: options.ClientOptions) -> int:
+    """The lock of the client's folder: the former client of this mountpoint may still be ending. Raises MountError."""
+    asked.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim = home.open_lock(asked.folder / "client.lock")
+    deadline = time.monotonic() + asked.timeout_s
+    while not home.try_lock(claim, exclusive=True):
+        if mountpoint.is_fuse(mountpoint.mounted_at(asked.mountpoint)):
+            os.close(claim)
+            raise MountError(f"{asked.mountpoint}: another mount.py has mounted it meanwhile")
+        if time.monotonic() > deadline:
+            os.close(claim)
+            who = f"the client that was mounted on {asked.mountpoint} before"
+            raise MountError(f"{who} still has open files or uploads; wait for it to end, or use another mountpoint")
+        time.sleep(_LOOK_S)
+    return claim
+
+
+def _log_to_stderr(level: str) -> None:
+    os.umask(0o077)
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=_LOG_FORMAT)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for the user; an unexpected one says its kind too."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MountError | DfsError) else f"{type(error).__name__}: {text}"

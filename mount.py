@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""python mount.py MOUNTPOINT: mounts a dfsfuse volume; installed, it is the command mount.dfs.
+
+It returns when the mount answers (exit status 0), or says in one line on standard error why it does not (1; misuse: 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dfsfuse import mounting
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_NAME = "mount.dfs" if os.path.basename(sys.argv[0]) == "mount.dfs" else "mount.py"
+_NEEDED = ("mfusepy", "pycurl", "requests", "msgspec", "blake3")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Mount what the arguments say; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not _has_dependencies():
+        return _use_own_python(argv)
+    arguments = _parser().parse_args(argv)
+
+    from dfsfuse import mounting
+    from dfsfuse.errors import DfsError
+
+    wanted = _wanted(arguments)
+    if arguments.ready_fd is not None:
+        return mounting.serve_as_daemon(wanted, _found(arguments))
+    try:
+        _mount(wanted, arguments.foreground)
+    except (mounting.MountError, DfsError, OSError) as error:
+        return _fail(mounting.one_line(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing is mounted")
+    return 0
+
+
+def _mount(wanted: mounting.Wanted, foreground: bool) -> None:
+    from dfsfuse import mounting, mountpoint
+
+    with mounting.prepare(wanted, _tell) as endpoint:
+        line = f"volume {endpoint.volume} of {endpoint.url} is mounted on {wanted.mountpoint}; "
+        line += f"to unmount it: {mountpoint.unmount_command(wanted.mountpoint)}"
+        if foreground:
+            found = mounting.Found(url=endpoint.url, volume=endpoint.volume, token=endpoint.token)
+            mounting.serve(wanted, found, lambda: _tell(line))
+        else:
+            mounting.mount_in_background(wanted, endpoint, [sys.executable, os.path.abspath(__file__)])
+            sys.stdout.write(line + "\n")
+
+
+def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
+    from dfsfuse import home, mounting, mountpoint
+
+    return mounting.Wanted(
+        mountpoint=mountpoint.resolve(arguments.mountpoint),
+        home=Path(arguments.home).absolute() if arguments.home else home.default_home(),
+        cluster_url=arguments.cluster,
+        read_only=arguments.read_only,
+        lock_wait_s=arguments.lock_wait,
+        timeout_s=arguments.timeout,
+        cache_bytes=arguments.cache_bytes,
+        log_level=arguments.log_level,
+    )
+
+
+def _found(arguments: argparse.Namespace) -> mounting.Found:
+    """What the process that starts the daemon tells it; the token comes through the environment, and stays here."""
+    from dfsfuse import mounting
+
+    return mounting.Found(
+        url=arguments.found_url,
+        volume=arguments.found_volume,
+        token=os.environ.pop("DFS_TOKEN", ""),
+        ready=arguments.ready_fd,
+        users_lock=arguments.users_fd,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dfsfuse import options
+
+    parser = argparse.ArgumentParser(prog=_NAME, description="Mount a dfsfuse volume.")
+    add = parser.add_argument
+    add("mountpoint", metavar="MOUNTPOINT", help="an existing folder")
+    add("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
+    where = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
+    add("--home", metavar="DIR", help=f"has the cache, and the cluster unless --cluster is given ({where})")
+    add("--foreground", action="store_true", help="serve in this process; log to standard error")
+    add("--read-only", action="store_true", help="change nothing through this mount")
+    wait = "how long opening for writing waits for another writer (%(default)g)"
+    add("--lock-wait", metavar="S", type=_seconds, default=options.LOCK_WAIT_S, help=wait)
+    timeout = "how long a call goes on without progress (%(default)g)"
+    add("--timeout", metavar="S", type=_timeout, default=options.TIMEOUT_S, help=timeout)
+    cache = "what clean content may take on the local disk, such as 500M (10G)"
+    add("--cache-bytes", metavar="N", type=_bytes, default=options.CACHE_BYTES, help=cache)
+    add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
+    for hidden in ("--found-url", "--found-volume"):
+        add(hidden, default="", help=argparse.SUPPRESS)
+    for hidden in ("--ready-fd", "--users-fd"):
+        add(hidden, type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e6:
+        raise ValueError(text)
+    return seconds
+
+
+def _timeout(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < 0.1:
+        raise ValueError(text)
+    return seconds
+
+
+def _bytes(text: str) -> int:
+    unit = "KMGT".find(text[-1:].upper()) + 1 if text[-1:].isalpha() else 0
+    number = int(text[:-1] if text[-1:].isalpha() else text)
+    if number < 1 or (text[-1:].isalpha() and not unit):
+        raise ValueError(text)
+    return number << 10 * unit
+
+
+_seconds.__name__, _bytes.__name__ = "number of seconds", "number of bytes"
+_timeout.__name__ = "number of seconds (0.1 or more)"
+
+
+def _has_dependencies() -> bool:
+    return sys.version_info >= (3, 11) and all(importlib.util.find_spec(name) for name in _NEEDED)
+
+
+def _use_own_python(argv: list[str]) -> int:
+    """Go on with the Python of .venv beside this file."""
+    python = os.path.join(_HERE, ".venv", "bin", "python")
+    if os.path.exists(python) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(_HERE, ".venv")):
+        os.execv(python, [python, os.path.abspath(__file__), *argv])
+    return _fail(f"this Python ({sys.executable}) lacks what dfsfuse needs; run: make -C {_HERE} venv")
+
+
+def _fail(line: str) -> int:
+    _tell(line)
+    return 1
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{_NAME}: {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Copies as a real mount makes them: where they are after close(), and who serves them."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from support import Mount, MountedCluster, wait_until
+
+pytestmark = pytest.mark.mounted
+
+
+def chunks_of(cluster: MountedCluster, name: str) -> dict[str, bytes]:
+    """The chunk files on one file server's disk: name -> bytes."""
+    return {file.name: file.read_bytes() for file in (cluster.home / name / "chunks").glob("??/*")}
+
+
+def all_up(cluster: MountedCluster) -> bool:
+    """The directory hears all file servers, and so do their peers."""
+    return all(server["up"] for server in cluster.ask("directory")["cluster"]["files"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def three_copies(shared: MountedCluster, first: Mount) -> None:
+    """A cluster is ready when two of its three file servers are; what is written in its first second may miss the
+    third, until the servers have heard of each other."""
+
+    def arrives_everywhere() -> bool:
+        before = [shared.ask(name)["received_chunks"] for name in "ABC"]
+        (first.point / "probe").write_bytes(os.urandom(100))
+        return [shared.ask(name)["received_chunks"] - was for name, was in zip("ABC", before, strict=True)] == [1] * 3
+
+    wait_until(arrives_everywhere, "three copies are made")
+
+
+def test_after_close_all_three_have_the_same_chunks(shared, mount: Path):
+    """Goal: S8. When close() returns, every chunk of A is on B and C, byte for byte; new files, changed and appended
+    ones."""
+    before = {name: set(chunks_of(shared, name)) for name in "ABC"}
+    (mount / "small").write_bytes(b"small")
+    (mount / "large").write_bytes(os.urandom(10 << 20))
+    with (mount / "large").open("r+b") as handle:
+        handle.seek(5 << 20)
+        handle.write(os.urandom(5000))
+    with (mount / "small").open("ab") as handle:
+        handle.write(os.urandom(100_000))
+    new = {name: chunks_of(shared, name) for name in "ABC"}
+    for name in "ABC":
+        for old in before[name]:
+            del new[name][old]
+    assert sum(map(len, new["A"].values())) > 10 << 20
+    assert new["B"] == new["A"]
+    assert new["C"] == new["A"]
+
+
+def test_reads_go_to_the_replicas_by_turns(shared, two_mounts):
+    """Goal: B and C serve about half of the chunks each, and A none."""
+    here, there = two_mounts
+    content = os.urandom(40 << 20)
+    (here / "file").write_bytes(content)
+    before = {name: shared.served(name) for name in "ABC"}
+    assert (there / "file").read_bytes() == content
+    served = {name: shared.served(name) - before[name] for name in "ABC"}
+    assert served == {"A": 0, "B": 5, "C": 5}
+
+
+def test_writes_go_to_the_primary(shared, mount: Path):
+    """Goal: each of the three receives each chunk once."""
+    before = {name: shared.ask(name)["received_chunks"] for name in "ABC"}
+    (mount / "file").write_bytes(os.urandom(8 << 20))
+    after = {name: shared.ask(name)["received_chunks"] for name in "ABC"}
+    assert [after[name] - before[name] for name in "ABC"] == [2, 2, 2]
+
+
+def test_equal_content_is_stored_once(shared, mount: Path):
+    """Goal: chunks are named by their content: a copy of a file takes no more space on the servers."""
+    content = os.urandom(5 << 20)
+    (mount / "one").write_bytes(content)
+    before = shared.stored_bytes("A")
+    (mount / "two").write_bytes(content)
+    assert shared.stored_bytes("A") == before
+
+
+def test_one_replica_serves_while_the_other_stands_still(fresh):
+    """Goal: S9. With B frozen C serves, with both frozen A does; nobody waits for long, and later B and C serve
+    again."""
+    writer, reader = fresh.mount(), fresh.mount()
+    for number in range(3):
+        (writer.point / f"{number}").write_bytes(os.urandom(5 << 20))
+    before = {name: fresh.served(name) for name in "ABC"}
+    with fresh.frozen("B"):
+        assert len((reader.point / "0").read_bytes()) == 5 << 20
+        assert (fresh.served("A"), fresh.served("C")) == (before["A"], before["C"] + 2)
+        with fresh.frozen("C"):
+            assert len((reader.point / "1").read_bytes()) == 5 << 20
+            assert fresh.served("A") == before["A"] + 2
+    assert len((reader.point / "2").read_bytes()) == 5 << 20
+
+
+def test_write_goes_on_with_one_server_down(fresh):
+    """Goal: S8, S9. With a replica frozen, and with the primary frozen, close() succeeds with two copies, and the
+    content is readable; the first is a matter of a second, the second of one chunk's deadline."""
+    mount, other = fresh.mount(), fresh.mount()
+    for name, took_s_max in (("B", 5), ("A", 15)):
+        wait_until(lambda: all_up(fresh), "all servers are up")
+        with fresh.frozen(name):
+            started = time.monotonic()
+            (mount.point / name).write_bytes(name.encode() * 100_000)
+            assert time.monotonic() - started < took_s_max
+            assert (other.point / name).read_bytes() == name.encode() * 100_000
+    for name in "AB":
+        assert (other.point / name).read_bytes() == name.encode() * 100_000
+
+
+def test_broken_chunk_is_read_elsewhere(fresh):
+    """Goal: S16. Bytes that rot on a replica's disk are never read: another server's copy is, by every reader."""
+    writer, readers = fresh.mount(), [fresh.mount() for _ in range(2)]
+    content = os.urandom(3 << 20)
+    (writer.point / "file").write_bytes(content)
+    for name in "BC":
+        for file in (fresh.home / name / "chunks").glob("??/*"):
+            rotten = bytearray(file.read_bytes())
+            rotten[1000] ^= 1
+            file.write_bytes(rotten)
+    for reader in readers:
+        assert (reader.point / "file").read_bytes() == content
