@@ -1,0 +1,7 @@
+"""`python -m dfsfuse` is the command `dfs`."""
+
+import sys
+
+from dfsfuse.cli import main
+
+sys.exit(main())

@@ -1,0 +1,195 @@
+"""The command `dfs`: arguments -> one function of dfsfuse.commands -> exit status.
+
+0: done; 1: a failure, with one line on standard error; 2: misuse. What a command needs is imported when it runs, so
+`dfs --help` answers at once.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+LOCK_WAIT_S = 10.0
+TIMEOUT_S = 30.0
+_PATH = """\
+PATH is a path in the volume, such as /notes.txt, or one below a mount of it,
+such as /mnt/dfs/notes.txt; where it could be both, it is the one below the
+mount. A relative PATH starts at the working directory if that is below a
+mount, else at the root of the volume. A mount itself is never touched, so dfs
+works while a mount hangs."""
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the arguments name; the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.cluster is not None and arguments.embedded:
+        parser.error("--cluster names a cluster that was started elsewhere; start and stop are for that of --home")
+    module, _, function = arguments.run.partition(":")
+    signal.signal(signal.SIGTERM, _terminated)
+    return _guarded(lambda: getattr(importlib.import_module(f"dfsfuse.{module}"), function)(arguments))
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    from dfsfuse import tables
+    from dfsfuse.errors import DfsError
+
+    tables.use_bytes_of_names()
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python flushes once more at its end; nobody is there to read that either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        tables.complain("interrupted")
+    except (DfsError, OSError) as error:
+        from dfsfuse.commands.reach import line_of
+
+        tables.complain(line_of(error))
+    return 1
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """SIGTERM ends the command as an error would, so that nothing is left half done."""
+    raise SystemExit(1)
+
+
+# -- arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dfs", description="Work on a dfsfuse volume without a mount, and look after its cluster.", epilog=_PATH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    home = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
+    parser.add_argument(
+        "--home", metavar="DIR", help=f"has the caches, and the cluster unless --cluster is given ({home})"
+    )
+    parser.add_argument("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
+    wait = "how long writing waits for another writer of the file (%(default)g)"
+    parser.add_argument("--lock-wait", metavar="S", type=_seconds, default=LOCK_WAIT_S, help=wait)
+    timeout = "how long a command goes on without progress (%(default)g)"
+    parser.add_argument("--timeout", metavar="S", type=_timeout, default=TIMEOUT_S, help=timeout)
+    parser.set_defaults(embedded=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: str, help_text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", epilog=_PATH,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        made.set_defaults(run=run)
+        return made
+
+    _add_content(add)
+    _add_names(add)
+    _add_looks(add)
+    _add_cluster(add)
+    return parser
+
+
+def _add_content(add: Add) -> None:
+    cat = add("cat", "commands.content:cat", "write the contents of files to standard output")
+    _path(cat, "paths", nargs="+")
+    put = add("put", "commands.copying:put", "copy files of this machine into the volume, as cp -p does")
+    put.add_argument("-r", "--recursive", action="store_true", help="copy folders with all below them")
+    _sources_and_target(put, "LOCAL", "PATH", "copy")
+    get = add("get", "commands.copying:get", "copy files of the volume to this machine, as cp -p does")
+    get.add_argument("-r", "--recursive", action="store_true", help="copy folders with all below them")
+    _sources_and_target(get, "PATH", "LOCAL", "copy")
+    write = add("write", "commands.content:write", "make standard input the content of a file, in one version")
+    _path(write)
+
+
+def _add_names(add: Add) -> None:
+    ls = add("ls", "commands.names:ls", "list a folder")
+    ls.add_argument("-l", "--long", action="store_true", help="with type, mode, owner, size and time")
+    _json(ls)
+    _path(ls, nargs="?", default=".")
+    mkdir = add("mkdir", "commands.names:mkdir", "make folders")
+    mkdir.add_argument("-p", "--parents", action="store_true", help="with missing parents; an existing folder is fine")
+    _path(mkdir, "paths", nargs="+")
+    mv = add("mv", "commands.names:mv", "rename, or move into an existing folder")
+    _sources_and_target(mv, "PATH", "PATH", "move")
+    rm = add("rm", "commands.names:rm", "remove files")
+    rm.add_argument("-r", "--recursive", action="store_true", help="folders too, with all below them")
+    _path(rm, "paths", nargs="+")
+    stat = add("stat", "commands.names:stat_", "show what the directory knows of a file, folder or symlink")
+    _json(stat)
+    _path(stat)
+
+
+def _add_looks(add: Add) -> None:
+    where = add("where", "commands.copies:where", "show on which servers the copies of a file are")
+    _json(where)
+    _path(where)
+    mappings = add("mappings", "commands.copies:mappings", "show on which servers the copies of all files are")
+    form = mappings.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="one line for each copy, with a line of titles")
+    _json(form)
+    _json(add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that"))
+    _json(add("status", "commands.status:status", "show the services, the sessions, and uploads that failed"))
+
+
+def _add_cluster(add: Add) -> None:
+    add("shell", "shell:main", "edit and view files line by line, interactively or from a script")
+    cluster = add("cluster", "", "start or stop the cluster of --home")
+    actions = cluster.add_subparsers(title="actions", metavar="start|stop", required=True)
+    start = actions.add_parser("start", help="start it, to go on without mounts", description="Start the cluster.")
+    start.set_defaults(run="commands.clusters:start", embedded=True)
+    stop = actions.add_parser("stop", help="let it end with its last user", description="Stop the cluster.")
+    stop.set_defaults(run="commands.clusters:stop", embedded=True)
+
+
+def _path(parser: argparse.ArgumentParser, name: str = "path", **more: object) -> None:
+    parser.add_argument(name, metavar="PATH", type=_not_empty, **more)
+
+
+def _sources_and_target(parser: argparse.ArgumentParser, source: str, target: str, what: str) -> None:
+    parser.add_argument("paths", nargs="+", metavar=source, type=_not_empty, help=f"what to {what}")
+    where = "its new name, or an existing folder"
+    parser.add_argument("paths", action=_Last, metavar=target, type=_not_empty, help=where)
+
+
+class _Last(argparse.Action):
+    """The last positional argument, kept behind those before it."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, value: object, option: object = None) -> None:
+        namespace.paths = [*namespace.paths, value]
+
+
+def _json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e6:
+        raise ValueError
+    return seconds
+
+
+def _timeout(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < 0.1:
+        raise ValueError
+    return seconds
+
+
+_timeout.__name__ = "number of seconds (0.1 or more)"
+_not_empty.__name__, _seconds.__name__ = "path", "number of seconds"

@@ -1,0 +1,235 @@
+"""The command `dfs` on the cluster itself: locks, status, uploads that failed, start and stop, several at once."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from dfs_command import RUN_S, Dfs, environment, running
+from support import MountedCluster, wait_until
+
+from dfsfuse import home as homes
+
+
+@pytest.fixture(scope="module")
+def dfs() -> Iterator[Dfs]:
+    with running() as command:
+        yield command
+
+
+@contextlib.contextmanager
+def killed_for_good(dfs: Dfs, *names: str) -> Iterator[None]:
+    """Within the block these servers are dead, and nobody starts them; after it they are up again."""
+    cluster = dfs.cluster
+    supervisor = homes.read_cluster(dfs.home).supervisor_pid
+    pids = {name: cluster.servers()[name].pid for name in names}
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+        for name, pid in pids.items():
+            cluster.wait_for(name, other_than=pid)
+    wait_until(lambda: all(service["up"] for service in status(dfs)["services"]), "all are up again")
+    wait_until(lambda: not dfs.run("locks").returncode, "the lock service is found again")
+
+
+def status(dfs: Dfs) -> dict:
+    outcome = dfs.run("status", "--json")
+    return json.loads(outcome.stdout)
+
+
+# -- locks
+
+
+def test_locks_shows_who_writes_and_who_waits(dfs):
+    """Goal: the holder and the places of the queue, for people and programs; the one who waits gets the lock next."""
+    assert dfs.json("locks") == []
+    with dfs.held("/locked") as holder:
+        waiter = dfs.start("write", "/locked")
+        row = wait_until(lambda: (row := dfs.lock("/locked"))["waiters"] and row, "one waits")
+        assert row["holder"]["pid"] == holder.pid
+        assert row["holder"]["age_s"] > 0
+        assert [(other["place"], other["pid"]) for other in row["waiters"]] == [(1, waiter.pid)]
+        holds, waits = dfs("locks").decode().splitlines()[1:]
+        assert holds.startswith("holds ")
+        assert waits.startswith("waits, 1. ")
+        assert holds.endswith(" s  /locked")
+        assert holder.communicate(b"first", RUN_S) == (b"", b"")
+        assert waiter.communicate(b"second", RUN_S) == (b"", b"")
+    assert dfs("cat", "/locked") == b"second"
+    wait_until(lambda: dfs.lock("/locked") is None, "the lock is free")
+
+
+def test_a_lock_that_does_not_come_free(dfs):
+    """Goal: after --lock-wait one line says who has the file, and the file stays as it is."""
+    dfs("write", "/busy", given=b"before")
+    with dfs.held("/busy") as holder:
+        line = dfs.failure("--lock-wait", "0.2", "write", "/busy", given=b"other")
+        assert line.startswith("/busy: ")
+        assert "/busy is open for writing by " in line
+        assert f"(pid {holder.pid})" in line
+        assert dfs("cat", "/busy") == b"before"
+
+
+# -- status
+
+
+def test_status(dfs):
+    """Goal: each service with its address and numbers, the volume's figures and the sessions, as text and as JSON."""
+    dfs("write", "/counted", given=b"12345")
+    with dfs.held("/held") as holder:
+        known = dfs.json("status")
+        text = dfs("status").decode()
+    assert [(s["name"], s["kind"], s["up"]) for s in known["services"]] == [
+        ("directory", "directory", True), ("locks", "locks", True),
+        ("A", "files", True), ("B", "files", True), ("C", "files", True),
+    ]  # fmt: skip
+    running_now = dfs.cluster.servers()
+    for service in known["services"]:
+        assert (service["address"], service["pid"]) == (
+            running_now[service["name"]].url,
+            running_now[service["name"]].pid,
+        )
+        assert service["address"] in text
+    files = known["services"][2:]
+    assert all(service["chunks"] and service["stored_bytes"] and service["free_bytes"] for service in files)
+    assert (known["copies"], known["copies_min"], known["short_chunks"]) == (3, 2, 0)
+    assert known["used_bytes"] >= 5
+    session = next(row for row in known["sessions"] if row["pid"] == holder.pid)
+    assert (session["live"], session["unsent_files"], session["mountpoint"]) == (True, 0, "dfs-0")
+    assert f"volume {known['volume']} at " in text
+
+
+@pytest.mark.parametrize(("name", "trouble"), [("B", "refuses connections"), ("locks", "refuses connections")])
+def test_status_while_a_server_is_dead(dfs, name, trouble):
+    """Goal: a dead file server or lock service is shown at once as not up, and why; it comes back by itself."""
+    with killed_for_good(dfs, name):
+        services = {service["name"]: service for service in dfs.json("status")["services"]}
+        assert [service["up"] for service in services.values()].count(False) == 1
+        assert not services[name]["up"]
+        assert trouble in services[name]["trouble"]
+        line = next(line for line in dfs("status").decode().splitlines() if line.startswith(f"{name} "))
+        assert " no " in line
+        assert trouble in line
+        if name == "locks":
+            assert dfs.failure("locks").startswith("the lock service is down: ")
+        dfs("ls")
+
+
+def test_status_while_the_directory_is_dead(dfs):
+    """Goal: what can be known is shown; the exit status and one line tell that it is not everything."""
+    with killed_for_good(dfs, "directory"):
+        outcome = dfs.run("status", "--json")
+        assert outcome.returncode == 1
+        assert outcome.stderr.startswith(b"dfs: the directory is down: ")
+        ups = {service["name"]: service["up"] for service in json.loads(outcome.stdout)["services"]}
+        assert ups == {"directory": False, "locks": True, "A": True, "B": True, "C": True}
+        assert "refuses connections" in dfs.failure("--timeout", "0.5", "ls")
+
+
+def test_status_without_a_cluster(folder):
+    """Goal: asking starts nothing, and makes no folder."""
+    other = Dfs(MountedCluster(folder))
+    assert other.failure("status").startswith(f"no cluster runs in {folder}/home; ")
+    assert not (folder / "home").exists()
+
+
+# -- what could not be sent
+
+
+def test_an_upload_that_fails_is_kept_shown_and_sent_later(dfs):
+    """Goal: without file servers write fails with one line; status tells why; the next command sends the content."""
+    with dfs.cluster.frozen("A", "B", "C"):
+        line = dfs.failure("--timeout", "1", "write", "/unsent", given=b"kept")
+        assert line.startswith("/unsent: not on the servers: ")
+        (upload,) = dfs.json("status")["uploads"]
+        assert (upload["path"], upload["size"]) == ("/unsent", 4)
+        assert upload["reason"] in line
+        assert upload["cache"].startswith(str(dfs.home))
+        assert b"\nnot on the servers yet:\n" in dfs("status")
+    dfs("mkdir", "/another")
+    assert dfs.json("status")["uploads"] == []
+    assert dfs("cat", "/unsent") == b"kept"
+
+
+def test_what_a_killed_command_left_is_sent_by_a_later_one(dfs):
+    """Goal: SIGKILL during an upload loses nothing, whichever cache folder the command had."""
+    with dfs.held("/holds-dfs-0") as first, dfs.cluster.frozen("A", "B", "C"):
+        process = dfs.start("write", "/left")
+        process.stdin.write(b"left behind")
+        process.stdin.close()
+        uploads = wait_until(lambda: dfs.json("status")["uploads"], "it is on its way")
+        assert [(upload["path"], upload["reason"]) for upload in uploads] == [("/left", "on its way")]
+        assert uploads[0]["cache"].endswith("/dfs-1")
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+        first.communicate(b"")
+    wait_until(lambda: dfs.json("locks") == [], "the killed command's lock has lapsed")
+    dfs("mkdir", "/later")
+    assert dfs("cat", "/left") == b"left behind"
+    assert dfs.json("status")["uploads"] == []
+
+
+# -- clusters
+
+
+def test_cluster_start_and_stop(folder):
+    """Goal: start brings the cluster up to stay; stop ends it, or says that it is in use; the data stays."""
+    other = Dfs(MountedCluster(folder))
+    assert b"no cluster runs" in other("cluster", "stop")
+    try:
+        assert str(other.home).encode() in other("cluster", "start")
+        other("write", "/kept", given=b"kept")
+        with other.held("/held"):
+            assert b"is in use" in other("cluster", "stop")
+        other("cluster", "start")
+        assert b"has ended" in other("cluster", "stop")
+        assert homes.read_cluster(other.home) is None
+        assert other("cat", "/kept") == b"kept"
+    finally:
+        other.run("cluster", "stop")
+
+
+def test_a_cluster_by_its_address(dfs, folder):
+    """Goal: --cluster URL and $DFS_TOKEN reach a cluster from another home; a wrong token or address is one line."""
+    dfs("write", "/far", given=b"far")
+    url = homes.read_cluster(dfs.home).directory
+    away = Dfs(MountedCluster(folder))
+    assert "no token" in away.failure("--cluster", url, "ls")
+
+    def ask(token: str, *arguments: str) -> subprocess.CompletedProcess:
+        known = environment() | {"DFS_TOKEN": token}
+        return subprocess.run(away.command(*arguments), env=known, capture_output=True, timeout=RUN_S, check=False)
+
+    token = homes.read_token(dfs.home)
+    for command, output in (("cat", b"far"), ("ls", b"/far\n")):
+        assert ask(token, "--cluster", url.removeprefix("http://"), command, "/far").stdout == output
+    assert ask(token, "--cluster", url, "status", "--json").returncode == 0
+    for command in ("ls", "status", "mkdir"):
+        outcome = ask("wrong", "--cluster", url, command, *(["/x"] if command != "status" else []))
+        assert outcome.returncode == 1
+        assert b"token" in outcome.stderr
+        assert outcome.stderr.count(b"\n") == 1
+    outcome = ask(token, "--timeout", "0.2", "--cluster", "127.0.0.1:1", "ls")
+    assert (outcome.returncode, outcome.stderr) == (
+        1,
+        b"dfs: no cluster answers at http://127.0.0.1:1: Connection refused\n",
+    )
+    for address in ("nonsense", "ftp://127.0.0.1:1", "http://127.0.0.1:1/bla"):
+        assert b"is not the address" in ask(token, "--cluster", address, "ls").stderr
+
+
+def test_commands_at_the_same_time(dfs):
+    """Goal: many at once each have a cache of their own, and each does its work."""
+    dfs("mkdir", "/together")
+    writers = [dfs.start("write", f"/together/{number}") for number in range(6)]
+    assert [writer.communicate(b"x" * 1000, RUN_S) for writer in writers] == [(b"", b"")] * 6
+    assert [row["size"] for row in dfs.json("ls", "/together")] == [1000] * 6
