@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _NAME = "mount.dfs" if os.path.basename(sys.argv[0]) == "mount.dfs" else "mount.py"
-_NEEDED = ("mfusepy", "pycurl", "requests", "msgspec", "blake3")
+_NEEDED = ("mfusepy", "requests", "msgspec", "blake3", "httptools")
 _LEVELS = ("debug", "info", "warning", "error")
 
 

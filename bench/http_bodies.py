@@ -1,6 +1,7 @@
 """Which HTTP server for chunk bodies? PUT with three copies (client -> A -> B and C) and GET, on loopback.
 
-    python bench/http_bodies.py [--kinds uvicorn,aiohttp,threads,service] [--mib 512] [--flight 3] [--small 1000]
+    pip install -e '.[bench]'
+    python -m bench.http_bodies [--kinds uvicorn,aiohttp,threads,service] [--mib 512] [--flight 3] [--small 1000]
 
 Each candidate does the same: receive the body, hash it, write a file and rename it, and as the primary send it to
 the two others at the same time. `service` is this project's file server, which also brings everything to the disk each

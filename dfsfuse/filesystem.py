@@ -228,10 +228,10 @@ class FileSystem:
             self._attributes.forget_place(place)
 
     def _make(self, place: Place, make: Callable[[], tuple[Result, Attributes]]) -> tuple[Result, Attributes]:
-        """A new name: what the directory answered is known for the look-up that follows."""
-        asked_at = self._attributes.now()
+        """A new inode: what the directory answered is known for the fstat that follows. Its name is not: the kernel
+        looks a name up again before it makes one that must not exist, and wants no older answer."""
         made, attributes = self._changing(place, make)
-        self._attributes.put(place, attributes, asked_at)
+        self._attributes.put_changed(attributes)
         return made, attributes
 
     # -- files

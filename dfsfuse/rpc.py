@@ -1,31 +1,33 @@
-"""Requests to servers over HTTP: the only sockets of the client. Pooled curl handles, deadlines, interruption.
+"""Requests to servers over HTTP: pooled connections, deadlines, interruption, repetition.
 
-A handle keeps its connections alive and is used by one request at a time. Threads that FUSE makes are new to Python at
-each call, so thread-local storage is always empty there: handles are pooled explicitly, the latest used first.
+A connection is used by one request at a time. Threads that FUSE makes are new to Python at each call, so thread-local
+storage is always empty there: connections are pooled explicitly, the latest used first.
 
-Every request has a deadline. A reply is decoded or becomes an error of `dfsfuse.errors`; no answer is Unreachable.
+Every request has a deadline. A reply is decoded or becomes an error of `dfsfuse.errors`; no answer is Unreachable. All
+requests may be repeated (changes carry their number), so one that met a connection which the server had closed
+meanwhile is sent again over a fresh one.
 
-Threads: `_idle` is a list whose append and pop are atomic; nothing else is shared.
+Threads: the pools are lists whose append and pop are atomic; nothing else is shared.
 """
 
+import functools
 import time
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
-import pycurl
 
 from dfsfuse import errors
+from dfsfuse.http_connection import Body, ClosedEarly, HttpConnection, Wait
 from dfsfuse.messages import Message, Stored, from_msgpack, to_msgpack
 
 _IDLE_MAX = 64
 _CONNECT_S_MAX = 2.0
-_STALL_S = 3
+_STALL_S = 3.0
 """A download of a chunk without a byte for so long is given up: other servers have the chunk too."""
-_INTERRUPT_POLL_S = 0.05
 
-_REFUSED = {pycurl.E_COULDNT_CONNECT, pycurl.E_COULDNT_RESOLVE_HOST}
+Address = tuple[str, int]
 
 
 class _ErrorReply(msgspec.Struct):
@@ -37,30 +39,12 @@ class _ErrorReply(msgspec.Struct):
 _decode_error = msgspec.msgpack.Decoder(_ErrorReply).decode
 
 
-class _Handle:
-    """One curl handle with its reply buffer."""
-
-    def __init__(self, headers: list[str]):
-        self.curl = curl = pycurl.Curl()
-        self.body = BytesIO()
-        curl.setopt(pycurl.NOSIGNAL, 1)
-        curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-        curl.setopt(pycurl.TCP_NODELAY, 1)
-        curl.setopt(pycurl.PROXY, "")
-        curl.setopt(pycurl.MAXCONNECTS, 8)
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(_CONNECT_S_MAX * 1000))
-        curl.setopt(pycurl.HTTPHEADER, headers)
-        curl.setopt(pycurl.BUFFERSIZE, 256 << 10)
-        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, 1 << 20)
-        curl.setopt(pycurl.WRITEFUNCTION, self.body.write)
-
-
 class Rpc:
     """All requests of one client. `token` is the cluster's."""
 
     def __init__(self, token: str):
-        self._headers = [f"Authorization: Bearer {token}", "Expect:", "Content-Type: application/msgpack"]
-        self._idle: list[_Handle] = []
+        self._authorization = f"authorization: Bearer {token}\r\ncontent-type: application/msgpack\r\ncontent-length: "
+        self._idle: dict[Address, list[HttpConnection]] = {}
         self.received_bytes = 0
 
     def call(
@@ -74,115 +58,82 @@ class Rpc:
     ) -> Any:
         """POST one operation; the decoded reply. Raises what the server raised, Unreachable, TimedOut or
         Interrupted."""
-        packed = to_msgpack(request)
-        handle = self._take()
-        curl = handle.curl
-        curl.setopt(pycurl.CUSTOMREQUEST, "POST")
-        curl.setopt(pycurl.LOW_SPEED_TIME, 0)
-        curl.setopt(pycurl.POSTFIELDS, packed)
-        body = self._perform(handle, f"{url}/v1/{operation}", timeout_s, interrupted)
-        return from_msgpack(body, reply)
+        wait = Wait(time.monotonic() + timeout_s, None, interrupted)
+        return from_msgpack(self._ask(url, f"POST /v1/{operation}", to_msgpack(request), wait, timeout_s), reply)
 
-    def put_chunk(
-        self, url: str, name: bytes, data: bytes | bytearray | memoryview, role: str, timeout_s: float
-    ) -> Stored:
+    def put_chunk(self, url: str, name: bytes, data: Body, role: str, timeout_s: float) -> Stored:
         """Upload one chunk; the receipts of all servers that have it. `role` is "" or "acting"."""
-        handle = self._take()
-        handle.curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
-        handle.curl.setopt(pycurl.LOW_SPEED_TIME, 0)
-        handle.curl.setopt(pycurl.POSTFIELDS, data)
         query = f"?role={role}" if role else ""
-        body = self._perform(handle, f"{url}/v1/chunks/{name.hex()}{query}", timeout_s)
-        return from_msgpack(body, Stored)
+        wait = Wait(time.monotonic() + timeout_s)
+        return from_msgpack(self._ask(url, f"PUT /v1/chunks/{name.hex()}{query}", data, wait, timeout_s), Stored)
 
-    def get_chunk(self, url: str, name: bytes, timeout_s: float) -> bytes:
+    def get_chunk(self, url: str, name: bytes, timeout_s: float) -> bytes | bytearray:
         """One whole chunk, not yet verified."""
-        handle = self._take()
-        handle.curl.setopt(pycurl.CUSTOMREQUEST, "GET")
-        handle.curl.setopt(pycurl.LOW_SPEED_TIME, _STALL_S)
-        handle.curl.setopt(pycurl.POSTFIELDS, b"")
-        body = self._perform(handle, f"{url}/v1/chunks/{name.hex()}", timeout_s)
+        wait = Wait(time.monotonic() + timeout_s, _STALL_S)
+        body = self._ask(url, f"GET /v1/chunks/{name.hex()}", b"", wait, timeout_s)
         self.received_bytes += len(body)
         return body
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().curl.close()
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
 
-    def _take(self) -> _Handle:
+    def _ask(self, url: str, line: str, body: Body, wait: Wait, timeout_s: float) -> bytes | bytearray:
+        address = _address(url)
+        head = f"{line} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\n{self._authorization}{len(body)}\r\n\r\n"
         try:
-            return self._idle.pop()
-        except IndexError:
-            return _Handle(self._headers)
-
-    def _perform(
-        self, handle: _Handle, url: str, timeout_s: float, interrupted: Callable[[], bool] | None = None
-    ) -> bytes:
-        curl = handle.curl
-        curl.setopt(pycurl.URL, url)
-        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout_s * 1000)))
-        try:
-            if interrupted is None:
-                curl.perform()
-            else:
-                _perform_interruptibly(curl, interrupted)
-        except pycurl.error as error:
-            curl.close()
-            raise _no_answer(error, url, timeout_s) from None
-        except BaseException:
-            curl.close()
-            raise
-        status, body = curl.getinfo(pycurl.RESPONSE_CODE), handle.body.getvalue()
-        self._give_back(handle)
+            status, reply = self._exchange(address, head.encode(), body, wait)
+        except TimeoutError:
+            raise errors.TimedOut(f"{url} did not answer within {timeout_s:.1f} s") from None
+        except ConnectionRefusedError:
+            raise errors.Unreachable(f"{url} refuses connections") from None
+        except OSError as error:
+            raise errors.Unreachable(f"{url} cannot be reached: {error.strerror or error}") from None
+        except errors.Unreachable as error:
+            raise errors.Unreachable(f"{url} broke off: {error}") from None
         if status >= 300:
-            raise _refusal(body, status, url)
-        return body
+            raise _refusal(reply, status, f"{url}: {line}")
+        return reply
 
-    def _give_back(self, handle: _Handle) -> None:
-        handle.body.seek(0)
-        handle.body.truncate()
-        if len(self._idle) < _IDLE_MAX:
-            # A handle would keep the body that it has sent.
-            handle.curl.setopt(pycurl.POSTFIELDS, b"")
-            self._idle.append(handle)
-        else:
-            handle.curl.close()
+    def _exchange(self, address: Address, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | bytearray]:
+        idle = self._idle.setdefault(address, [])
+        while idle:
+            try:
+                return self._over(idle.pop(), idle, head, body, wait)
+            except (ClosedEarly, IndexError):
+                continue
+        connection = HttpConnection(*address, max(0.001, min(_CONNECT_S_MAX, wait.deadline - time.monotonic())))
+        try:
+            return self._over(connection, idle, head, body, wait)
+        except ClosedEarly:
+            raise errors.Unreachable("closed before the reply") from None
 
-
-def _perform_interruptibly(curl: pycurl.Curl, interrupted: Callable[[], bool]) -> None:
-    """As `curl.perform()`, but asks every 50 ms whether the caller still wants the answer; closing the connection
-    tells the server."""
-    multi = pycurl.CurlMulti()
-    multi.add_handle(curl)
-    try:
-        while True:
-            _, active = multi.perform()
-            if not active:
-                break
-            if interrupted():
-                raise errors.Interrupted("interrupted while waiting")
-            multi.select(_INTERRUPT_POLL_S)
-        for failed in multi.info_read()[2]:
-            raise pycurl.error(failed[1], failed[2])
-    finally:
-        multi.remove_handle(curl)
-        multi.close()
+    def _over(
+        self, connection: HttpConnection, idle: list[HttpConnection], head: bytes, body: Body, wait: Wait
+    ) -> tuple[int, bytes | bytearray]:
+        try:
+            return connection.exchange(head, body, wait)
+        finally:
+            if connection.reusable and len(idle) < _IDLE_MAX:
+                idle.append(connection)
+            else:
+                connection.close()
 
 
-def _no_answer(error: pycurl.error, url: str, timeout_s: float) -> errors.DfsError:
-    code, text = error.args[0], error.args[1] if len(error.args) > 1 else ""
-    server = url.split("/v1/")[0]
-    if code == pycurl.E_OPERATION_TIMEDOUT:
-        return errors.TimedOut(f"{server} did not answer within {timeout_s:.1f} s")
-    refused = "refuses connections" if code in _REFUSED else f"broke off: {text}"
-    return errors.Unreachable(f"{server} {refused}")
+@functools.lru_cache(maxsize=256)
+def _address(url: str) -> Address:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise errors.InvalidArgument(f"{url!r}: a server's address is http://host:port")
+    return parts.hostname, parts.port or 80
 
 
-def _refusal(body: bytes, status: int, url: str) -> errors.DfsError:
+def _refusal(body: bytes | bytearray, status: int, asked: str) -> errors.DfsError:
     try:
         reply = _decode_error(body)
     except msgspec.MsgspecError:
-        return errors.Internal(f"{url} answered {status} without saying why")
+        return errors.Internal(f"{asked}: HTTP status {status}, without saying why")
     return errors.from_wire(reply.code, reply.message, reply.detail)
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dfsfuse.errors import DfsError
@@ -150,15 +149,10 @@ def _run(service: Coroutine[Any, Any, None]) -> int:
 
 
 async def _until_ended(service: Coroutine[Any, Any, None]) -> None:
-    """SIGTERM cancels the service, as SIGINT does under asyncio's runner."""
+    """SIGTERM cancels the service, as SIGINT does under asyncio's runner, until it serves: then both let it end."""
     task = asyncio.current_task()
 
-    def cancel(_number: int, frame: FrameType | None) -> None:
-        # uvicorn raises the signal again after it has served to the end: the rest of the service is its cleaning up.
-        if frame is None or frame.f_code.co_name != "capture_signals":
-            task.cancel()
-
-    signal.signal(signal.SIGTERM, cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await service
 
 

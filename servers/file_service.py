@@ -26,10 +26,10 @@ from typing import Any
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES
-from dfsfuse.messages import Nothing, Server, to_json, to_msgpack
-from servers import bodies
+from dfsfuse.messages import Nothing, Server
 from servers.chunkstore import READ_BYTES, ChunkStore, check_range
-from servers.http import App, Operation, Receive, Scope, Send, respond, respond_error, serve
+from servers.connection import Exchange
+from servers.http import App, Operation, Raw, respond, serve
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
 from servers.replication import ACTING, COPY, PRIMARY, Replication
@@ -156,30 +156,24 @@ class FileService:
 
     # -- chunks
 
-    async def chunks(self, scope: Scope, rest: str, receive: Receive, send: Send) -> None:
-        """The raw route: bodies are chunks. Errors are JSON where `accept` is application/json."""
-        headers = dict(scope["headers"])
-        as_json = headers.get(b"accept", b"").startswith(b"application/json")
-        try:
-            name = _chunk_name(rest)
-            if scope["method"] == "PUT":
-                stored = await self._put(name, scope["query_string"], headers, receive)
-                await respond(send, 200, to_json(stored) if as_json else to_msgpack(stored), as_json)
-            elif scope["method"] == "GET":
-                await self._get(name, headers.get(b"range"), send)
-            else:
-                raise errors.MethodNotAllowed(f"chunks: use PUT or GET, not {scope['method']}")
-        except errors.DfsError as error:
-            await respond_error(send, error, as_json)
+    async def chunks(self, exchange: Exchange, rest: str) -> None:
+        """The raw route: bodies are chunks."""
+        name = _chunk_name(rest)
+        if exchange.method == "PUT":
+            respond(exchange, 200, await self._put(name, exchange))
+        elif exchange.method == "GET":
+            await self._get(name, exchange)
+        else:
+            raise errors.MethodNotAllowed(f"chunks: use PUT or GET, not {exchange.method}")
 
-    async def _put(self, name: bytes, query: bytes, headers: dict[bytes, bytes], receive: Receive) -> messages.Stored:
-        role = _role(query)
+    async def _put(self, name: bytes, exchange: Exchange) -> messages.Stored:
+        role = _role(exchange.query)
         self._replication.check_role(role)
-        length = _announced_length(headers)
-        if length is not None and length <= SMALL_BYTES:
-            return await self._keep(name, role, await bodies.receive(receive))
+        _check_length(exchange.length)
+        if exchange.length <= SMALL_BYTES:
+            return await self._keep(name, role, exchange.body)
         async with (self._copies if role == COPY else self._uploads).lend() as buffer:
-            return await self._keep(name, role, await bodies.receive_into(buffer, length, receive, STALL_S))
+            return await self._keep(name, role, await exchange.receive_into(buffer, STALL_S))
 
     async def _keep(self, name: bytes, role: str, body: bytes | memoryview) -> messages.Stored:
         own = self._store_chunk(name, body)
@@ -192,35 +186,33 @@ class FileService:
             return self._store.store(name, body)
         return await self._in(self._disk, self._store.store, name, body)
 
-    async def _get(self, name: bytes, wanted: bytes | None, send: Send) -> None:
+    async def _get(self, name: bytes, exchange: Exchange) -> None:
+        wanted = exchange.headers.get(b"range")
         size = await self._check(name, wanted is None)
         start, end = _parse_range(wanted, size) if wanted else (0, size)
-        headers = [
-            (b"content-type", b"application/octet-stream"),
-            (b"content-length", b"%d" % (end - start)),
-            (b"accept-ranges", b"bytes"),
-        ]
+        more = [(b"accept-ranges", b"bytes")]
         if wanted:
-            headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size)))
+            more.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size)))
         piece = self._store.piece(name, start, min(READ_BYTES, end - start))
-        await send({"type": "http.response.start", "status": 206 if wanted else 200, "headers": headers})
-        await self._send(name, piece, start, end, send)
+        exchange.begin(206 if wanted else 200, end - start, b"application/octet-stream", more)
+        exchange.end(await self._send(name, piece, start, end, exchange))
 
     async def _check(self, name: bytes, again: bool) -> int:
         if self._store.length(name) < INLINE_BYTES:
             return self._store.check(name, again)
         return await self._in(self._disk, self._store.check, name, again)
 
-    async def _send(self, name: bytes, piece: bytes, start: int, end: int, send: Send) -> None:
-        """Send [start, end), of which `piece` is the beginning, as quickly as the other side takes it."""
+    async def _send(self, name: bytes, piece: bytes, start: int, end: int, exchange: Exchange) -> bool:
+        """Send [start, end), of which `piece` is the beginning, as quickly as the other side takes it; all of it?"""
+        await exchange.send(piece)
         while (start := start + len(piece)) < end:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
             try:
                 piece = self._store.piece(name, start, min(READ_BYTES, end - start))
             except errors.DfsError as error:
                 log.error("%s; the reply has begun, so its connection is closed", error)
-                return
-        await send({"type": "http.response.body", "body": piece})
+                return False
+            await exchange.send(piece)
+        return True
 
 
 def _chunk_name(text: str) -> bytes:
@@ -245,23 +237,19 @@ def _parse_range(wanted: bytes, size: int) -> tuple[int, int]:
     return start, end
 
 
-def _announced_length(headers: dict[bytes, bytes]) -> int | None:
-    """The body's length; None for one that announces none. Raises BodyTooLarge, BadRequest (empty)."""
-    if b"transfer-encoding" in headers:
-        return None
-    announced = headers.get(b"content-length", b"0")
-    if not announced.isdigit() or not int(announced):
+def _check_length(announced: int) -> None:
+    """Raises BodyTooLarge, BadRequest (empty)."""
+    if not announced:
         raise errors.BadRequest("a chunk is never empty")
-    if int(announced) > ENTRY_BYTES:
-        raise errors.BodyTooLarge(f"the body has {int(announced)} bytes; a chunk has at most {ENTRY_BYTES}")
-    return int(announced)
+    if announced > ENTRY_BYTES:
+        raise errors.BodyTooLarge(f"the body has {announced} bytes; a chunk has at most {ENTRY_BYTES}")
 
 
 async def run(name: str, home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:
     """Serve as the file server `name` until a signal ends it. The directory need not be there yet."""
     peers = Peers(token)
     service = FileService(name, reachable_url(host, port, directory_url), ChunkStore(home), peers)
-    app = App(token, service.operations(), {"chunks": service.chunks})
+    app = App(token, service.operations(), {"chunks": Raw(service.chunks, SMALL_BYTES)})
     beside = (service.stay_registered(directory_url), service.sync_regularly(), service.watch_others())
     try:
         await serve(app, host, port, *beside)

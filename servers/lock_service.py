@@ -33,7 +33,7 @@ from dfsfuse.messages import (
     Server,
 )
 from servers.claims import Event, Grant
-from servers.http import App, Gone, Operation, serve
+from servers.http import App, Operation, serve
 from servers.locks import Locks
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
@@ -83,7 +83,7 @@ class LockService:
 
     # -- operations
 
-    def acquire(self, request: Acquire, gone: Gone) -> Granted | Awaitable[Granted]:
+    def acquire(self, request: Acquire, gone: asyncio.Future[None]) -> Granted | Awaitable[Granted]:
         if request.returned:
             self.release(ReleaseLocks(request.session, request.returned))
         now = self._now()
@@ -124,18 +124,16 @@ class LockService:
 
     # -- waiting
 
-    def _wait(self, key: Key, gone: Gone) -> Coroutine[Any, Any, Granted]:
+    def _wait(self, key: Key, gone: asyncio.Future[None]) -> Coroutine[Any, Any, Granted]:
         """The future exists before the next event can arrive: events are made by later runs of the event loop."""
         decided: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._callers.setdefault(key, []).append(decided)
         return self._decided_or_gone(key, decided, gone)
 
-    async def _decided_or_gone(self, key: Key, decided: asyncio.Future[Event], gone: Gone) -> Granted:
-        closed = asyncio.ensure_future(gone.wait())
+    async def _decided_or_gone(self, key: Key, decided: asyncio.Future[Event], gone: asyncio.Future[None]) -> Granted:
         try:
-            await asyncio.wait((decided, closed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((decided, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            closed.cancel()
             if not decided.done():
                 self._withdraw(key, decided)
         if decided.cancelled():

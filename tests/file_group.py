@@ -1,17 +1,17 @@
 """Three real file servers as processes and a directory that answers `register` alone, for tests of the file service."""
 
+import contextlib
 import http.client
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
+from support import served
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
@@ -44,12 +44,10 @@ class Directory:
     """Knows who has registered; `up` is decided by the test, so nothing hangs on a clock."""
 
     def __init__(self):
-        self.port, self.servers, self.starts, self.heartbeats = free_port(), {}, [], 0
+        self.servers, self.starts, self.heartbeats = {}, [], 0
+        self._running = contextlib.ExitStack()
         app = App(TOKEN, {"register": Operation(messages.Register, self._register)})
-        config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
+        self.port = self._running.enter_context(served(app))
 
     def _register(self, request: messages.Register) -> messages.Registered:
         self.servers[request.server.name] = request.server
@@ -59,8 +57,7 @@ class Directory:
         return messages.Registered(cluster=messages.Cluster(volume="test", copies=3, copies_min=2, files=files))
 
     def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(DEADLINE_S)
+        self._running.close()
 
 
 class FileServer:

@@ -1,5 +1,6 @@
 """What tests share: waiting for a condition, running mount.py, and ending all that a test has started."""
 
+import asyncio
 import contextlib
 import errno
 import faulthandler
@@ -9,16 +10,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import uvloop
 
 from dfsfuse import home as homes
 from dfsfuse import mountpoint
+from servers.http import App, Listener
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 30.0
@@ -218,3 +222,27 @@ def error(number: int) -> Iterator[None]:
     with pytest.raises(OSError) as raised:  # noqa: PT011 - the errno is compared below
         yield
     assert raised.value.errno == number, f"{errno.errorcode[raised.value.errno]}, not {errno.errorcode[number]}"
+
+
+@contextlib.contextmanager
+def served(
+    app: App, port: int = 0, loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+) -> Iterator[int]:
+    """An application that listens on a loopback port (0: any), in a thread of its own; the port."""
+    listener = Listener(app, "127.0.0.1", port)
+    runner = asyncio.Runner(loop_factory=loop_factory)
+    loop = runner.get_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(DEADLINE_S)
+
+    run(listener.start())
+    try:
+        yield listener.port
+    finally:
+        run(listener.close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(DEADLINE_S)
+        runner.close()

@@ -49,7 +49,7 @@ def test_help_of_each_command_says_what_it_does():
 
 def test_help_is_fast():
     """Goal: parsing arguments imports nothing heavy, so help and misuse are answered at once."""
-    heavy = "{'msgspec', 'pycurl', 'requests', 'mfusepy', 'prompt_toolkit', 'tqdm', 'sqlite3', 'logging'}"
+    heavy = "{'msgspec', 'httptools', 'requests', 'mfusepy', 'prompt_toolkit', 'tqdm', 'sqlite3', 'logging'}"
     code = f"import sys, dfsfuse.cli; dfsfuse.cli._parser(); sys.exit(str({heavy} & set(sys.modules) or ''))"
     outcome = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False)
     assert (outcome.returncode, outcome.stderr.strip()) == (0, b"") or outcome.stderr == b"\n"

@@ -177,7 +177,7 @@ _HEX = chunk_name(b"data").hex()
         ("PUT", f"/v1/chunks/{_HEX}", os.urandom(300_000), 400, "bad_hash"),
         ("PUT", f"/v1/chunks/{_HEX}", b"", 400, "bad_request"),
         ("PUT", f"/v1/chunks/{_HEX}", b"x" * (ENTRY_BYTES + 1), 413, "body_too_large"),
-        ("PUT", f"/v1/chunks/{_HEX}", iter([b"x" * 100_000] * 50), 413, "body_too_large"),
+        ("PUT", f"/v1/chunks/{_HEX}", iter([b"x" * 100_000] * 50), 400, "bad_request"),
         ("PUT", f"/v1/chunks/{_HEX}?role=king", b"data", 400, "bad_request"),
         ("PUT", "/v1/chunks/" + "g" * 64, b"data", 400, "bad_hash"),
         ("PUT", "/v1/chunks/abc", b"data", 400, "bad_hash"),

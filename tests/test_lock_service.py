@@ -8,13 +8,13 @@ import pathlib
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import requests
-import uvicorn
+from file_group import free_port
+from support import served
 
 from dfsfuse import errors
 from dfsfuse.messages import (
@@ -55,29 +55,6 @@ def until(condition, what: str):
             return value
         time.sleep(0.005)
     raise AssertionError(f"not within {DEADLINE_S} s: {what}")
-
-
-@contextlib.contextmanager
-def served(app: App, listening: socket.socket | None = None):
-    """The URL of an app that runs in a thread."""
-    listening = listening or loopback()
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
-
-
-def loopback() -> socket.socket:
-    """A listening socket on a free port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setblocking(False)
-    return listening
 
 
 class Client:
@@ -136,7 +113,8 @@ class Client:
 def lock_server(lease_s: float = 60.0, as_json: bool = False):
     core = Locks(lease_s)
     core.begin(1, [], lock_service.boot_time_s())
-    with served(lock_service.build(core, TOKEN)) as url:
+    with served(lock_service.build(core, TOKEN)) as port:
+        url = f"http://127.0.0.1:{port}"
         client = Client(url, as_json, core)
         yield client
         client.pool.shutdown(wait=True)
@@ -337,7 +315,7 @@ def test_errors_in_json_can_be_read():
 
 
 @contextlib.contextmanager
-def directory(sessions: list[int], heartbeats: list[Server], listening: socket.socket):
+def directory(sessions: list[int], heartbeats: list[Server], port: int):
     """As much of a directory service as a lock service sees."""
     starts = itertools.count(5)
 
@@ -346,8 +324,8 @@ def directory(sessions: list[int], heartbeats: list[Server], listening: socket.s
         cluster = Cluster(volume="v", copies=1, copies_min=1)
         return Registered(cluster=cluster, start_number=next(starts) if request.start else 0, sessions=sessions)
 
-    with served(App(TOKEN, {"register": Operation(Register, register)}), listening) as url:
-        yield url
+    with served(App(TOKEN, {"register": Operation(Register, register)}), port):
+        yield
 
 
 RUN = """
@@ -384,13 +362,11 @@ def test_registration_restart_and_re_assertion():
     """
     sessions: list[int] = []
     heartbeats: list[Server] = []
-    with contextlib.closing(loopback()) as free, contextlib.closing(loopback()) as for_directory:
-        port, directory_port = free.getsockname()[1], for_directory.getsockname()[1]
+    port, directory_port = free_port(), free_port()
     with contextlib.ExitStack() as stack:
         with lock_process(port, f"http://127.0.0.1:{directory_port}") as client:
             early = client.acquire_later(1)
-            listening = socket.create_server(("127.0.0.1", directory_port))
-            stack.enter_context(directory(sessions, heartbeats, listening))
+            stack.enter_context(directory(sessions, heartbeats, directory_port))
             token = early.result(DEADLINE_S).token
             assert token >> 32 == 5
             until(lambda: len(heartbeats) >= 3, "heartbeats arrive")
@@ -423,14 +399,9 @@ def test_a_cancelled_request_withdraws():
         core = Locks()
         core.begin(1, [], lock_service.boot_time_s())
         service = lock_service.LockService(core, Server(kind="locks", name="locks", url=""))
-        never = asyncio.get_running_loop().create_future()
-        service.acquire(Acquire(session=1, ino=INO, ticket=1), None)
-
-        class Open:
-            async def wait(self) -> None:
-                await never
-
-        task = asyncio.ensure_future(service.acquire(Acquire(session=2, ino=INO, ticket=1), Open()))
+        gone = asyncio.get_running_loop().create_future()
+        service.acquire(Acquire(session=1, ino=INO, ticket=1), gone)
+        task = asyncio.ensure_future(service.acquire(Acquire(session=2, ino=INO, ticket=1), gone))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -16,8 +16,10 @@ LINE_WIDTH = 120
 PRODUCT = [ROOT / "mount.py", *sorted(ROOT.glob("dfsfuse/**/*.py")), *sorted(ROOT.glob("servers/**/*.py"))]
 EVERYTHING = [*PRODUCT, *sorted(ROOT.glob("tests/*.py")), *sorted(ROOT.glob("bench/**/*.py"))]
 
-SOCKETS = {"pycurl", "socket", "http", "requests", "urllib3", "uvicorn", "httptools", "uvloop", "ssl", "socketserver"}
-NETWORK = {"dfsfuse.rpc", "dfsfuse.cluster", "servers.http", "servers.peers", "servers.bodies"}
+SOCKETS = {"socket", "http", "requests", "urllib3", "httptools", "uvloop", "ssl", "socketserver"}
+NETWORK = {
+    "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.cluster", "servers.http", "servers.connection", "servers.peers",
+}  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
     ("servers.children", "socket"): "free ports for children, and whether they answer",

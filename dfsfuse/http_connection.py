@@ -1,0 +1,180 @@
+"""One keep-alive HTTP/1.1 connection to a server, used by one thread at a time: send a request, receive its reply.
+
+A request and its reply cost four short system calls, and little besides (docs/PERFORMANCE.md has the figures beside
+those of pycurl and requests). Replies are read by httptools, bodies of announced length past it, straight into
+the buffer that is handed on.
+
+Threads: none of its own, no lock: whoever has a connection has it alone.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+
+import httptools
+
+from dfsfuse import errors
+
+REPLY_BYTES_MAX = 64 << 20
+_READ_BYTES = 64 << 10
+_POLL_S = 0.05
+"""How often a waiting caller is asked whether it still wants the answer."""
+
+Body = bytes | bytearray | memoryview
+
+
+class ClosedEarly(Exception):
+    """The other side closed the connection before the first byte of a reply: it had done so before the request came."""
+
+
+class Wait:
+    """How long a reply is waited for: until `deadline` (time.monotonic), and no longer than `stall_s` without a byte.
+    `interrupted` is asked every 50 ms; Interrupted is raised once it is true."""
+
+    def __init__(self, deadline: float, stall_s: float | None = None, interrupted: Callable[[], bool] | None = None):
+        self.deadline, self.stall_s, self.interrupted = deadline, stall_s, interrupted
+
+    def slice_s(self, since: float) -> float:
+        """How long the next system call may take; `since` is when the last byte came. Raises TimeoutError,
+        Interrupted."""
+        now = time.monotonic()
+        until = self.deadline if self.stall_s is None else min(self.deadline, since + self.stall_s)
+        if now >= until:
+            raise TimeoutError
+        if self.interrupted is None:
+            return until - now
+        if self.interrupted():
+            raise errors.Interrupted("interrupted while waiting")
+        return min(until - now, _POLL_S)
+
+
+class HttpConnection:
+    """Connects at construction. Raises OSError, TimeoutError."""
+
+    def __init__(self, host: str, port: int, timeout_s: float):
+        self._socket = socket.create_connection((host, port), timeout_s)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray(_READ_BYTES)
+        self._new_reply()
+        self.reusable = True
+
+    def _new_reply(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self._length = -1
+        self._received = 0
+        self._head_complete = self._complete = self._kept_alive = False
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def exchange(self, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | bytearray]:
+        """(status, body) of the reply. Raises ClosedEarly, OSError, TimeoutError, Interrupted, Unreachable; after an
+        error the connection is of no more use."""
+        self.reusable = False
+        self._new_reply()
+        self._send(head, body, wait)
+        since = time.monotonic()
+        while not self._complete:
+            if self._head_complete and self._length > self._received:
+                return self._answer(self._announced_body(wait))
+            count = self._receive(memoryview(self._buffer), wait, since)
+            since = time.monotonic() if wait.stall_s else since
+            self._parse(memoryview(self._buffer)[:count])
+        return self._answer(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+
+    def _answer(self, body: bytes | bytearray) -> tuple[int, bytes | bytearray]:
+        self.reusable = self._kept_alive
+        return self._parser.get_status_code(), body
+
+    # -- sending and receiving
+
+    def _send(self, head: bytes, body: Body, wait: Wait) -> None:
+        """What the other side answers before it has the whole body, such as an error, is read afterwards."""
+        since = time.monotonic()
+        parts = [memoryview(head), memoryview(body)] if body else [memoryview(head)]
+        while parts:
+            try:
+                self._socket.settimeout(wait.slice_s(since))
+                sent = self._socket.sendmsg(parts)
+            except TimeoutError:
+                wait.slice_s(since)
+                continue
+            except ConnectionError:
+                return
+            since = time.monotonic() if wait.stall_s else since
+            parts = _after(parts, sent)
+
+    def _receive(self, buffer: memoryview, wait: Wait, since: float) -> int:
+        while True:
+            self._socket.settimeout(wait.slice_s(since))
+            try:
+                count = self._socket.recv_into(buffer)
+            except TimeoutError:
+                continue
+            except ConnectionError as error:
+                raise self._closed(error.strerror or str(error)) from None
+            if not count:
+                raise self._closed("end of stream")
+            return count
+
+    def _closed(self, why: str) -> Exception:
+        begun = self._received or self._length >= 0
+        return errors.Unreachable(f"closed within the reply: {why}") if begun else ClosedEarly()
+
+    def _parse(self, data: memoryview) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, errors.Unreachable):
+                raise error.__context__ from None
+            raise errors.Unreachable(f"the reply is not HTTP: {error}") from None
+
+    def _announced_body(self, wait: Wait) -> bytearray:
+        """The rest of a body of known length, past the parser; the next reply gets a fresh one."""
+        whole = bytearray(self._length)
+        filled = 0
+        for part in self._parts:
+            whole[filled : filled + len(part)] = part
+            filled += len(part)
+        view, since = memoryview(whole), time.monotonic()
+        while filled < len(whole):
+            filled += self._receive(view[filled:], wait, since)
+            since = time.monotonic() if wait.stall_s else since
+        view.release()
+        return whole
+
+    # -- httptools.HttpResponseParser
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-length":
+            self._length = int(value)
+            self._check_size(self._length)
+
+    def on_headers_complete(self) -> None:
+        # An interim reply ("100 Continue") is not the one that is waited for.
+        self._head_complete = self._parser.get_status_code() >= 200
+        # Asked now: the parser no longer knows once the message is complete.
+        self._kept_alive = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._received += len(data)
+        self._check_size(self._received)
+
+    def on_message_complete(self) -> None:
+        self._complete = self._head_complete
+
+    def _check_size(self, size: int) -> None:
+        if size > REPLY_BYTES_MAX:
+            raise errors.Unreachable(f"the reply has {size} bytes; at most {REPLY_BYTES_MAX} are taken")
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of `parts` when `sent` bytes of them are gone."""
+    left = []
+    for part in parts:
+        if sent < len(part):
+            left.append(part[sent:] if sent else part)
+        sent = max(0, sent - len(part))
+    return left
