@@ -217,15 +217,20 @@ class Session:
         try:
             self.space = self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
             self.cluster = self.space.cluster
+            if self.space.rows_kept:
+                self._tell_again(closed)
         except errors.SessionEnded:
             log.warning("session %d has ended at the directory; beginning a new one", self.id)
             self._begin()
             for tell in self._on_new_session:
                 tell()
         except errors.DfsError:
-            with self._mutex:
-                self._closed = closed + self._closed
+            self._tell_again(closed)
             raise
+
+    def _tell_again(self, closed: list[Closed]) -> None:
+        with self._mutex:
+            self._closed = closed + self._closed
 
     def on_new_session(self, tell: Callable[[], None]) -> None:
         """`tell()` is called after the session was lost and another begun."""

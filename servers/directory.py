@@ -157,19 +157,34 @@ class Directory:
         )
 
     def renew(self, request: Renew, now_s: float) -> Renewed:
+        """A store that cannot be written, such as on a full disk, ends no lease."""
         _check_numbers(request, "unsent_files")
-        self._check_session(request.session)
-        if request.closed:
-            self._store.transact(lambda tx: sessions.close_rows(tx, request.session, request.closed))
+        if request.session not in self._seen_s:
+            raise errors.SessionEnded(f"session {request.session} has ended; begin a new one")
         revived = now_s - self._seen_s[request.session] > PROMISE_LEASE_S
-        if request.session in self._lapsed:
-            self._set_lapsed(request.session, False)
         self._seen_s[request.session] = now_s
         self._unsent[request.session] = request.unsent_files
         cluster = self.cluster(now_s)
         total, free = _space(cluster)
-        inodes = self._store.read(records.usage).inodes
-        return Renewed(cluster=cluster, revived=revived, total_bytes=total, free_bytes=free, inodes=inodes)
+        return Renewed(
+            cluster=cluster,
+            revived=revived,
+            rows_kept=not self._note_renewal(request),
+            total_bytes=total,
+            free_bytes=free,
+            inodes=self._store.read(records.usage).inodes,
+        )
+
+    def _note_renewal(self, request: Renew) -> bool:
+        """What of a renewal is stored; False if the store could not be written."""
+        try:
+            if request.closed:
+                self._store.transact(lambda tx: sessions.close_rows(tx, request.session, request.closed))
+            if request.session in self._lapsed:
+                self._set_lapsed(request.session, False)
+        except errors.ServerError:
+            return False
+        return True
 
     def end(self, request: End) -> Nothing:
         self._store.transact(lambda tx: sessions.end(tx, request.session))

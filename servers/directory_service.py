@@ -5,6 +5,7 @@ it is answered waits for a sync in another thread; those that come meanwhile sha
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import time
@@ -12,13 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dfsfuse import messages
+import msgspec
+
+from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.store import Store
 from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
 
 SYNC_EVERY_S = 1.0
 _TIDY_EVERY_S = 5.0
@@ -67,7 +72,7 @@ class DirectoryService:
     def operations(self) -> dict[str, Operation]:
         core = self.core
         timed = {
-            "open": (messages.Open, core.open),
+            "open": (messages.Open, self._open),
             "put_segments": (messages.PutSegments, lambda r: core.put_segments(r, boottime_s())),
             "commit": (messages.Commit, self._commit),
             "where": (messages.Lookup, lambda r: core.where(r, boottime_s())),
@@ -99,6 +104,17 @@ class DirectoryService:
             **{name: (kind, lambda r: change(r, time.time_ns())) for name, kind in changes.items()},
         }
 
+    def _open(self, request: messages.Open) -> messages.Opened:
+        try:
+            return self.core.open(request)
+        except errors.NoSpace as error:
+            if request.token:
+                raise
+            log.warning(
+                "inode %d is opened for reading without a row that would outlive its name: %s", request.base, error
+            )
+            return self.core.open(msgspec.structs.replace(request, opening=0))
+
     def _commit(self, request: messages.Commit) -> Any:
         reply = self.core.commit(request, time.time_ns(), boottime_s())
         return self._after_sync(reply) if request.durable else reply
@@ -119,14 +135,21 @@ class DirectoryService:
         return reply
 
     async def sync_for_ever(self) -> None:
+        """A disk that fails is told to those who ask for durability, and is tried again for all others."""
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
-            await self._sync.wait()
+            try:
+                await self._sync.wait()
+            except errors.DfsError as error:
+                log.error("sync: %s", error)
 
     async def tidy_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_TIDY_EVERY_S)
-            self.core.end_lapsed(boottime_s())
+            try:
+                self.core.end_lapsed(boottime_s())
+            except errors.DfsError as error:
+                log.error("sessions that have lapsed could not be noted: %s", error)
 
 
 def boottime_s() -> float:

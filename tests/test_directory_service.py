@@ -28,7 +28,7 @@ from volumes import FILE, on, piece
 from dfsfuse import errors, messages
 from dfsfuse.messages import Manifest, Nothing, from_msgpack, to_msgpack
 from servers.directory_service import DirectoryService
-from servers.store.memory import MemoryStore
+from servers.store.memory import MemoryStore, MemoryTransaction
 from servers.store.sqlite import SqliteStore
 
 TOKEN = "a-token-of-this-test"
@@ -474,3 +474,41 @@ def test_on_the_memory_engine(tmp_path: Path) -> None:
     finally:
         assert service.kill(signal.SIGTERM) == 0
     assert not (tmp_path / "directory.db").exists()
+
+
+class _FullDisk(MemoryStore):
+    """While `full`, transactions that would write are refused."""
+
+    full = False
+
+    def transact(self, operation: Any) -> Any:
+        writes = MemoryTransaction(self)
+        operation(writes)
+        if self.full and writes.changes:
+            raise errors.NoSpace("the directory's disk is full")
+        return super().transact(operation)
+
+
+def test_on_a_full_disk_reading_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: files can be opened for reading while nothing can be written; opening for writing says NoSpace; what runs
+    beside the requests does not end the server."""
+
+    async def scenario() -> None:
+        disk = _FullDisk()
+        service = DirectoryService(disk, 3, "http://d")
+        ino = service.core.change(messages.Create(names=[b"f"], ino=0, mode=FILE), 1).ino
+        session = service.core.begin(messages.Begin(key=bytes(16)), 0.0).session
+        opens, disk.full = service.operations()["open"].handler, True
+        assert opens(messages.Open(session=session, base=ino, opening=1)).attributes.ino == ino
+        with pytest.raises(errors.NoSpace):
+            opens(messages.Open(session=session, base=ino, token=5, opening=2))
+        seen: list[float] = []
+        monkeypatch.setattr("servers.directory_service._TIDY_EVERY_S", 0.001)
+        monkeypatch.setattr("servers.directory_service.boottime_s", lambda: seen.append(1e6) or 1e6)
+        tidying = asyncio.create_task(service.tidy_for_ever())
+        while len(seen) < 3:
+            assert not tidying.done()
+            await asyncio.sleep(0.001)
+        tidying.cancel()
+
+    asyncio.run(scenario())

@@ -4,6 +4,7 @@ import random
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_directory_tree import refused
@@ -426,3 +427,42 @@ def test_a_session_whose_locks_are_gone_is_not_waited_for_after_a_restart(volume
     volume.core.renew(Renew(session=dead), volume.now_s)
     volume.restart()
     assert sorted(volume.core.register(start, volume.now_s).sessions) == [dead, alive]
+
+
+def renewed(volume: Volume, session: int, *closed: Closed) -> messages.Renewed:
+    return volume.core.renew(Renew(session=session, closed=list(closed)), volume.now_s)
+
+
+class _Full:
+    """While `full`, what would be written is refused, as on a full disk."""
+
+    def __init__(self, volume: Volume):
+        self._transact, self.full = volume.store.transact, False
+        volume.store.transact = self.transact
+
+    def transact(self, operation: Any) -> Any:
+        if self.full:
+            raise errors.NoSpace("the directory's disk is full")
+        return self._transact(operation)
+
+
+def test_a_full_disk_ends_no_session(volume: Volume) -> None:
+    """Goal: who renews in time lives on, though the store cannot be written, and tells again later what it closed."""
+    session, disk = volume.begin(), _Full(volume)
+    ino = volume.make("f").ino
+    volume.open(ino, session=session, opening=1)
+    disk.full = True
+    for _ in range(int(PROMISE_LEASE_S + OPEN_ROWS_S) + 10):
+        volume.tick()
+        assert renewed(volume, session, Closed(ino, 0, 1)).rows_kept
+    volume.core.end_lapsed(volume.now_s)
+    disk.full = False
+    assert not renewed(volume, session, Closed(ino, 0, 1)).rows_kept
+    volume.remove("f")
+    volume.check()
+
+
+def test_session_0_is_not_renewed(volume: Volume) -> None:
+    """Goal: the number that stands for "no session" is refused as one that has ended."""
+    with pytest.raises(errors.SessionEnded):
+        renewed(volume, 0)

@@ -1,5 +1,6 @@
 """The contract of stores, for every engine; and what only an engine on a disk must keep: crashes and a full disk."""
 
+import errno
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
-from dfsfuse.errors import DfsError, NoSpace
+from dfsfuse.errors import DfsError, NoSpace, ServerError
 from servers.store import Store, Transaction, after_prefix
 from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
@@ -321,4 +322,33 @@ def test_a_store_that_fails_says_which(tmp_path: Path) -> None:
         fill(store, b"a")
     with pytest.raises(DfsError, match=r"store\.db"):
         store.read(lambda tx: tx.get(b"a"))
+    store.close()
+
+
+def test_large_values_are_not_kept_in_memory(tmp_path: Path) -> None:
+    """Goal: memory does not grow with the manifests of large files; a large value that becomes small, or the other way
+    round, is read as what it is."""
+    store = SqliteStore(tmp_path / "store.db")
+    for number in range(300):
+        store.transact(lambda tx, key=b"g%d" % number: tx.put(key, bytes(40_000)))
+    assert sum(len(value or b"") for value in store._transaction._known.values()) < 1_000_000
+    for size in (10, 40_000, 10):
+        store.transact(lambda tx, size=size: tx.put(b"g0", bytes(size)))
+        assert len(store.read(lambda tx: tx.get(b"g0"))) == size
+    store.close()
+
+
+def test_a_disk_that_fails_is_told_to_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an error of the errors module, which the directory survives, and the next sync works."""
+    store = SqliteStore(tmp_path / "store.db")
+    fill(store, b"a")
+
+    def fails(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fails)
+        with pytest.raises(ServerError, match="log"):
+            store.sync()
+    store.sync()
     store.close()

@@ -110,10 +110,12 @@ class Renew(Message, kw_only=True):
 
 
 class Renewed(Message, kw_only=True):
-    """`revived`: the lease had ended meanwhile. Space is of the volume, all copies of a byte counted as one."""
+    """`revived`: the lease had ended meanwhile. `rows_kept`: the directory could not write, so what was closed is to be
+    told again. Space is of the volume, all copies of a byte counted as one."""
 
     cluster: Cluster
     revived: bool = False
+    rows_kept: bool = False
     total_bytes: int = 0
     free_bytes: int = 0
     inodes: int = 0

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from dfsfuse.errors import NoSpace, ServerError
+from dfsfuse.errors import NoSpace, ServerError, from_os_error
 from servers.store import Result, Transaction
 
 _CHECKPOINT_BYTES = 8 << 20
-_KNOWN_MAX = 20_000
-"""Values kept in memory; some hundred bytes each."""
+_KNOWN_MAX, _KNOWN_BYTES_MAX = 20_000, 1024
+"""Values kept in memory, and the largest one. Segments of manifests are larger, and are read rarely."""
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
@@ -51,8 +51,15 @@ class SqliteTransaction:
             return self._known[key]
         except KeyError:
             row = self._execute("SELECT value FROM pairs WHERE key = ?", (key,)).fetchone()
-        value = self._known[key] = row and row[0]
+        value = row and row[0]
+        self._remember(key, value)
         return value
+
+    def _remember(self, key: bytes, value: bytes | None) -> None:
+        if value is None or len(value) <= _KNOWN_BYTES_MAX:
+            self._known[key] = value
+        else:
+            self._known.pop(key, None)
 
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         query = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -60,7 +67,7 @@ class SqliteTransaction:
 
     def put(self, key: bytes, value: bytes) -> None:
         self._written.append(key)
-        self._known[key] = value
+        self._remember(key, value)
         self._execute("INSERT OR REPLACE INTO pairs VALUES (?, ?)", (key, value))
 
     def delete(self, key: bytes) -> None:
@@ -109,10 +116,16 @@ class SqliteStore:
             self._connection.execute("ROLLBACK")
 
     def sync(self) -> None:
-        with self._syncing:
-            os.fdatasync(self._log_file)
-            if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
-                self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        """Raises NoSpace or ServerError where the disk fails."""
+        try:
+            with self._syncing:
+                os.fdatasync(self._log_file)
+                if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
+                    self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except OSError as error:
+            raise from_os_error(error, "bringing the directory's log to the disk") from error
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
 
     def close(self) -> None:
         with self._syncing:
