@@ -36,6 +36,43 @@ Outcome = dict[str, Any]
 """Server name -> what it answered, or the DfsError that it failed with."""
 
 
+class _Answers:
+    """What `expected` servers answer, and whether it is enough: all have, or SPARE_S have passed since `wanted` have
+    without an error."""
+
+    def __init__(self, expected: int, wanted: int):
+        self.outcome: Outcome = {}
+        self._expected, self._wanted = expected, wanted
+        self._loop = asyncio.get_running_loop()
+        self._enough: asyncio.Future[None] = self._loop.create_future()
+        self._spare: asyncio.TimerHandle | None = None
+
+    async def note(self, name: str, work: Awaitable[Any]) -> None:
+        try:
+            self.outcome[name] = await work
+        except errors.DfsError as error:
+            self.outcome[name] = error
+        self._judge()
+
+    def _judge(self) -> None:
+        if len(self.outcome) == self._expected:
+            self._now_enough()
+        elif self._spare is None and self._good() >= self._wanted:
+            self._spare = self._loop.call_later(SPARE_S, self._now_enough)
+
+    def _good(self) -> int:
+        return sum(not isinstance(answer, errors.DfsError) for answer in self.outcome.values())
+
+    def _now_enough(self) -> None:
+        if not self._enough.done():
+            self._enough.set_result(None)
+
+    async def enough(self) -> None:
+        await self._enough
+        if self._spare is not None:
+            self._spare.cancel()
+
+
 class Replication:
     """The placement group as the server called `name` sees it."""
 
@@ -98,38 +135,27 @@ class Replication:
 
     async def _all(self, own: Coroutine[Any, Any, Any], ask: Callable[[Server], Awaitable[Any]]) -> Outcome:
         """What this server and the others answered. Own work is never given up: it may be reading the body."""
-        outcome: Outcome = {}
-        own_task = asyncio.ensure_future(self._note(outcome, self._name, own))
-        tasks = {asyncio.ensure_future(self._ask(outcome, server, ask)) for server in self._targets()}
-        await self._enough({own_task, *tasks}, outcome)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(own_task, *tasks, return_exceptions=True)
-        if isinstance(outcome[self._name], errors.CallerError):
-            raise outcome[self._name]
-        return outcome
+        targets = self._targets()
+        answers = _Answers(1 + len(targets), self._known().copies_min)
+        tasks = [asyncio.ensure_future(self._ask(answers, server, ask)) for server in targets]
+        try:
+            # The others have their request, and work on it, before this server turns to its own part.
+            await asyncio.sleep(0)
+            await answers.note(self._name, own)
+            await answers.enough()
+        finally:
+            await _end([task for task in tasks if not task.done()])
+        if isinstance(answers.outcome[self._name], errors.CallerError):
+            raise answers.outcome[self._name]
+        return answers.outcome
 
-    async def _enough(self, pending: set[asyncio.Future], outcome: Outcome) -> None:
-        """Wait until all are through, or SPARE_S have passed since copies_min were."""
-        wanted = self._known().copies_min
-        while pending and sum(not isinstance(answer, errors.DfsError) for answer in outcome.values()) < wanted:
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        if pending:
-            await asyncio.wait(pending, timeout=SPARE_S)
-
-    async def _ask(self, outcome: Outcome, server: Server, ask: Callable[[Server], Awaitable[Any]]) -> None:
+    async def _ask(self, answers: "_Answers", server: Server, ask: Callable[[Server], Awaitable[Any]]) -> None:
         """A server that is late or away is silent from now on; also one that was given up, hence the cancellation."""
         try:
-            await self._note(outcome, server.name, ask(server))
+            await answers.note(server.name, ask(server))
         except asyncio.CancelledError:
-            outcome[server.name] = errors.TimedOut(f"{server.url}: later than the others by {SPARE_S:g} s")
-        self._heard(server.name, not isinstance(outcome[server.name], errors.Unreachable))
-
-    async def _note(self, outcome: Outcome, name: str, work: Awaitable[Any]) -> None:
-        try:
-            outcome[name] = await work
-        except errors.DfsError as error:
-            outcome[name] = error
+            answers.outcome[server.name] = errors.TimedOut(f"{server.url}: later than the others by {SPARE_S:g} s")
+        self._heard(server.name, not isinstance(answers.outcome[server.name], errors.Unreachable))
 
     def _not_enough(self, outcome: Outcome, count: int) -> errors.DfsError:
         failed = {name: answer for name, answer in outcome.items() if isinstance(answer, errors.DfsError)}
@@ -171,3 +197,11 @@ class Replication:
         elif not answers and name not in self._silent:
             log.warning("%s does not answer; passed over until it does", name)
             self._silent.add(name)
+
+
+async def _end(late: list[asyncio.Task]) -> None:
+    """Nothing of what they were given is used any more when this returns."""
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.gather(*late, return_exceptions=True)
