@@ -1,26 +1,24 @@
 """Chunks and receipts on one server's disk. No sockets, no event loop.
 
     home/start            the start number, raised at each start: the high part of receipt numbers
-    home/chunks/ab/ab...  one file per chunk, named by its 64 hex digits, in 256 folders
-    home/tmp/             chunks being written; a rename moves a whole one to its place, leftovers are removed at start
+    home/packs/           chunks below PACK_BYTES_MAX, many in a file (packs.py)
+    home/chunks/  tmp/    larger ones, a file for each (chunk_files.py)
     home/corrupt/         chunks that did not hash to their names, kept for a human; never served
 
 Every chunk is hashed when it arrives, and again before it is served. A range of a chunk cannot be checked by the one
 who receives it, so the whole chunk is checked here first, unless this process has already done so: VERIFIED_MAX names
 are remembered. What is found broken is set aside, so that it counts as missing and can be uploaded anew.
 
-A stored chunk is in the kernel's memory: a killed server loses nothing. `sync` brings chunks and their folders to the
-disk. The names it still has to do are a bounded set; the `store` that fills it syncs before it returns. What an earlier
-process had not synced yet is not known by name, so the first `sync` of a process brings everything to the disk.
+A stored chunk is in the kernel's memory: a killed server loses nothing. `sync` brings everything to the disk. What it
+still has to do is bounded: the `store` that fills it syncs before it returns.
 
-Threads: all methods may be called from any thread. `_lock` guards the counters, the receipt counter and both sets of
-names, and is held across a rename but never across reading, writing or syncing; `_syncing` admits one sync at a time,
-so that when `sync` returns, earlier batches are on disk as well.
+Threads: all methods may be called from any thread. `_lock` guards the receipt counter, the two other counters and the
+verified names, and is held for memory work alone; `_syncing` admits one sync at a time, so that when `sync` returns,
+earlier batches are on disk as well. The packs and the chunk files have locks of their own.
 """
 
 import contextlib
 import errno
-import itertools
 import logging
 import os
 import pathlib
@@ -30,16 +28,15 @@ from collections.abc import Iterable, Iterator
 from blake3 import blake3
 
 from dfsfuse import errors
-from dfsfuse.chunks import ENTRY_BYTES, NAME_BYTES, chunk_name
+from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from servers.chunk_files import ChunkFiles, FilePlace, sync_path
+from servers.packs import PACK_BYTES_MAX, Packs, Place
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 256 << 10
 UNSYNCED_MAX = 8192
 VERIFIED_MAX = 8192
 COUNTER_BITS = 40
-
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class ChunkStore:
@@ -48,15 +45,20 @@ class ChunkStore:
     def __init__(self, home: pathlib.Path):
         self._home = home
         self._lock, self._syncing = threading.Lock(), threading.Lock()
-        self._unsynced: set[bytes] = set()
-        self._inherited = True
         self._verified: dict[bytes, None] = {}
-        self._temporary = itertools.count()
         self.served_chunks = self.received_chunks = 0
-        self._make_folders()
+        for folder in ("", "tmp", "corrupt", "packs"):
+            (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._packs, self._files = Packs(home), ChunkFiles(home)
         self._number = _raise_start_number(home) << COUNTER_BITS
-        self._empty_tmp()
-        self.chunks, self.stored_bytes = self._count()
+
+    @property
+    def chunks(self) -> int:
+        return self._packs.chunks + self._files.chunks
+
+    @property
+    def stored_bytes(self) -> int:
+        return self._packs.stored_bytes + self._files.stored_bytes
 
     # -- storing
 
@@ -71,15 +73,37 @@ class ChunkStore:
             raise errors.BodyTooLarge(f"the chunk has {len(data)} bytes; at most {ENTRY_BYTES} are taken")
         if chunk_name(data) != name:
             raise errors.BadHash(f"the {len(data)} bytes received do not hash to {name.hex()}")
-        if self.length(name) != len(data):
-            self._write(name, data)
+        try:
+            written = self._keep(name, data)
+        except OSError as error:
+            raise errors.from_os_error(error, f"storing chunk {name.hex()}") from None
         with self._lock:
+            if written:
+                self._remember_verified(name)
             self.received_chunks += 1
-            full = len(self._unsynced) >= UNSYNCED_MAX
             number = self._next_number()
-        if full:
+        if self._packs.unsynced + self._files.unsynced >= UNSYNCED_MAX:
             self.sync()
         return number
+
+    def _keep(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
+        """False if it is here."""
+        if len(data) < PACK_BYTES_MAX:
+            return not self._is_old_file(name, len(data)) and self._packs.put(name, data)
+        known = self._files.find(name)
+        if known and known.length == len(data):
+            return False
+        self._files.put(name, data)
+        return True
+
+    def _is_old_file(self, name: bytes, length: int) -> bool:
+        """Whether an earlier version has kept this small chunk as a file. One of another length, as power cuts leave
+        them, goes: if no file was that small at start, there is none."""
+        known = self._files.find(name) if self._files.shortest < PACK_BYTES_MAX else None
+        if known and known.length != length:
+            self._files.set_aside(name, known)
+            return False
+        return known is not None
 
     def confirm(self, names: Iterable[bytes]) -> dict[bytes, int]:
         """A new receipt for each of these chunks that is here. Raises BadHash for what is not a chunk's name."""
@@ -89,36 +113,22 @@ class ChunkStore:
 
     def length(self, name: bytes) -> int:
         """The chunk's length; 0 if it is not here. Raises BadHash for what is not a chunk's name."""
-        try:
-            return os.stat(self._path(name)).st_size
-        except OSError:
-            return 0
+        place = self._find(name)
+        return place.length if place else 0
 
     def has(self, name: bytes) -> bool:
         return bool(self.length(name))
 
+    def _find(self, name: bytes) -> Place | FilePlace | None:
+        return self._packs.find(name) or self._files.find(name)
+
+    def _shelf(self, place: Place | FilePlace) -> Packs | ChunkFiles:
+        """Where what is at that place is read and set aside."""
+        return self._packs if isinstance(place, Place) else self._files
+
     def _next_number(self) -> int:
         self._number += 1
         return self._number
-
-    def _write(self, name: bytes, data: bytes | bytearray | memoryview) -> None:
-        temporary = f"{self._home}/tmp/{next(self._temporary)}"
-        try:
-            _write_file(temporary, data)
-            with self._lock:
-                replaced = self.length(name)
-                os.rename(temporary, self._path(name))
-                self._now_stored(name, len(data), replaced)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise errors.from_os_error(error, f"storing chunk {name.hex()}") from None
-
-    def _now_stored(self, name: bytes, length: int, replaced: int) -> None:
-        self.chunks += not replaced
-        self.stored_bytes += length - replaced
-        self._unsynced.add(name)
-        self._remember_verified(name)
 
     # -- reading
 
@@ -135,66 +145,60 @@ class ChunkStore:
 
         Whoever has checked a chunk may read its pieces. Raises ChunkMissing, ChunkCorrupt.
         """
-        size = self.length(name)
-        if not size:
+        place = self._find(name)
+        if not place:
             raise errors.ChunkMissing(f"chunk {name.hex()} is not here")
         with self._lock:
             self.served_chunks += 1
             known = name in self._verified
         if again or not known:
-            self._verify(name)
-        return size
+            self._verify(name, place)
+        return place.length
 
     def piece(self, name: bytes, offset: int, length: int) -> bytes:
         """A part of a checked chunk. Raises ChunkMissing and ChunkCorrupt: both can come about between two pieces."""
-        with self._reading(name) as handle:
-            data = os.pread(handle, length, offset)
+        place = self._find(name)
+        if not place:
+            raise errors.ChunkMissing(f"chunk {name.hex()} is not here")
+        with self._reading(name, place):
+            data = self._shelf(place).read(name, place, offset, length)
         if len(data) != length:
-            raise self._set_aside(name, f"{len(data)} of {length} bytes at {offset}")
+            raise self._set_aside(name, place, f"{len(data)} of {length} bytes at {offset}")
         return data
 
-    def _verify(self, name: bytes) -> None:
-        hasher, buffer = blake3(), bytearray(READ_BYTES)
-        with self._reading(name) as handle:
-            while count := os.readv(handle, (buffer,)):
-                hasher.update(memoryview(buffer)[:count])
+    def _verify(self, name: bytes, place: Place | FilePlace) -> None:
+        hasher = blake3()
+        with self._reading(name, place):
+            for piece in self._shelf(place).pieces(name, place):
+                hasher.update(piece)
         if hasher.digest() != name:
-            raise self._set_aside(name, "its content hashes to another name")
+            raise self._set_aside(name, place, "its content hashes to another name")
         with self._lock:
             self._remember_verified(name)
 
     @contextlib.contextmanager
-    def _reading(self, name: bytes) -> Iterator[int]:
-        """An open descriptor; what the disk cannot read is set aside as what it misread is."""
-        handle = -1
+    def _reading(self, name: bytes, place: Place | FilePlace) -> Iterator[None]:
+        """What the disk cannot read is set aside as what it misread is; so is what has lost its pack."""
         try:
-            handle = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
-            yield handle
-        except FileNotFoundError:
-            raise errors.ChunkMissing(f"chunk {name.hex()} is not here") from None
+            yield
         except OSError as error:
-            if error.errno == errno.EIO:
-                raise self._set_aside(name, "the disk cannot read it") from None
+            if isinstance(error, FileNotFoundError) and isinstance(place, FilePlace):
+                raise errors.ChunkMissing(f"chunk {name.hex()} is not here") from None
+            if error.errno in (errno.EIO, errno.ENOENT):
+                raise self._set_aside(name, place, "the disk cannot read it") from None
             raise errors.from_os_error(error, f"reading chunk {name.hex()}") from None
-        finally:
-            if handle >= 0:
-                os.close(handle)
 
     def _remember_verified(self, name: bytes) -> None:
         self._verified[name] = None
         if len(self._verified) > VERIFIED_MAX:
             del self._verified[next(iter(self._verified))]
 
-    def _set_aside(self, name: bytes, why: str) -> errors.ChunkCorrupt:
+    def _set_aside(self, name: bytes, place: Place | FilePlace, why: str) -> errors.ChunkCorrupt:
         """The error to raise, after the broken chunk went where it is never served from."""
         log.error("chunk %s is corrupt (%s); set aside in %s/corrupt", name.hex(), why, self._home)
-        with self._lock, contextlib.suppress(OSError):
-            length = self.length(name)
-            os.replace(self._path(name), f"{self._home}/corrupt/{name.hex()}")
-            self.chunks -= 1
-            self.stored_bytes -= length
-            self._unsynced.discard(name)
+        with self._lock:
             self._verified.pop(name, None)
+        self._shelf(place).set_aside(name, place)
         return errors.ChunkCorrupt(f"chunk {name.hex()} is corrupt here: {why}", name.hex())
 
     # -- the disk
@@ -202,89 +206,31 @@ class ChunkStore:
     def sync(self) -> int:
         """Bring everything stored so far to the disk; the number up to which receipts are on it now.
 
-        A chunk that could not be written is set aside and NoSpace or Internal raised: the kernel reports such a
-        failure once and then takes the lost pages for clean.
+        A chunk that could not be written counts as missing, and NoSpace or Internal is raised: the kernel reports such
+        a failure once and then takes the lost pages for clean.
         """
         with self._syncing:
             with self._lock:
-                batch, self._unsynced, number = self._unsynced, set(), self._number
-            if self._inherited:
-                os.sync()
-                self._inherited = False
-            failed = [error for name in batch if (error := self._sync_chunk(name))]
-            for first in {name[0] for name in batch}:
-                _sync_path(f"{self._home}/chunks/{first:02x}", os.fsync)
+                number = self._number
+            failed = self._files.sync() + self._packs.sync()
         if failed:
             raise errors.from_os_error(failed[0], f"syncing {len(failed)} chunks")
         return number
 
-    def _sync_chunk(self, name: bytes) -> OSError | None:
-        try:
-            _sync_path(self._path(name), os.fdatasync)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._set_aside(name, f"it could not be brought to the disk: {error.strerror}")
-            return error
-        return None
+    def close(self) -> None:
+        """Nobody uses it any more. What was not synced is as after a kill: it is in the kernel's memory."""
+        self._packs.close()
 
     def capacity(self) -> tuple[int, int]:
         """(free, total) bytes of the disk."""
         disk = os.statvfs(self._home)
         return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
-    # -- files and folders
-
-    def _path(self, name: bytes) -> str:
-        if len(name) != NAME_BYTES:
-            raise errors.BadHash(f"a chunk's name has {NAME_BYTES} bytes, not {len(name)}")
-        digits = name.hex()
-        return f"{self._home}/chunks/{digits[:2]}/{digits}"
-
-    def _make_folders(self) -> None:
-        for folder in ("", "chunks", "tmp", "corrupt", *(f"chunks/{first:02x}" for first in range(256))):
-            (self._home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_path(f"{self._home}/chunks", os.fsync)
-
-    def _empty_tmp(self) -> None:
-        for leftover in os.scandir(self._home / "tmp"):
-            os.unlink(leftover)
-
-    def _count(self) -> tuple[int, int]:
-        """(chunks, bytes) stored. A power cut leaves empty files of chunks that no sync had reached; they go."""
-        count = size = 0
-        for first in range(256):
-            for file in os.scandir(f"{self._home}/chunks/{first:02x}"):
-                length = file.stat().st_size
-                count += length > 0
-                size += length
-                if not length:
-                    os.unlink(file)
-        return count, size
-
 
 def check_range(offset: int, length: int, size: int) -> None:
     """Raises BadRange unless [offset, offset + length) lies within a chunk of `size` bytes and is not empty."""
     if offset < 0 or length < 1 or offset + length > size:
         raise errors.BadRange(f"{length} bytes at {offset} are not within the chunk's {size} bytes", str(size))
-
-
-def _write_file(path: str, data: bytes | bytearray | memoryview) -> None:
-    handle = os.open(path, _CREATE, 0o600)
-    try:
-        written = os.write(handle, data)
-        while written < len(data):
-            written += os.write(handle, memoryview(data)[written:])
-    finally:
-        os.close(handle)
-
-
-def _sync_path(path: str, sync) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sync(handle)
-    finally:
-        os.close(handle)
 
 
 def _raise_start_number(home: pathlib.Path) -> int:
@@ -296,5 +242,5 @@ def _raise_start_number(home: pathlib.Path) -> int:
         file.flush()
         os.fsync(file.fileno())
     os.rename(new, path)
-    _sync_path(str(home), os.fsync)
+    sync_path(str(home), os.fsync)
     return number

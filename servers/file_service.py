@@ -27,9 +27,11 @@ from typing import Any
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.messages import Nothing, Server
-from servers.chunkstore import READ_BYTES, ChunkStore, check_range
+from servers.chunk_files import READ_BYTES
+from servers.chunkstore import ChunkStore, check_range
 from servers.connection import Exchange
 from servers.http import App, Operation, Raw, respond, serve
+from servers.packs import PACK_BYTES_MAX
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
 from servers.replication import ACTING, COPY, PRIMARY, Replication
@@ -37,7 +39,7 @@ from servers.replication import ACTING, COPY, PRIMARY, Replication
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 << 10
-INLINE_BYTES = 256 << 10
+INLINE_BYTES = PACK_BYTES_MAX
 BUFFERS = 4
 STALL_S = 10.0
 SYNC_EVERY_S = 1.0
@@ -85,9 +87,10 @@ class FileService:
         }
 
     def close(self) -> None:
-        """Wait for what the executors are doing."""
+        """Wait for what the executors are doing, and let go of the store."""
         self._disk.shutdown()
         self._syncer.shutdown()
+        self._store.close()
 
     # -- beside the requests
 

@@ -246,3 +246,20 @@ def served(
         loop.call_soon_threadsafe(loop.stop)
         thread.join(DEADLINE_S)
         runner.close()
+
+
+@contextlib.contextmanager
+def small_disk(point: Path, megabytes: int) -> Iterator[None]:
+    """An ext4 file system of this size on `point`; skipped where this machine has no loop devices."""
+    image = point.with_name(point.name + ".img")
+    point.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    done = subprocess.run(["mount", "-o", "loop", image, point], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"NOT RUN: no loop devices: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chunk_homes import damage, everything
 from file_group import DEADLINE_S, TOKEN, Directory, FileServer, Group, free_port, wait_until
 
 from dfsfuse import messages
@@ -26,12 +27,6 @@ def group(tmp_path: Path) -> Iterator[Group]:
         servers.end()
 
 
-def chunk_files(server: FileServer) -> dict[str, bytes]:
-    """Every file that the server has, whole, torn or set aside."""
-    folders = [server.home / "tmp", server.home / "corrupt", *(server.home / "chunks").iterdir()]
-    return {file.name: file.read_bytes() for folder in folders for file in folder.iterdir()}
-
-
 def error_code(body: bytes) -> str:
     return messages.from_msgpack(body, dict)["code"]
 
@@ -42,7 +37,7 @@ def test_s8_a_put_is_on_all_three_servers(group: Group):
     for data in chunks:
         assert group.a.put(data) == ["A", "B", "C"]
     expected = {chunk_name(data).hex(): data for data in chunks}
-    assert all(chunk_files(server) == expected for server in group.all)
+    assert all(everything(server.home) == expected for server in group.all)
     status = group.c.status()
     assert (status.chunks, status.received_chunks, status.served_chunks) == (4, 4, 0)
     assert status.stored_bytes == sum(map(len, chunks))
@@ -83,14 +78,14 @@ def test_a_replica_names_the_primary(group: Group):
     assert status == 421
     reply = messages.from_msgpack(body, dict)
     assert (reply["code"], reply["detail"]) == ("not_primary", group.a.url)
-    assert not any(chunk_files(server) for server in group.all)
+    assert not any(everything(server.home) for server in group.all)
 
 
 def test_a_copy_goes_no_further(group: Group):
     """Goal: role=copy is stored by the one who gets it, alone."""
     assert group.b.put(b"data", role="copy") == ["B"]
-    assert not chunk_files(group.a)
-    assert not chunk_files(group.c)
+    assert not everything(group.a.home)
+    assert not everything(group.c.home)
 
 
 def test_s9_a_replica_acts_when_the_primary_is_dead(group: Group):
@@ -154,13 +149,13 @@ def test_a_restarted_server_is_used_again(group: Group, tmp_path: Path):
     wait_until(lambda: group.a.put(b"with B") == ["A", "B", "C"], "B gets copies again")
 
 
-def test_s16_a_corrupt_copy_is_refused_and_repaired(group: Group):
+@pytest.mark.parametrize("size", [5000, 500_000])
+def test_s16_a_corrupt_copy_is_refused_and_repaired(group: Group, size: int):
     """Goal: a broken chunk is never served; after the error it is missing, and an upload brings it back."""
-    data = os.urandom(500_000)
+    data = os.urandom(size)
     name = chunk_name(data)
     group.a.put(data)
-    path = group.b.home / "chunks" / name.hex()[:2] / name.hex()
-    path.write_bytes(b"\0" + data[1:])
+    damage(group.b.home, name)
     codes = [error_code(group.b.ask("GET", f"/v1/chunks/{name.hex()}")[2]) for _ in range(2)]
     assert codes == ["chunk_corrupt", "chunk_missing"]
     group.a.put(data)
@@ -195,7 +190,7 @@ def test_bad_requests(lone: FileServer, method: str, path: str, body: Any, statu
     """Goal: each gives a clear error, nothing is stored, and the server goes on."""
     got, _, reply = lone.ask(method, path, body, Content_Type="application/msgpack")
     assert (got, error_code(reply)) == (status, code)
-    assert not chunk_files(lone)
+    assert not everything(lone.home)
     assert lone.answers()
 
 
@@ -216,7 +211,7 @@ def test_the_token_is_asked_for(lone: FileServer):
         for token in ("", "Bearer wrong", TOKEN):
             status, _, body = lone.ask(method, f"/v1/chunks/{_HEX}", b"data", Authorization=token)
             assert (status, error_code(body)) == (401, "unauthorized")
-    assert not chunk_files(lone)
+    assert not everything(lone.home)
 
 
 def test_a_body_cut_short_stores_nothing(lone: FileServer):
@@ -227,7 +222,7 @@ def test_a_body_cut_short_stores_nothing(lone: FileServer):
             connection.sendall(f"{head}content-length: {announced}\r\n\r\n".encode() + sent)
     status, _, body = lone.ask("PUT", f"/v1/chunks/{_HEX}", os.urandom(1_000_000))
     assert (status, error_code(body)) == (400, "bad_hash")
-    assert not chunk_files(lone)
+    assert not everything(lone.home)
 
 
 def test_a_body_longer_than_announced(lone: FileServer):
@@ -239,7 +234,7 @@ def test_a_body_longer_than_announced(lone: FileServer):
         connection.sendall(head.encode() + b"data and more")
         reply = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b" 400 " in reply
-    assert not chunk_files(lone)
+    assert not everything(lone.home)
     assert lone.answers()
 
 

@@ -8,11 +8,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Mount, MountedCluster, alive, error, processes_of, python, run_mount, wait_until
+from support import Mount, MountedCluster, alive, error, processes_of, python, run_mount, small_disk, wait_until
 
 from dfsfuse import home as homes
 
@@ -207,23 +206,6 @@ def test_failed_close_is_made_good_while_a_reader_stays(fresh):
 
 
 # -- full disks
-
-
-@contextlib.contextmanager
-def small_disk(point: Path, megabytes: int) -> Iterator[None]:
-    """An ext4 file system of this size on `point`; skipped where this machine has no loop devices."""
-    image = point.with_name(point.name + ".img")
-    point.mkdir(parents=True, exist_ok=True)
-    with image.open("wb") as file:
-        file.truncate(megabytes << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    done = subprocess.run(["mount", "-o", "loop", image, point], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"NOT RUN: no loop devices: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def write_until_full(file: Path) -> None:

@@ -5,14 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from chunk_homes import kept
 from support import Mount, MountedCluster, wait_until
 
 pytestmark = pytest.mark.mounted
 
 
 def chunks_of(cluster: MountedCluster, name: str) -> dict[str, bytes]:
-    """The chunk files on one file server's disk: name -> bytes."""
-    return {file.name: file.read_bytes() for file in (cluster.home / name / "chunks").glob("??/*")}
+    """What one file server has on its disk: name -> bytes."""
+    return {chunk: where.read() for chunk, where in kept(cluster.home / name).items()}
 
 
 def all_up(cluster: MountedCluster) -> bool:
@@ -115,12 +116,11 @@ def test_write_goes_on_with_one_server_down(fresh):
 def test_broken_chunk_is_read_elsewhere(fresh):
     """Goal: S16. Bytes that rot on a replica's disk are never read: another server's copy is, by every reader."""
     writer, readers = fresh.mount(), [fresh.mount() for _ in range(2)]
-    content = os.urandom(3 << 20)
-    (writer.point / "file").write_bytes(content)
+    content = {"large": os.urandom(3 << 20), "small": os.urandom(5000)}
+    for file, data in content.items():
+        (writer.point / file).write_bytes(data)
     for name in "BC":
-        for file in (fresh.home / name / "chunks").glob("??/*"):
-            rotten = bytearray(file.read_bytes())
-            rotten[1000] ^= 1
-            file.write_bytes(rotten)
+        for where in kept(fresh.home / name).values():
+            where.flip(1000)
     for reader in readers:
-        assert (reader.point / "file").read_bytes() == content
+        assert {file: (reader.point / file).read_bytes() for file in content} == content
