@@ -142,15 +142,24 @@ class ChunkFiles:
         return []
 
     def _sync_chunk(self, name: bytes) -> OSError | None:
+        """Only what the disk has refused to take is lost; a file that could not be opened is tried again."""
         try:
-            sync_path(self._path(name), os.fdatasync)
+            handle = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            with self._lock:
+                self._unsynced.add(name)
+            return error
+        try:
+            os.fdatasync(handle)
         except OSError as error:
             log.error("chunk %s could not be brought to the disk: %s; set aside", name.hex(), error.strerror)
             if place := self.find(name):
                 self.set_aside(name, place)
             return error
+        finally:
+            os.close(handle)
         return None
 
     # -- files and folders

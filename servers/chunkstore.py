@@ -63,7 +63,8 @@ class ChunkStore:
     # -- storing
 
     def store(self, name: bytes, data: bytes | bytearray | memoryview) -> int:
-        """Keep a chunk; the number of its receipt. Storing it again is a success with a new receipt.
+        """Keep a chunk; the number of its receipt. Storing it again is a success with a new receipt, and repairs what
+        is broken here.
 
         Raises BadRequest (empty), BodyTooLarge, BadHash, NoSpace, Internal; then nothing of it is left.
         """
@@ -87,7 +88,8 @@ class ChunkStore:
         return number
 
     def _keep(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
-        """False if it is here."""
+        """False if it is here, unbroken."""
+        self._is_sound(name)
         if len(data) < PACK_BYTES_MAX:
             return not self._is_old_file(name, len(data)) and self._packs.put(name, data)
         known = self._files.find(name)
@@ -106,10 +108,23 @@ class ChunkStore:
         return known is not None
 
     def confirm(self, names: Iterable[bytes]) -> dict[bytes, int]:
-        """A new receipt for each of these chunks that is here. Raises BadHash for what is not a chunk's name."""
-        here = [name for name in names if self.length(name)]
+        """A new receipt for each of these chunks that is here, unbroken. Raises BadHash for what is not a chunk's
+        name."""
+        here = [name for name in names if self._is_sound(name)]
         with self._lock:
             return {name: self._next_number() for name in here}
+
+    def _is_sound(self, name: bytes) -> bool:
+        """Whether it is here, and hashed to its name when this process saw all of it: no receipt rests on a file's
+        length. What is broken is set aside."""
+        place = self._find(name)
+        if place is None or name in self._verified:
+            return place is not None
+        try:
+            self._verify(name, place)
+        except (errors.ChunkCorrupt, errors.ChunkMissing):
+            return False
+        return True
 
     def length(self, name: bytes) -> int:
         """The chunk's length; 0 if it is not here. Raises BadHash for what is not a chunk's name."""

@@ -121,8 +121,11 @@ class PackFile:
             )
 
     def sync(self) -> None:
-        """Bring it to the disk, and its name. The descriptor is the one that wrote: it hears of every failure since."""
+        """Bring it to the disk. The descriptor is the one that wrote: it hears of every failure since."""
         os.fdatasync(self._handle)
+
+    def sync_name(self) -> None:
+        """Bring its name to the disk. What fails can be done again: the kernel keeps a folder's changes."""
         if self._new:
             sync_folder(self._folder)
             self._new = False

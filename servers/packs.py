@@ -176,6 +176,10 @@ class Packs:
                 pack.sync()
             except OSError as error:
                 return [error] * self._drop_unsynced(pack, error)
+            try:
+                pack.sync_name()
+            except OSError as error:
+                return [error]
         with self._lock:
             if end > pack.synced:
                 pack.synced = self._ends[pack.number] = end

@@ -14,7 +14,7 @@ from chunk_homes import damage, everything, kept
 
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
-from servers import chunk_files, chunkstore
+from servers import chunkstore
 from servers.chunk_files import READ_BYTES
 from servers.chunkstore import COUNTER_BITS, ChunkStore
 from servers.packs import PACK_BYTES_MAX
@@ -225,16 +225,6 @@ def test_a_whole_read_verifies_each_time(store: ChunkStore, tmp_path: Path, name
     assert not store.has(name)
 
 
-def test_a_repeated_upload_does_not_count_as_verified(tmp_path: Path, name: bytes, data: bytes):
-    """Goal: what was uploaded was whole, but what the disk has may not be: a range of it is checked first."""
-    ChunkStore(tmp_path).store(name, data)
-    store = ChunkStore(tmp_path)
-    damage(tmp_path, name)
-    store.store(name, data)
-    with pytest.raises(errors.ChunkCorrupt):
-        store.read(name, 3, 5)
-
-
 def test_a_disk_that_cannot_read(store: ChunkStore, monkeypatch: pytest.MonkeyPatch, name: bytes, data: bytes):
     """Goal: EIO is treated like a wrong hash: the chunk is set aside, so that it is repaired."""
     store.store(name, data)
@@ -281,7 +271,8 @@ def test_sync_covers_what_was_stored(store: ChunkStore, tmp_path: Path, monkeypa
     """Goal: sync brings each new file and its folder to the disk once, and reports the last receipt's number."""
     store.sync()
     synced = []
-    monkeypatch.setattr(chunk_files, "sync_path", lambda path, sync: synced.append(path))
+    for sync in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, sync, lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
     number = store.store(LARGE_NAME, LARGE)
     assert store.sync() == number
     path = path_of(tmp_path, LARGE_NAME)
@@ -421,3 +412,37 @@ def test_a_cut_small_file_is_replaced_by_an_upload(tmp_path: Path):
     assert store.read(NAME) == SMALL
     for each in (store, ChunkStore(tmp_path)):
         assert (each.chunks, each.stored_bytes) == (1, len(SMALL))
+
+
+def test_no_receipt_for_what_is_broken(tmp_path: Path, store: ChunkStore, data: bytes, name: bytes):
+    """Goal: a restarted server that finds a chunk broken says so instead of confirming it, and an upload repairs it."""
+    store.store(name, data)
+    store.sync()
+    store.close()
+    damage(tmp_path, name)
+    again = ChunkStore(tmp_path)
+    assert again.confirm([name]) == {}
+    assert again.store(name, data)
+    assert again.read(name) == data
+    again.close()
+    damage(tmp_path, name)
+    third = ChunkStore(tmp_path)
+    assert third.store(name, data)
+    assert third.read(name) == data
+
+
+def test_a_server_without_descriptors_loses_no_chunk(store: ChunkStore, monkeypatch: pytest.MonkeyPatch):
+    """Goal: what could not even be opened to be synced is not taken for broken; a later sync finds it to do."""
+    for content in (SMALL, LARGE):
+        store.store(chunk_name(content), content)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", fail(errno.EMFILE))
+        with pytest.raises(errors.Internal):
+            store.sync()
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda handle: synced.append(handle) or fdatasync(handle))
+    store.sync()
+    assert len(synced) >= 2
+    assert store.read(NAME) == SMALL
+    assert store.read(LARGE_NAME) == LARGE
