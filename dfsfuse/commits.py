@@ -86,7 +86,7 @@ class Committer:
     ) -> Attributes:
         entries, receipts = self._upload(content, changes, size)
         if durable:
-            self._transfer.sync()
+            self._transfer.sync(receipts)
         manifest = self._manifest(content, entries, changes, receipts)
         request = Commit(
             ino=content.ino,

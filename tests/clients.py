@@ -44,7 +44,7 @@ class Servers:
     def each(self, work: Callable, items: Iterable) -> Iterator:
         return map(work, items)
 
-    def sync(self) -> None: ...
+    def sync(self, receipts: Iterable[ChunkReceipts] = ()) -> None: ...
 
 
 class Sending:
