@@ -55,11 +55,11 @@ class Unsent:
 
     def _retry_for_ever(self) -> None:
         while not self._stopping.wait(RETRY_EVERY_S):
-            try:
-                self._cache.maintain()
-                self.retry()
-            except Exception:
-                log.exception("retrying uploads failed")
+            for work in (self._cache.maintain, self.retry):
+                try:
+                    work()
+                except Exception:
+                    log.exception("%s failed", work.__qualname__)
 
     def retry(self) -> int:
         """Try to send each content that waits; how many still wait."""
