@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Entry, Ranges, entry_count
+from dfsfuse.chunks import Entry, entry_count
 from dfsfuse.commits import Committer
 from dfsfuse.content import Base, Content
 from dfsfuse.copies import Copies
@@ -100,7 +100,9 @@ class OpenFiles:
         except OSError as error:
             self._locks.release(lock, pid)
             raise errors.from_os_error(error, "making a file in the local cache") from None
-        content.writers, content.opening = 1, request.opening
+        content.opening = request.opening
+        with content.mutex:
+            content.writers, content.token = content.writers + 1, lock.token
         return Handle(content, place, flags, pid, lock), attributes
 
     def open(
@@ -127,7 +129,7 @@ class OpenFiles:
         try:
             attributes, content = self._open_version(place, ino, lock.token)
             try:
-                self._begin_writing(content, flags)
+                self._begin_writing(content, flags, lock.token)
             except BaseException:
                 self._close(content)
                 raise
@@ -203,7 +205,7 @@ class OpenFiles:
             entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
         return entries
 
-    def _begin_writing(self, content: Content, flags: int) -> None:
+    def _begin_writing(self, content: Content, flags: int, token: int) -> None:
         if flags & os.O_TRUNC:
             # Also of an empty file: mtime moves, which `> stamp` in makefiles relies on.
             with content.committing:
@@ -211,7 +213,7 @@ class OpenFiles:
                 content.resize(0, time.time_ns())
         self._cache.mark_open(content)
         with content.mutex:
-            content.writers += 1
+            content.writers, content.token = content.writers + 1, max(content.token, token)
 
     # -- reading and writing
 
@@ -302,19 +304,23 @@ class OpenFiles:
             content.synced = content.version == version
 
     def _commit(self, handle: Handle, durable: bool) -> None:
-        content = handle.content
-        self._attributes.forget_ino(content.ino)
-        try:
-            attributes = self._committer.commit(content, handle.lock.token, durable)
-            if attributes is not None:
-                self._attributes.put_changed(attributes)
-            handle.owes = False
-        except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
-            self._copies.keep(content, "conflict", error)
-            raise
-        except errors.DfsError:
-            handle.owes = True
-            raise
+        handle.owes = True
+        self._send(handle.content, durable)
+        handle.owes = False
+
+    def _send(self, content: Content, durable: bool = False) -> None:
+        """Commit, or keep what can never be committed. Another handle may have done either while this one waited."""
+        with content.committing:
+            if content.failed is not None:
+                raise content.failed
+            self._attributes.forget_ino(content.ino)
+            try:
+                attributes = self._committer.commit(content, durable)
+            except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
+                self._copies.keep(content, "conflict", error)
+                raise
+        if attributes is not None:
+            self._attributes.put_changed(attributes)
 
     def release(self, handle: Handle) -> None:
         """The last descriptor of a handle is closed. Its errors reach nobody, so what fails here is kept and retried;
@@ -334,7 +340,8 @@ class OpenFiles:
         except errors.DfsError as error:
             log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
         finally:
-            content.writers -= 1
+            with content.mutex:
+                content.writers -= 1
             self._locks.release(lock, handle.pid)
             if content.changed and not content.writers:
                 self._unsent.add(content)
@@ -345,8 +352,8 @@ class OpenFiles:
         Only for the one who alone has the file open on this client.
         """
         content = handle.content
-        with content.committing, content.mutex:
-            content.dirty, content.resized, content.in_doubt = Ranges(), False, None
+        with content.committing:
+            content.give_up()
         self._cache.detach(content)
         self.release(handle)
 

@@ -155,9 +155,10 @@ def test_a_second_commit_in_doubt_is_settled_with_the_lock_of_now(world):
     world.client.write(file, b"first", 0)
     world.client.session.lose_request = True
     with pytest.raises(errors.TimedOut):
-        world.client.committer.commit(file, token=1)
+        world.client.commit(file)
     world.volume.open(file.ino, token=2)
-    world.client.committer.commit(file, token=2)
+    file.token = 2
+    world.client.commit(file)
     assert uploaded(world.volume, world.servers, "f") == b"first"
 
 
@@ -172,6 +173,7 @@ class Keeping:
         if self.down:
             self.down = False
             raise errors.Unreachable("no lock service yet")
+        content.give_up()
         self.kept.append(kind)
 
 
