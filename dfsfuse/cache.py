@@ -25,6 +25,7 @@ from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.content_file import make_ready
 from dfsfuse.messages import Attributes
+from dfsfuse.open_rows import OpenRow, OpenRows
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Cache:
         self.index = CacheIndex(home / "index.db", boot_id())
         self._current: OrderedDict[int, Content] = OrderedDict()
         self._in_use: dict[int, Content] = {}
+        self._open_rows = OpenRows()
         self._sizes: dict[int, int] = {}
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
@@ -111,7 +113,9 @@ class Cache:
         self._remember(content)
         return content
 
-    def open(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
+    def open(
+        self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes, opening: int = 0
+    ) -> Content:
         """The content for an open that the directory has answered with these; until `close_one`."""
 
         def begin() -> Content:
@@ -123,9 +127,11 @@ class Cache:
             return self._use(content)
 
         with self._mutex:
-            return self._with_room(begin)
+            content = self._with_room(begin)
+            self._open_rows.opened(content, attributes.ino, attributes.version, opening)
+            return content
 
-    def create(self, ino: int, path: bytes, mtime_ns: int) -> Content:
+    def create(self, ino: int, path: bytes, mtime_ns: int, opening: int = 0) -> Content:
         """The empty content of a file that this client has just made, open for writing."""
 
         def begin() -> Content:
@@ -137,7 +143,25 @@ class Cache:
             return self._use(content)
 
         with self._mutex:
-            return self._with_room(begin)
+            content = self._with_room(begin)
+            self._open_rows.opened(content, ino, 0, opening)
+            return content
+
+    def open_failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
+        """An open that the directory has answered with these has failed here; the rows to close."""
+        with self._mutex:
+            return self._open_rows.failed(ino, version, opening)
+
+    def opened_again(self, content: Content, version: int, opening: int) -> list[OpenRow]:
+        """A new session has a row for a content that was in use; the rows to close, as it may be closed by now."""
+        with self._mutex:
+            self._open_rows.opened(content, content.ino, version, opening)
+            return [] if content.users else self._open_rows.closed(content)
+
+    def committed(self, content: Content, base: int, version: int, opening: int) -> None:
+        """The row of a content in use is that of the version which its commit has made."""
+        with self._mutex:
+            self._open_rows.committed(content, base, version, opening)
 
     def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
         number = next(self._numbers)
@@ -212,12 +236,12 @@ class Cache:
         with self._mutex:
             self._remember(content)
 
-    def close_one(self, content: Content) -> bool:
-        """One user less; True if it was the last."""
+    def close_one(self, content: Content) -> list[OpenRow]:
+        """One user less; the directory's open rows that nobody here needs any more."""
         with self._mutex:
             content.users -= 1
             if content.users:
-                return False
+                return []
             del self._in_use[content.row]
             found = os.fstat(content.fd)
             self._note_size(content.row, found.st_blocks * 512)
@@ -227,7 +251,7 @@ class Cache:
             content.fd = -1
             self._settle(content)
             self.make_room()
-            return True
+            return self._open_rows.closed(content)
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""

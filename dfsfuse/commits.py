@@ -111,7 +111,7 @@ class Committer:
         except errors.DfsError:
             content.trying = b""
             raise
-        content.opening = max(content.opening, request.opening)
+        self._cache.committed(content, request.base_version, attributes.version, request.opening)
         content.committed(
             attributes.version, request.commit_id, doubt.entries, request.manifest.segments, request.durable
         )

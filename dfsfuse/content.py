@@ -80,7 +80,6 @@ class Content:
         self.row_current = False
         self.row_stale = False
         self.synced = False
-        self.opening = 0
         self.failed: errors.DfsError | None = None
         self.where = b""
         self.noted: set[int] = set()

@@ -47,8 +47,8 @@ class Copies:
         try:
             yield
         finally:
-            if self._cache.close_one(content):
-                self._session.closed(content.ino, content.version, content.opening)
+            for row in self._cache.close_one(content):
+                self._session.closed(*row)
 
     def keep(self, content: Content, kind: str, why: errors.DfsError | None = None) -> bytes:
         """Make the content a new file beside the one that it cannot become a version of; the new file's path.
@@ -61,9 +61,7 @@ class Copies:
             self._cache.detach(content)
             self._bring_all(content)
             folder, name, original = self._place_of(content)
-            opened = content.ino, content.version, content.opening
             path = self._create_copy(content, folder, name, original, kind)
-            self._session.closed(*opened)
         log.error(
             "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), _WHY[kind], os.fsdecode(path)
         )

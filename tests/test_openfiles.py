@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from open_files import OneClient
+from open_files import OneClient, place
 
-from dfsfuse import errors
+from dfsfuse import errors, messages
 
 DEADLINE_S = 10.0
 SILENT = errors.TimedOut("the servers do not answer")
@@ -205,6 +205,110 @@ def test_a_commit_has_the_newest_token_of_its_content(client: OneClient) -> None
     assert (client.close(two), client.close(one)) == (None, None)
     assert client.volume.paths() == ["/f"]
     assert client.volume.at("f").version == 3
+
+
+# -- open rows
+
+
+def test_reopened_while_it_is_closed(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S11: an open that comes between the last close and the word of it keeps its row: the file, unlinked, lives
+    until that one is closed too."""
+    client.close(client.create("f", b"data"))
+    handle, again, close_one = client.open("f", os.O_RDONLY), [], client.cache.close_one
+
+    def preempted(content: Any) -> Any:
+        closed = close_one(content)
+        if not again:
+            again.append(None)
+            again[0] = client.open("f", os.O_RDONLY)
+        return closed
+
+    monkeypatch.setattr(client.cache, "close_one", preempted)
+    client.files.release(handle)
+    assert client.open_rows() == 1
+    client.volume.remove("f")
+    assert client.volume.ask(messages.Lookup(handle.content.ino)).nlink == 0
+    client.files.release(again[0])
+    assert client.open_rows() == 0
+
+
+def test_opens_whose_answers_come_out_of_order_close_their_row(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: the row goes with the last close, though the older open was the later one to be noted."""
+    handle = client.create("f", b"x")
+    pause, opened, slow = Pause(), client.cache.open, []
+
+    def late(*arguments: Any) -> Any:
+        if threading.current_thread() in slow:
+            pause.here()
+        return opened(*arguments)
+
+    monkeypatch.setattr(client.cache, "open", late)
+
+    def first() -> Any:
+        slow.append(threading.current_thread())
+        return client.open("f", os.O_RDONLY)
+
+    background = Background(first)
+    pause.reached()
+    second = client.open("f", os.O_RDONLY)
+    pause.go_on()
+    for each in (handle, second, background.outcome()):
+        client.files.release(each)
+    assert client.open_rows() == 0
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_an_open_that_fails_here_leaves_no_row(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """Goal: the directory has answered, the cache has no room: the row goes, at once or with those who have the same
+    version open, and not before."""
+    handle = client.create("f", b"x")
+    if not others:
+        client.files.release(handle)
+
+    def full(*_: object) -> None:
+        raise errors.NoSpace("the local cache's disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.cache, "_use", full)
+        with pytest.raises(errors.NoSpace):
+            client.open("f", os.O_RDONLY)
+    assert client.open_rows() == others
+    if others:
+        client.files.release(handle)
+    assert client.open_rows() == 0
+
+
+def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the same for a new file: once it is removed, its inode goes."""
+
+    def full(*_: object) -> None:
+        raise errors.NoSpace("the local cache's disk is full")
+
+    monkeypatch.setattr(client.cache, "_use", full)
+    with pytest.raises(errors.NoSpace):
+        client.files.create(place("f"), 0o100644, 0, 0, os.O_RDWR, 1)
+    assert client.open_rows() == 0
+
+
+def test_after_a_lost_session_every_open_version_has_a_row(client: OneClient) -> None:
+    """Goal: S11: also the inode of a version that a newer one has superseded here lives as long as it is open, and each
+    row goes with the last of those that need it."""
+    client.close(client.create("f", b"first"))
+    old = client.open("f", os.O_RDONLY)
+    client.others_commit("f", b"second")
+    new = client.open("f", os.O_RDONLY)
+    assert old.content is not new.content
+    client.session.lapse()
+    client.volume.remove("f")
+    client.files.release(new)
+    client.session.renew()
+    assert client.volume.ask(messages.Lookup(old.content.ino)).nlink == 0
+    client.files.release(old)
+    assert client.open_rows() == 0
 
 
 # -- what is retried
