@@ -9,6 +9,7 @@ Threads: a Handle belongs to any thread; its content has the locks. Nothing here
 `Content.committing` and `Content.fetching`.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -279,6 +280,23 @@ class OpenFiles:
         self._openings.close(content)
         if content.changed and not content.users:
             self._unsent.add(content)
+
+    def close(self) -> None:
+        """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
+        next client's to send, which takes one time-out, and not one for each file."""
+        written = [content for content in self._cache.in_use() if content.writers and content.changed]
+        for content in written:
+            # What is promised already may have a commit in doubt, which the index must go on naming.
+            if not content.promised:
+                with contextlib.suppress(errors.NoSpace):
+                    self._cache.mark_closed(content, b"")
+        for content in written:
+            try:
+                self._send(content)
+            except errors.DfsError as error:
+                log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
+                if isinstance(error, errors.Unreachable):
+                    return
 
     # -- for who shows progress
 

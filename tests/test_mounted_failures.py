@@ -367,6 +367,23 @@ def test_signal_unmounts_a_client_cleanly(shared, number):
     assert str(mount.point) not in mounted_still
 
 
+def test_signal_closes_what_programs_have_open(shared):
+    """Goal: what was written to a file that is open when a signal ends the client is the file's next version, for
+    everybody, and no copy."""
+    mount, other = shared.mount(), shared.mount()
+    mount.point.joinpath("open").write_bytes(b"old")
+    pid = mount.pid
+    file = os.open(mount.point / "open", os.O_RDWR)
+    os.write(file, b"written")
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid), "the client ends", 10)
+    with error(errno.ENOTCONN):
+        os.close(file)
+    assert (other.point / "open").read_bytes() == b"written"
+    assert (shared.mount(point=mount.point).point / "open").read_bytes() == b"written"
+    assert [name for name in os.listdir(other.point) if name.startswith("open")] == ["open"]
+
+
 def test_sigterm_ends_every_server_cleanly(fresh):
     """Goal: each server ends within seconds on SIGTERM, and is started again; the supervisor ends all of them; no log
     has a traceback."""

@@ -378,6 +378,34 @@ def test_retries_go_on_where_the_cache_cannot_be_maintained(client: OneClient, m
     client.unsent.close()
 
 
+# -- the end of the client
+
+
+def test_what_is_open_at_the_end_is_committed(client: OneClient) -> None:
+    """Goal: a client that is ended by a signal closes what programs have open for writing."""
+    written, read = client.create("f"), client.create("read", b"as it was")
+    client.write(written, b"written")
+    client.files.close()
+    assert client.volume.at("f").size == len(b"written")
+    assert client.volume.at("read").version == read.content.version == 1
+
+
+def test_what_cannot_be_sent_at_the_end_is_the_next_clients_to_send(client: OneClient) -> None:
+    """Goal: with the servers away it counts as closed all the same, and one time-out is enough for all of it."""
+    for name in "abc":
+        client.write(client.create(name), b"written")
+    attempts = []
+
+    def silent() -> None:
+        attempts.append(None)
+        raise SILENT
+
+    client.servers.before_store = silent
+    client.files.close()
+    assert len(attempts) == 1
+    assert len(client.cache.unsent()) == 3
+
+
 def test_only_its_room_is_what_a_full_disk_costs(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a disk of the cache that is full of what can be evicted fails no open, create or close()."""
     client.close(client.create("old", b"x" * 5000))
