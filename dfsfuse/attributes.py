@@ -55,9 +55,14 @@ class AttributeTable:
 
     def put_changed(self, attributes: Attributes) -> None:
         """What a change has just answered, whatever name leads to it. Who asked during the change may have been
-        answered before it, so such an answer is void."""
+        answered before it, so such an answer is void. Where a later change, by its ctime, was answered before, neither
+        tells what is true now: the directory may have set its clock back."""
         with self._mutex:
-            self._put_inode(attributes, self._clock())
+            known = self._attributes.get(attributes.ino, (0.0, None))[1]
+            if known is not None and known.ctime_ns > attributes.ctime_ns:
+                self._attributes[attributes.ino] = (self._clock(), None)
+            else:
+                self._put_inode(attributes, self._clock())
 
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""

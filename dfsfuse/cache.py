@@ -13,19 +13,29 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from dfsfuse import chunks, errors
+from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, Unsent
-from dfsfuse.chunks import ENTRY_BYTES, Entry, chunk_name
-from dfsfuse.content import Content, punch_hole
+from dfsfuse.chunks import Entry
+from dfsfuse.content import Content
+from dfsfuse.content_file import make_ready
 from dfsfuse.messages import Attributes
+from dfsfuse.open_rows import OpenRow, OpenRows
 
 log = logging.getLogger(__name__)
 
 _IDLE_CONTENTS_MAX = 2000
 _SETTLED_MAX = 128
+_FULL = errno.ENOSPC, errno.EDQUOT
+_FILE_BYTES_MIN = 4096
+"""What a file without a block counts as: it has a row and an inode of the local disk."""
+
+Result = TypeVar("Result")
 
 
 class Cache:
@@ -38,28 +48,32 @@ class Cache:
         self._mutex = threading.RLock()
         self.index = CacheIndex(home / "index.db", boot_id())
         self._current: OrderedDict[int, Content] = OrderedDict()
+        self._in_use: dict[int, Content] = {}
+        self._open_rows = OpenRows()
         self._sizes: dict[int, int] = {}
-        self._evictable: OrderedDict[int, None] = OrderedDict.fromkeys(self.index.clean_rows())
+        self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
         self._used_bytes = 0
         self._folders: set[Path] = set()
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
 
     def _take_stock(self) -> set[int]:
-        """Sizes of all files; a file without a row is what a kill left behind, a row without a file what an eviction on
-        a full disk did. Returns the numbers of all rows."""
-        known, found = self.index.all_rows(), set()
+        """Sizes of all files, and the order in which they were used, which their atimes tell; a file without a row is
+        what a kill left behind, a row without a file what an eviction on a full disk did. Returns the numbers of all
+        rows."""
+        known, found = self.index.all_rows(), {}
         for entry in (entry for folder in os.scandir(self._files) for entry in os.scandir(folder.path)):
             number = int(entry.name, 16)
-            found.add(number)
             if number in known:
-                self._sizes[number] = entry.stat().st_blocks * 512
-                self._used_bytes += self._sizes[number]
+                found[number] = entry.stat()
+                self._note_size(number, found[number].st_blocks * 512)
             else:
                 os.unlink(entry.path)
-        for number in known - found:
-            self.index.delete(number)
-            self._evictable.pop(number, None)
+        for number in known - found.keys():
+            with contextlib.suppress(errors.NoSpace):
+                self.index.delete(number)
+        clean = sorted(self.index.clean_rows() & found.keys(), key=lambda number: found[number].st_atime_ns)
+        self._evictable.update((number, None) for number in clean)
         return known
 
     def close(self) -> None:
@@ -99,9 +113,12 @@ class Cache:
         self._remember(content)
         return content
 
-    def open(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
+    def open(
+        self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes, opening: int = 0
+    ) -> Content:
         """The content for an open that the directory has answered with these; until `close_one`."""
-        with self._mutex:
+
+        def begin() -> Content:
             content = self.peek(attributes.ino)
             if content is not None and not _usable(content, attributes):
                 content = self._supersede(content, attributes, entries, segments)
@@ -109,15 +126,42 @@ class Cache:
                 content = self._add(attributes, entries, segments, path)
             return self._use(content)
 
-    def create(self, ino: int, path: bytes, mtime_ns: int) -> Content:
-        """The empty content of a file that this client has just made, open for writing."""
         with self._mutex:
+            content = self._with_room(begin)
+            self._open_rows.opened(content, attributes.ino, attributes.version, opening)
+            return content
+
+    def create(self, ino: int, path: bytes, mtime_ns: int, opening: int = 0) -> Content:
+        """The empty content of a file that this client has just made, open for writing."""
+
+        def begin() -> Content:
             number = next(self._numbers)
             self.index.add(number, ino, State.OPEN, path)
             content = Content(number, ino, self.path_of(number), 0, [])
             content.mtime_ns, content.where = mtime_ns, path
             self._remember(content)
             return self._use(content)
+
+        with self._mutex:
+            content = self._with_room(begin)
+            self._open_rows.opened(content, ino, 0, opening)
+            return content
+
+    def open_failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
+        """An open that the directory has answered with these has failed here; the rows to close."""
+        with self._mutex:
+            return self._open_rows.failed(ino, version, opening)
+
+    def opened_again(self, content: Content, version: int, opening: int) -> list[OpenRow]:
+        """A new session has a row for a content that was in use; the rows to close, as it may be closed by now."""
+        with self._mutex:
+            self._open_rows.opened(content, content.ino, version, opening)
+            return [] if content.users else self._open_rows.closed(content)
+
+    def committed(self, content: Content, base: int, version: int, opening: int) -> None:
+        """The row of a content in use is that of the version which its commit has made."""
+        with self._mutex:
+            self._open_rows.committed(content, base, version, opening)
 
     def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
         number = next(self._numbers)
@@ -136,9 +180,10 @@ class Cache:
             self._current.pop(content.ino, None)
             return None
         self.index.forget_present(content.row)
+        content.row_current = False
         content.follow(attributes.size, entries, attributes.version, attributes.commit_id, segments)
         content.mtime_ns = attributes.mtime_ns
-        self.index.save(content, State.CLEAN)
+        self.index.save_clean([content])
         self._settled.pop(content.row, None)
         content.row_current = True
         return content
@@ -157,15 +202,18 @@ class Cache:
 
     def _use(self, content: Content) -> Content:
         if content.users == 0:
-            content.fd = os.open(content.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                _make_ready(content)
-            except BaseException:
-                os.close(content.fd)
-                content.fd = -1
-                raise
             self._evictable.pop(content.row, None)
             self._settled.pop(content.row, None)
+            try:
+                content.fd = os.open(content.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                make_ready(content)
+            except BaseException:
+                if content.fd >= 0:
+                    os.close(content.fd)
+                    content.fd = -1
+                self._settle(content)
+                raise
+            self._in_use[content.row] = content
         content.users += 1
         return content
 
@@ -174,31 +222,36 @@ class Cache:
         return self._current.get(ino)
 
     def in_use(self) -> list[Content]:
+        """All that is open, also what is not current any more."""
         with self._mutex:
-            return [content for content in self._current.values() if content.users]
+            return list(self._in_use.values())
 
     def use(self, content: Content) -> None:
         """One more user of a content that is known already; until `close_one`."""
         with self._mutex:
-            self._use(content)
+            self._with_room(lambda: self._use(content))
 
     def adopt(self, content: Content) -> None:
         """A content that an earlier client left unsent is the current one of its inode."""
         with self._mutex:
             self._remember(content)
 
-    def close_one(self, content: Content) -> bool:
-        """One user less; True if it was the last."""
+    def close_one(self, content: Content) -> list[OpenRow]:
+        """One user less; the directory's open rows that nobody here needs any more."""
         with self._mutex:
             content.users -= 1
             if content.users:
-                return False
-            self._note_size(content.row, os.fstat(content.fd).st_blocks * 512)
+                return []
+            del self._in_use[content.row]
+            found = os.fstat(content.fd)
+            self._note_size(content.row, found.st_blocks * 512)
+            # The next client of this cache evicts by atime. The disk's own may be off, or of what never came into use.
+            os.utime(content.fd, ns=(time.time_ns(), found.st_mtime_ns))
             os.close(content.fd)
             content.fd = -1
             self._settle(content)
             self.make_room()
-            return True
+            return self._open_rows.closed(content)
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""
@@ -216,7 +269,7 @@ class Cache:
     def _save_settled(self) -> None:
         """Tell the index what has become clean. It can wait: after a crash, the commit id tells the same."""
         try:
-            self.index.save_all(self._settled.values(), State.CLEAN)
+            self.index.save_clean(self._settled.values())
         except errors.NoSpace:
             return
         for content in self._settled.values():
@@ -228,17 +281,14 @@ class Cache:
     def mark_open(self, content: Content) -> None:
         """On disk before an open for writing is answered, and whenever what the servers have is first overwritten or
         cut: a crash finds what may have been written, and what it was based on."""
-        content.row_current = content.row_stale = False
-        self.index.save(content, State.CLOSED if content.promised else State.OPEN)
+        self._with_room(lambda: self.index.save_written(content))
 
     def mark_closed(self, content: Content, commit_id: bytes) -> None:
         """The content has reached close() or fsync(); the next mount would send it."""
         content.promised, content.row_current = True, False
         if content.row_stale:
             self.mark_open(content)
-        # Whoever writes from now on tells the index that the row's commit is not all there is.
-        content.row_stale = True
-        self.index.set_pending(content.row, commit_id)
+        self._with_room(lambda: self.index.set_pending(content, commit_id))
 
     def detach(self, content: Content) -> None:
         """New opens get another content; this one goes on being a conflict copy's."""
@@ -260,8 +310,7 @@ class Cache:
             self.index.delete(number)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self._note_size(number, 0)
-        self._sizes.pop(number, None)
+        self._used_bytes -= self._sizes.pop(number, 0)
         self._evictable.pop(number, None)
         self._settled.pop(number, None)
 
@@ -271,6 +320,7 @@ class Cache:
     # -- room
 
     def _note_size(self, number: int, size_bytes: int) -> None:
+        size_bytes = max(size_bytes, _FILE_BYTES_MIN)
         self._used_bytes += size_bytes - self._sizes.get(number, 0)
         self._sizes[number] = size_bytes
 
@@ -293,9 +343,22 @@ class Cache:
                 evicted += 1
         return evicted
 
-    def on_full_disk(self, error: OSError) -> None:
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """`work()`; where the disk has no room for it, all that can be is evicted, and it is done once more."""
+        try:
+            return work()
+        except (errors.NoSpace, OSError) as error:
+            if error.errno not in _FULL:
+                raise
+            self.on_full_disk(error)
+        try:
+            return work()
+        except OSError as error:
+            raise errors.from_os_error(error, "using the local cache") from None
+
+    def on_full_disk(self, error: OSError | errors.NoSpace) -> None:
         """Evict all that can be; raises NoSpace if the disk is full all the same, or the error if it is another."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise errors.from_os_error(error, "writing to the local cache")
         if not self.make_room(self._bytes_max):
             raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
@@ -308,33 +371,6 @@ def _usable(content: Content, attributes: Attributes) -> bool:
     if content.version == attributes.version:
         return content.commit_id == attributes.commit_id
     return content.version > attributes.version and bool(content.users)
-
-
-def _make_ready(content: Content) -> None:
-    """The file of a content that comes into use has the right size, and what the index says is in it."""
-    if os.fstat(content.fd).st_size != content.size:
-        if not content.changed:
-            # New, or a killed client was about to cut it, or somebody else did: what `present` says is then not true.
-            content.present = bytearray(len(content.present))
-            os.ftruncate(content.fd, 0)
-        os.ftruncate(content.fd, content.size)
-    if not content.verified:
-        _verify(content)
-
-
-def _verify(content: Content) -> None:
-    """After a reboot the disk may have lost what was never synced: entries that do not hash to their names go. Those
-    that were written here have no name yet; what is unsent is all that there is of it."""
-    written = {index for start, end in content.dirty for index, _, _ in chunks.by_entry(start, end)}
-    for index, entry in enumerate(content.entries):
-        if not content.present[index] or index in written:
-            continue
-        whole = len(entry) == 1 and entry[0].offset == 0
-        data = os.pread(content.fd, entry[0].length, index * ENTRY_BYTES) if whole else b""
-        if not whole or chunk_name(data) != entry[0].chunk:
-            content.present[index] = 0
-            punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
-    content.verified = True
 
 
 def boot_id() -> str:

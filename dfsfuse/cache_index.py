@@ -14,7 +14,8 @@
 
 Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
 
-Threads: every method takes `_mutex` and is short and local, but `checkpoint`, which one thread at a time may call.
+Threads: every method takes `_mutex` and is short and local, but `checkpoint`, which one thread at a time may call. A
+row's values are taken under `_mutex` too, so what is stored last is what was last: it comes before `Content.mutex`.
 """
 
 import contextlib
@@ -114,21 +115,29 @@ class CacheIndex:
         )
         self._run(statement, (number, ino, state, self._boot, path))
 
-    def save_all(self, contents: Iterable[Content], state: State) -> None:
-        """As `save` for each, in one transaction."""
+    def save_clean(self, contents: Iterable[Content]) -> None:
+        """The rows of contents that the servers have, in one transaction."""
         with self._mutex, _full_disk_told():
             self._db.execute("BEGIN")
             try:
                 for content in contents:
-                    self._db.execute(_UPDATE, self._values(content, state))
+                    self._db.execute(_UPDATE, self._values(content, State.CLEAN))
             finally:
                 # A full disk has ended the transaction already.
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
 
-    def save(self, content: Content, state: State) -> None:
-        """The row as the content is now."""
-        self._run(_UPDATE, self._values(content, state))
+    def save_written(self, content: Content) -> None:
+        """The row of a content that programs write to: CLOSED once anything was promised of it."""
+        with self._mutex, _full_disk_told():
+            # Before the values are taken, as a commit that succeeds meanwhile makes them stale again.
+            content.row_current = content.row_stale = False
+            try:
+                self._db.execute(_UPDATE, self._values(content, State.CLOSED if content.promised else State.OPEN))
+            except BaseException:
+                with content.mutex:
+                    content.row_stale = True
+                raise
 
     def _values(self, content: Content, state: State) -> tuple:
         with content.mutex:
@@ -138,12 +147,19 @@ class CacheIndex:
                 self._boot if content.verified else "", content.where, content.resized or content.resizing, content.row,
             )  # fmt: skip
 
-    def set_pending(self, number: int, commit_id: bytes) -> None:
-        """The content has reached close() or fsync(), and this commit is being tried."""
-        self._run("UPDATE contents SET state = ?, pending = ? WHERE number = ?", (State.CLOSED, commit_id, number))
+    def set_pending(self, content: Content, commit_id: bytes) -> None:
+        """The content has reached close() or fsync(), and this commit is being tried. Whoever writes from now on tells
+        the index that the commit is not all there is."""
+        statement = "UPDATE contents SET state = ?, pending = ? WHERE number = ?"
+        with self._mutex, _full_disk_told():
+            with content.mutex:
+                content.row_stale = True
+            self._db.execute(statement, (State.CLOSED, commit_id, content.row))
 
     def set_failure(self, number: int, failure: str) -> None:
-        self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))
+        """For people, so not worth an error of its own where the disk is full."""
+        with contextlib.suppress(errors.NoSpace):
+            self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))
 
     def forget_present(self, number: int) -> None:
         self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
@@ -172,10 +188,10 @@ class CacheIndex:
         content.resized = bool(resized)
         return content
 
-    def clean_rows(self) -> list[int]:
-        """Numbers of all rows that may be evicted, oldest first."""
+    def clean_rows(self) -> set[int]:
+        """Numbers of all rows that may be evicted."""
         with self._mutex:
-            return [n for (n,) in self._db.execute("SELECT number FROM contents WHERE state = 0 ORDER BY number")]
+            return {number for (number,) in self._db.execute("SELECT number FROM contents WHERE state = 0")}
 
     def all_rows(self) -> set[int]:
         with self._mutex:

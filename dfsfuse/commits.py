@@ -46,51 +46,48 @@ class Committer:
     def __init__(self, session: Session, transfer: Transfer, cache: Cache):
         self._session, self._transfer, self._cache = session, transfer, cache
 
-    def commit(self, content: Content, token: int, durable: bool = False) -> Attributes | None:
-        """The file's attributes after the commit; None if there was nothing to commit.
+    def commit(self, content: Content, durable: bool = False) -> Attributes | None:
+        """The file's attributes after the commit; None if there was nothing to commit. The content is in use.
 
         On an error nothing is lost: the content stays changed, and in the cache. VersionConflict and LockLost say that
         it can never become the file's next version.
         """
         with content.committing:
-            attributes = self._settle_doubt(content, token)
+            attributes = self._settle_doubt(content)
             if not content.changed:
                 return attributes
             commit_id = secrets.token_bytes(COMMIT_ID_BYTES)
             self._cache.mark_closed(content, commit_id)
             changes, size = content.take_changes()
             try:
-                return self._send(content, commit_id, token, changes, size, durable)
+                return self._send(content, commit_id, changes, size, durable)
             except BaseException as error:
                 if content.in_doubt is None:
                     content.put_back(changes)
                 self._cache.index.set_failure(content.row, str(error))
                 raise
 
-    def _settle_doubt(self, content: Content, token: int) -> Attributes | None:
+    def _settle_doubt(self, content: Content) -> Attributes | None:
         doubt = content.in_doubt
         if doubt is None:
             return None
-        doubt.request.token = token
+        doubt.request.token = content.token
         try:
             return self._finish(content, doubt)
         except _UNKNOWN_OUTCOMES:
             raise
         except errors.DfsError:
-            content.in_doubt = None
             content.put_back(doubt.changes)
             raise
 
-    def _send(
-        self, content: Content, commit_id: bytes, token: int, changes: Changes, size: int, durable: bool
-    ) -> Attributes:
+    def _send(self, content: Content, commit_id: bytes, changes: Changes, size: int, durable: bool) -> Attributes:
         entries, receipts = self._upload(content, changes, size)
         if durable:
-            self._transfer.sync()
+            self._transfer.sync(receipts)
         manifest = self._manifest(content, entries, changes, receipts)
         request = Commit(
             ino=content.ino,
-            token=token,
+            token=content.token,
             base_version=content.version,
             base_commit_id=content.commit_id,
             commit_id=commit_id,
@@ -114,7 +111,7 @@ class Committer:
         except errors.DfsError:
             content.trying = b""
             raise
-        content.opening = max(content.opening, request.opening)
+        self._cache.committed(content, request.base_version, attributes.version, request.opening)
         content.committed(
             attributes.version, request.commit_id, doubt.entries, request.manifest.segments, request.durable
         )

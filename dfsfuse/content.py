@@ -53,7 +53,9 @@ class Content:
     which it was opened. `noted` are the entries of which the index knows that they are here and may have been
     written. `lineage` changes when the content becomes a version that was not made here: what was read before is then
     no longer right. `resized`: cut or grown since the last commit was begun; `resizing`: before that, and it is not
-    done yet.
+    done yet. `sending`: a commit has taken what was changed and is not done; it is neither dirty nor on the servers.
+    `token`: the newest with which the content was opened for writing; the lock is the mount's, so every handle's commit
+    has it.
 
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
@@ -70,14 +72,14 @@ class Content:
         self.segments: list[bytes] = []
         self.present = bytearray(len(self.entries))
         self.dirty = Ranges()
-        self.resized = self.resizing = False
+        self.resized = self.resizing = self.sending = False
+        self.token = 0
         self.in_doubt: InDoubt | None = None
         self.promised = False
         self.trying = b""
         self.row_current = False
         self.row_stale = False
         self.synced = False
-        self.opening = 0
         self.failed: errors.DfsError | None = None
         self.where = b""
         self.noted: set[int] = set()
@@ -96,8 +98,9 @@ class Content:
 
     @property
     def changed(self) -> bool:
-        """Something was written, cut or grown since the last commit."""
-        return bool(self.dirty) or self.resized or self.in_doubt is not None
+        """Not all of it is on the servers: something was written, cut or grown since the last commit, or is being sent,
+        or its commit is in doubt."""
+        return bool(self.dirty) or self.resized or self.sending
 
     def base(self) -> Base | None:
         """What this content is as the servers have it; None while it differs from that."""
@@ -235,16 +238,22 @@ class Content:
             for start, end in self.dirty:
                 for index, first, last in chunks.by_entry(start, end):
                     changes.setdefault(index, []).append((first, last))
-            self.dirty, self.resized, self.resizing = Ranges(), False, self.resized
+            self.dirty, self.resized, self.resizing, self.sending = Ranges(), False, self.resized, True
             return changes, self.size
 
     def put_back(self, changes: Changes) -> None:
-        """An upload failed: what it was to send is still to be sent."""
+        """An upload failed or a commit was refused: what it was to send is still to be sent."""
         with self.mutex:
-            self.resized, self.resizing = True, False
+            self.resized, self.resizing, self.sending, self.in_doubt = True, False, False, None
             for index, ranges in changes.items():
                 for first, last in ranges:
                     self.dirty.add(index * ENTRY_BYTES + first, index * ENTRY_BYTES + last)
+
+    def give_up(self) -> None:
+        """Nothing of what was written since the last commit is to be sent. The caller holds `committing`."""
+        with self.mutex:
+            self.dirty, self.in_doubt = Ranges(), None
+            self.resized = self.resizing = self.sending = False
 
     def pieces_to_send(self, index: int, ranges: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
         """The ranges of entry `index` to upload as chunks: changed blocks, or the whole entry where that is better."""
@@ -273,7 +282,8 @@ class Content:
             more = len(self.entries) - len(entries)
             self.entries = entries + [[] for _ in range(more)]
             self.version, self.commit_id, self.segments = version, commit_id, segments
-            self.in_doubt, self.resizing, self.promised, self.synced = None, False, False, durable
+            self.in_doubt, self.resizing, self.sending = None, False, False
+            self.promised, self.synced = False, durable
             self.trying = b""
             self.row_stale = True
             self.noted.clear()

@@ -4,7 +4,7 @@
 client left half written; in /lost+found where the folder is gone. So nothing overwrites what it was not based on, and
 nothing is lost.
 
-Threads: `Content.committing` is held while its copy is made.
+Threads: `Content.committing` is held from a content's refusal until its copy is made.
 """
 
 import contextlib
@@ -47,23 +47,21 @@ class Copies:
         try:
             yield
         finally:
-            if self._cache.close_one(content):
-                self._session.closed(content.ino, content.version, content.opening)
+            for row in self._cache.close_one(content):
+                self._session.closed(*row)
 
     def keep(self, content: Content, kind: str, why: errors.DfsError | None = None) -> bytes:
         """Make the content a new file beside the one that it cannot become a version of; the new file's path.
 
-        Every handle that has it open fails from now on, with `why`.
+        Every handle that has it open fails from now on, with `why`. The caller holds `committing` since it was refused,
+        so that it is kept once.
         """
         with content.committing, self.in_use(content):
             content.failed = why
             self._cache.detach(content)
             self._bring_all(content)
             folder, name, original = self._place_of(content)
-            content.in_doubt = None
-            opened = content.ino, content.version, content.opening
             path = self._create_copy(content, folder, name, original, kind)
-            self._session.closed(*opened)
         log.error(
             "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), _WHY[kind], os.fsdecode(path)
         )
@@ -103,8 +101,8 @@ class Copies:
         lock = self._locks.reserve(content.where, os.getpid())
         try:
             copy_name = self._create_under_free_name(folder, name, original, kind, lock)
-            self._become(content, lock.ino)
-            self._committer.commit(content, lock.token)
+            self._become(content, lock)
+            self._committer.commit(content)
         finally:
             self._locks.release(lock, os.getpid())
         where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
@@ -133,10 +131,12 @@ class Copies:
                 continue
         raise errors.AlreadyExists(f"there are {_NAMES_MAX} copies of this file already")
 
-    def _become(self, content: Content, ino: int) -> None:
+    def _become(self, content: Content, lock: Lock) -> None:
         """The content of another, new inode: everything in it is to be sent."""
         with content.mutex:
-            content.ino, content.version, content.commit_id, content.segments = ino, 0, b"", []
+            content.give_up()
+            content.ino, content.token = lock.ino, lock.token
+            content.version, content.commit_id, content.segments = 0, b"", []
             content.entries = [[] for _ in content.entries]
             content.present = bytearray(b"\1" * len(content.entries))
             content.dirty = Ranges([(0, content.size)])

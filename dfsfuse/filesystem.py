@@ -83,8 +83,12 @@ class FileSystem:
         self._undo = undo
 
     def close(self) -> None:
-        """What is unsent stays in the cache for the next client of the same mountpoint."""
-        self._undo()
+        """Programs may have files open, where a signal ends the client: these are closed. What is unsent stays in the
+        cache for the next client of the same mountpoint."""
+        try:
+            self.files.close()
+        finally:
+            self._undo()
 
     # -- looking
 

@@ -9,6 +9,7 @@ Threads: a Handle belongs to any thread; its content has the locks. Nothing here
 `Content.committing` and `Content.fetching`.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -17,22 +18,12 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Entry, Ranges, entry_count
 from dfsfuse.commits import Committer
-from dfsfuse.content import Base, Content
+from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock, LockTable, never
-from dfsfuse.messages import (
-    SEGMENT_ENTRIES,
-    Attributes,
-    Create,
-    GetSegments,
-    Lookup,
-    Manifest,
-    Open,
-    Opened,
-    Segments,
-)
+from dfsfuse.messages import Attributes, Create, Lookup
+from dfsfuse.openings import Openings, shown
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
@@ -41,11 +32,6 @@ log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 16 << 40
 _ATTEMPTS_MAX = 5
-_SEGMENTS_A_REQUEST = 16
-
-
-_OPEN_AGAIN_S = 2.0
-_NO_BASE = Base(0, b"", [], [])
 
 
 class Handle:
@@ -78,14 +64,14 @@ class OpenFiles:
     ):
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._transfer, self._committer = cache, transfer, committer
+        self._openings = Openings(session, attributes, cache)
         self._copies, self._unsent = copies, unsent
-        session.on_new_session(self._open_again)
 
     # -- opening
 
     def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock."""
-        lock = self._locks.reserve(_shown(place), pid)
+        lock = self._locks.reserve(shown(place), pid)
         now_ns = time.time_ns()
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=now_ns,
@@ -93,14 +79,12 @@ class OpenFiles:
         )  # fmt: skip
         try:
             attributes: Attributes = self._session.change(request, Attributes)
-            content = self._cache.create(lock.ino, _shown(place), now_ns)
-        except errors.DfsError:
+            content = self._openings.create(lock.ino, shown(place), now_ns, request.opening)
+        except BaseException:
             self._locks.release(lock, pid)
             raise
-        except OSError as error:
-            self._locks.release(lock, pid)
-            raise errors.from_os_error(error, "making a file in the local cache") from None
-        content.writers, content.opening = 1, request.opening
+        with content.mutex:
+            content.writers, content.token = content.writers + 1, lock.token
         return Handle(content, place, flags, pid, lock), attributes
 
     def open(
@@ -108,7 +92,7 @@ class OpenFiles:
     ) -> tuple[Handle, Attributes]:
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
-            opened, content = self._open_version(place, 0, 0)
+            opened, content = self._openings.open(place, 0, 0)
             return Handle(content, place, flags, pid, None), opened
         for _ in range(_ATTEMPTS_MAX):
             try:
@@ -123,11 +107,11 @@ class OpenFiles:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
         ino = self._ino_at(place)
         wait = not flags & os.O_NONBLOCK
-        lock = self._locks.acquire(ino, _shown(place), pid, wait, interrupted)
+        lock = self._locks.acquire(ino, shown(place), pid, wait, interrupted)
         try:
-            attributes, content = self._open_version(place, ino, lock.token)
+            attributes, content = self._openings.open(place, ino, lock.token)
             try:
-                self._begin_writing(content, flags)
+                self._begin_writing(content, flags, lock.token)
             except BaseException:
                 self._close(content)
                 raise
@@ -140,70 +124,7 @@ class OpenFiles:
         known = self._attributes.get(place)
         return known.ino if known is not None else self._session.query(Lookup(place[0], list(place[1])), Attributes).ino
 
-    def _open_version(self, place: Place, ino: int, token: int) -> tuple[Attributes, Content]:
-        known = self._attributes.get(place)
-        held = self._base_of(known.ino) if known is not None else _NO_BASE
-        request = Open(
-            session=self._session.id,
-            opening=self._session.new_opening(),
-            base=place[0],
-            names=list(place[1]),
-            ino=ino,
-            token=token,
-            have_version=held.version,
-            have_commit_id=held.commit_id,
-        )
-        asked_at = self._attributes.now()
-        opened: Opened = self._session.query(request, Opened)
-        if opened.manifest is None:
-            entries, segments = held.entries, held.segments
-        else:
-            entries, segments = self._expand(opened.manifest, opened.attributes), opened.manifest.segments
-        content = self._cache.open(opened.attributes, entries, segments, _shown(place))
-        content.opening = max(content.opening, request.opening)
-        self._attributes.put(place, opened.attributes, asked_at)
-        return opened.attributes, content
-
-    def _open_again(self) -> None:
-        """The former session has ended, and its open rows with it: unlinked files that are open here need new ones."""
-        for content in self._cache.in_use():
-            content.opening = self._session.new_opening()
-            request = Open(session=self._session.id, opening=content.opening, base=content.ino)
-            try:
-                self._session.query(request, Opened, timeout_s=_OPEN_AGAIN_S)
-            except errors.DfsError as error:
-                log.warning("%s is open here and unknown to the directory: %s", os.fsdecode(content.where), error)
-
-    def _base_of(self, ino: int) -> Base:
-        content = self._cache.peek(ino)
-        return (content.base() if content is not None else None) or _NO_BASE
-
-    def _expand(self, manifest: Manifest, attributes: Attributes) -> list[Entry]:
-        """All entries of a manifest, one for each 4 MiB of the size; segments that the cache knows are not fetched."""
-        entries = list(manifest.entries)
-        if manifest.segments:
-            entries = self._expand_segments(manifest.segments, attributes.ino)
-        count = entry_count(attributes.size)
-        del entries[count:]
-        entries.extend([] for _ in range(count - len(entries)))
-        return entries
-
-    def _expand_segments(self, ids: list[bytes], ino: int) -> list[Entry]:
-        held = self._base_of(ino)
-        known: dict[bytes, list[Entry]] = {b"": []}
-        for part, segment_id in enumerate(held.segments):
-            known[segment_id] = held.entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
-        missing = [segment_id for segment_id in ids if segment_id not in known]
-        for start in range(0, len(missing), _SEGMENTS_A_REQUEST):
-            reply: Segments = self._session.query(GetSegments(missing[start : start + _SEGMENTS_A_REQUEST]), Segments)
-            known.update((segment.id, segment.entries) for segment in reply.segments)
-        entries: list[Entry] = []
-        for segment_id in ids:
-            part = known[segment_id]
-            entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
-        return entries
-
-    def _begin_writing(self, content: Content, flags: int) -> None:
+    def _begin_writing(self, content: Content, flags: int, token: int) -> None:
         if flags & os.O_TRUNC:
             # Also of an empty file: mtime moves, which `> stamp` in makefiles relies on.
             with content.committing:
@@ -211,7 +132,7 @@ class OpenFiles:
                 content.resize(0, time.time_ns())
         self._cache.mark_open(content)
         with content.mutex:
-            content.writers += 1
+            content.writers, content.token = content.writers + 1, max(content.token, token)
 
     # -- reading and writing
 
@@ -302,19 +223,23 @@ class OpenFiles:
             content.synced = content.version == version
 
     def _commit(self, handle: Handle, durable: bool) -> None:
-        content = handle.content
-        self._attributes.forget_ino(content.ino)
-        try:
-            attributes = self._committer.commit(content, handle.lock.token, durable)
-            if attributes is not None:
-                self._attributes.put_changed(attributes)
-            handle.owes = False
-        except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
-            self._copies.keep(content, "conflict", error)
-            raise
-        except errors.DfsError:
-            handle.owes = True
-            raise
+        handle.owes = True
+        self._send(handle.content, durable)
+        handle.owes = False
+
+    def _send(self, content: Content, durable: bool = False) -> None:
+        """Commit, or keep what can never be committed. Another handle may have done either while this one waited."""
+        with content.committing:
+            if content.failed is not None:
+                raise content.failed
+            self._attributes.forget_ino(content.ino)
+            try:
+                attributes = self._committer.commit(content, durable)
+            except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
+                self._copies.keep(content, "conflict", error)
+                raise
+        if attributes is not None:
+            self._attributes.put_changed(attributes)
 
     def release(self, handle: Handle) -> None:
         """The last descriptor of a handle is closed. Its errors reach nobody, so what fails here is kept and retried;
@@ -334,7 +259,8 @@ class OpenFiles:
         except errors.DfsError as error:
             log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
         finally:
-            content.writers -= 1
+            with content.mutex:
+                content.writers -= 1
             self._locks.release(lock, handle.pid)
             if content.changed and not content.writers:
                 self._unsent.add(content)
@@ -345,16 +271,32 @@ class OpenFiles:
         Only for the one who alone has the file open on this client.
         """
         content = handle.content
-        with content.committing, content.mutex:
-            content.dirty, content.resized, content.in_doubt = Ranges(), False, None
+        with content.committing:
+            content.give_up()
         self._cache.detach(content)
         self.release(handle)
 
     def _close(self, content: Content) -> None:
-        if self._cache.close_one(content):
-            self._session.closed(content.ino, content.version, content.opening)
-            if content.changed:
-                self._unsent.add(content)
+        self._openings.close(content)
+        if content.changed and not content.users:
+            self._unsent.add(content)
+
+    def close(self) -> None:
+        """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
+        next client's to send, which takes one time-out, and not one for each file."""
+        written = [content for content in self._cache.in_use() if content.writers and content.changed]
+        for content in written:
+            # What is promised already may have a commit in doubt, which the index must go on naming.
+            if not content.promised:
+                with contextlib.suppress(errors.NoSpace):
+                    self._cache.mark_closed(content, b"")
+        for content in written:
+            try:
+                self._send(content)
+            except errors.DfsError as error:
+                log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
+                if isinstance(error, errors.Unreachable):
+                    return
 
     # -- for who shows progress
 
@@ -371,7 +313,3 @@ class OpenFiles:
         """The content of an inode that is open for writing here, or has something unsent."""
         content = self._cache.current(ino)
         return content if content is not None and (content.writers or content.changed) else None
-
-
-def _shown(place: Place) -> bytes:
-    return b"/" + b"/".join(place[1])

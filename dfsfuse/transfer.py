@@ -10,7 +10,7 @@ chunks of one file at a time."""
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -108,22 +108,25 @@ class Transfer:
         log.warning("file server %s is passed over for %.0f s: %s", server.name, PASS_OVER_S, error)
         self._failed_until[server.name] = time.monotonic() + PASS_OVER_S
 
-    def sync(self) -> None:
-        """Everything uploaded so far is on the disks of copies_min servers."""
-        until_answered(self._sync_once, self._session.timeout_s)
+    def sync(self, receipts: Collection[ChunkReceipts] = ()) -> None:
+        """Everything uploaded so far is on the disks of copies_min servers: what these receipts are for, on those of
+        servers that have it."""
+        synced: set[str] = set()
+        until_answered(lambda left_s: self._sync_once(receipts, synced, left_s), self._session.timeout_s)
 
-    def _sync_once(self, left_s: float) -> None:
+    def _sync_once(self, receipts: Collection[ChunkReceipts], synced: set[str], left_s: float) -> None:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
             try:
-                synced: Synced = self._call(server, "sync", Sync(), Synced, share_s)
+                reply: Synced = self._call(server, "sync", Sync(), Synced, share_s)
             except errors.Unreachable as error:
                 self._note_failure(server, error)
                 failure = error
                 continue
-            if len(synced.servers) >= self._session.cluster.copies_min:
+            synced.update(reply.servers)
+            if _copies_on(synced, receipts) >= self._session.cluster.copies_min:
                 return
-            failure = errors.Unreachable(f"only {', '.join(synced.servers) or 'no server'} could sync")
+            failure = errors.Unreachable(f"only {', '.join(sorted(synced)) or 'no server'} could sync")
         raise failure
 
     def status(self, server: Server) -> FilesStatus:
@@ -159,6 +162,11 @@ class Transfer:
             for future in running:
                 if not future.cancelled():
                     future.exception()
+
+
+def _copies_on(servers: set[str], receipts: Collection[ChunkReceipts]) -> int:
+    """How many of these servers have each chunk."""
+    return min((len(servers & {r.server for r in row.receipts}) for row in receipts), default=len(servers))
 
 
 def _shared(left_s: float, servers: list[tuple[int, Server]]) -> Iterator[tuple[float, int, Server]]:

@@ -3,7 +3,8 @@
 What a failed close() left, and what a killed client left, is sent as soon as that is possible, if the file still has
 the version that it is based on. Otherwise it is kept as a copy beside the file (copies.py).
 
-Threads: `_mutex` guards the list; the retries are one thread's.
+Threads: `_mutex` guards the list; the retries are one thread's. `Content.committing` is held while one is decided on
+and sent, so no program's close() comes between.
 """
 
 import logging
@@ -55,11 +56,11 @@ class Unsent:
 
     def _retry_for_ever(self) -> None:
         while not self._stopping.wait(RETRY_EVERY_S):
-            try:
-                self._cache.maintain()
-                self.retry()
-            except Exception:
-                log.exception("retrying uploads failed")
+            for work in (self._cache.maintain, self.retry):
+                try:
+                    work()
+                except Exception:
+                    log.exception("%s failed", work.__qualname__)
 
     def retry(self) -> int:
         """Try to send each content that waits; how many still wait."""
@@ -67,7 +68,8 @@ class Unsent:
             if self._stopping.is_set():
                 break
             try:
-                self._send(content)
+                with content.committing:
+                    self._send(content)
                 self._done(content)
             except errors.DfsError as error:
                 self._cache.index.set_failure(content.row, str(error))
@@ -76,8 +78,10 @@ class Unsent:
         return len(self._waiting)
 
     def _done(self, content: Content) -> None:
+        """A program may have written to it again meanwhile, and failed to close it."""
         with self._mutex:
-            self._waiting = [other for other in self._waiting if other is not content]
+            if not content.changed:
+                self._waiting = [other for other in self._waiting if other is not content]
             self._session.report_unsent(len(self._waiting))
 
     def _send(self, content: Content) -> None:
@@ -93,16 +97,18 @@ class Unsent:
         except (errors.Busy, errors.WouldBlock):
             raise errors.Busy("another client has the file open for writing") from None
         try:
-            self._send_under_lock(content, lock.token)
+            with content.mutex:
+                content.token = max(content.token, lock.token)
+            self._send_under_lock(content)
         finally:
             self._locks.release(lock, os.getpid())
 
-    def _send_under_lock(self, content: Content, token: int) -> None:
+    def _send_under_lock(self, content: Content) -> None:
         with self._copies.in_use(content):
             try:
-                request = Open(session=self._session.id, base=content.ino, token=token)
+                request = Open(session=self._session.id, base=content.ino, token=content.token)
                 self._session.query(request, Opened)
-                self._committer.commit(content, token)
+                self._committer.commit(content)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 self._copies.keep(content, "conflict", error)
                 return

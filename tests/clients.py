@@ -44,7 +44,7 @@ class Servers:
     def each(self, work: Callable, items: Iterable) -> Iterator:
         return map(work, items)
 
-    def sync(self) -> None: ...
+    def sync(self, receipts: Iterable[ChunkReceipts] = ()) -> None: ...
 
 
 class Sending:
@@ -141,7 +141,7 @@ class Client:
         self.cache.mark_open(content)
 
     def commit(self, content: Content) -> Attributes | None:
-        return self.committer.commit(content, token=0)
+        return self.committer.commit(content)
 
 
 def uploaded(volume: Volume, servers: Servers, path: str) -> bytes:

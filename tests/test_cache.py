@@ -214,6 +214,98 @@ def test_a_restarted_cache_knows_its_size(volume: Volume, servers: Servers, tmp_
     assert servers.received_bytes == before + MIB
 
 
+def test_eviction_goes_on_in_the_order_of_use_after_a_restart(volume: Volume, servers: Servers, tmp_path: Path) -> None:
+    """Goal: the next client of the cache evicts what was used longest ago, not what was cached first."""
+    client = Client(volume, servers, tmp_path / "client")
+    for name in "abc":
+        make(client, name, noise(MIB))
+    read_all(client, "a")
+    client.cache.close()
+    client.bytes_max = 3 * MIB
+    client.start()
+    make(client, "d", noise(MIB))
+    before = servers.received_bytes
+    read_all(client, "a")
+    assert servers.received_bytes == before
+    read_all(client, "b")
+    assert servers.received_bytes == before + MIB
+
+
+def test_empty_files_take_room_too(volume: Volume, servers: Servers, tmp_path: Path) -> None:
+    """Goal: files without a block, which have a row and an inode of the disk each, are evicted like others."""
+    client = Client(volume, servers, tmp_path / "client", bytes_max=10 * 4096)
+    for number in range(30):
+        client.close(client.create(f"f{number}"), write=True)
+    assert len(files_of(client)) == len(rows_of(client)) == 10
+    client.cache.close()
+    client.bytes_max = 4 * 4096
+    client.start()
+    client.close(client.create("last"), write=True)
+    assert len(files_of(client)) == len(rows_of(client)) == 4
+
+
+_FULL = errors.NoSpace("the local cache's disk is full")
+
+
+@pytest.mark.parametrize("method", ["add", "save_written", "set_pending", "save_clean", "forget_present"])
+def test_an_index_without_room_evicts(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Goal: where the index cannot be written as the disk is full of what can be evicted, that goes, and nobody
+    notices: not who opens, nor who writes, commits, or opens a newer version."""
+    make(client, "old", noise(MIB))
+    make(client, "f", b"first")
+    content = other.open("f", write=True)
+    other.write(content, b"second", 0)
+    other.commit(content)
+    written, full = getattr(client.cache.index, method), [True]
+
+    def without_room(*arguments: object) -> None:
+        if full[0]:
+            raise _FULL
+        written(*arguments)
+
+    delete = client.cache.index.delete
+
+    def freed(number: int) -> None:
+        full[0] = False
+        delete(number)
+
+    monkeypatch.setattr(client.cache.index, "delete", freed)
+    monkeypatch.setattr(client.cache.index, method, without_room)
+    content = client.open("f", write=True)
+    assert client.read(content, 0, 9) == b"second"
+    client.write(content, b"third!", 0)
+    client.commit(content)
+    new = client.create("new")
+    client.write(new, b"new", 0)
+    client.commit(new)
+    assert not full[0]
+    assert uploaded(client.volume, client.servers, "f") == b"third!"
+    assert uploaded(client.volume, client.servers, "new") == b"new"
+    assert sum(files_of(client).values()) < MIB
+
+
+def test_what_the_index_could_not_be_told_is_told_with_the_next_write(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a write that failed as the index had no room leaves nothing untold: after the next one a crash finds
+    both."""
+    make(client, "f", noise(2 * ENTRY_BYTES))
+    content = client.open("f", write=True)
+
+    def without_room(*_: object) -> None:
+        raise _FULL
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.cache.index, "_values", without_room)
+        with pytest.raises(errors.NoSpace):
+            client.write(content, b"first", 0)
+    client.write(content, b"second", 100)
+    ((again, _, _),) = recovered(client)
+    assert list(again.dirty) == [(0, ENTRY_BYTES)]
+
+
 def test_what_a_full_disk_means(client: Client) -> None:
     """Goal: ENOSPC evicts and lets the caller try again; with nothing to evict it is NoSpace; another error stays."""
     make(client, "f", noise(MIB))
@@ -237,7 +329,7 @@ def test_an_open_that_fails_leaves_no_descriptor(client: Client, monkeypatch: py
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", full)
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(errors.NoSpace):
             client.open("f")
     assert (content.fd, content.users) == (-1, 0)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -510,10 +510,10 @@ def test_only_a_durable_commit_makes_a_content_synced(world: World) -> None:
     world.one.session.lose_reply = True
     with pytest.raises(errors.TimedOut):
         world.one.commit(content)
-    world.one.committer.commit(content, 0, durable=True)
+    world.one.committer.commit(content, durable=True)
     assert not content.synced
     world.one.write(content, b"six", 0)
-    world.one.committer.commit(content, 0, durable=True)
+    world.one.committer.commit(content, durable=True)
     assert content.synced
 
 

@@ -215,6 +215,16 @@ def write_until_full(file: Path) -> None:
             handle.write(os.urandom(1 << 20))
 
 
+def fill(file: Path) -> None:
+    """The last byte of the disk too."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    for size in (1 << 20, 4096, 512, 1):
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(descriptor, bytes(size))
+    os.close(descriptor)
+
+
 def test_cache_disk_is_full(fresh):
     """Goal: the disk of a client's cache is full: the writer gets ENOSPC, all that was there stays intact, and after a
     removal there is room again; clean content makes room by itself."""
@@ -238,6 +248,30 @@ def test_cache_disk_is_full(fresh):
         (point / "big").unlink()
         (point / "after").write_bytes(kept)
         assert (other.point / "after").read_bytes() == kept
+        small.unmount()
+
+
+def test_cache_disk_is_full_of_what_can_be_evicted(fresh):
+    """Goal: while others fill the cache's disk, files are read and written all the same: what can be evicted goes."""
+    first = fresh.mount()
+    for number in range(20):
+        (first.point / f"cached{number}").write_bytes(os.urandom(1 << 20))
+    for number in range(100):
+        (first.point / f"small{number}").write_bytes(b"x" * 10)
+    with small_disk(fresh.folder / "disk", 48):
+        point = fresh.folder / "small"
+        point.mkdir()
+        url, token = fresh.servers()["directory"].url, homes.read_token(fresh.home)
+        outcome = run_mount(point, "--home", fresh.folder / "disk", "--cluster", url, DFS_TOKEN=token)
+        assert outcome.returncode == 0, outcome.stderr
+        small = Mount(fresh, point, fresh.folder / "disk")
+        for number in range(20):
+            assert len((point / f"cached{number}").read_bytes()) == 1 << 20
+        fill(fresh.folder / "disk" / "others")
+        for number in range(100):
+            assert (point / f"small{number}").read_bytes() == b"x" * 10
+            (point / f"new{number}").write_bytes(b"new")
+        assert (first.point / "new99").read_bytes() == b"new"
         small.unmount()
 
 
@@ -313,6 +347,23 @@ def test_signal_unmounts_a_client_cleanly(shared, number):
     assert "Traceback" not in mount.log
     mounted_still = [row["mountpoint"] for row in shared.ask("directory")["sessions"]]
     assert str(mount.point) not in mounted_still
+
+
+def test_signal_closes_what_programs_have_open(shared):
+    """Goal: what was written to a file that is open when a signal ends the client is the file's next version, for
+    everybody, and no copy."""
+    mount, other = shared.mount(), shared.mount()
+    mount.point.joinpath("open").write_bytes(b"old")
+    pid = mount.pid
+    file = os.open(mount.point / "open", os.O_RDWR)
+    os.write(file, b"written")
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid), "the client ends", 10)
+    with error(errno.ENOTCONN):
+        os.close(file)
+    assert (other.point / "open").read_bytes() == b"written"
+    assert (shared.mount(point=mount.point).point / "open").read_bytes() == b"written"
+    assert [name for name in os.listdir(other.point) if name.startswith("open")] == ["open"]
 
 
 def test_sigterm_ends_every_server_cleanly(fresh):

@@ -1,13 +1,17 @@
 """What a killed client left: sent, kept as a copy, or forgotten; never lost, and never over what it was not based
 on."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clients import Client, Servers, uploaded
 from volumes import Volume
 
 from dfsfuse import errors
+from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.recovery import Recovery
 from dfsfuse.unsent import Unsent
@@ -151,9 +155,10 @@ def test_a_second_commit_in_doubt_is_settled_with_the_lock_of_now(world):
     world.client.write(file, b"first", 0)
     world.client.session.lose_request = True
     with pytest.raises(errors.TimedOut):
-        world.client.committer.commit(file, token=1)
+        world.client.commit(file)
     world.volume.open(file.ino, token=2)
-    world.client.committer.commit(file, token=2)
+    file.token = 2
+    world.client.commit(file)
     assert uploaded(world.volume, world.servers, "f") == b"first"
 
 
@@ -168,6 +173,7 @@ class Keeping:
         if self.down:
             self.down = False
             raise errors.Unreachable("no lock service yet")
+        content.give_up()
         self.kept.append(kind)
 
 
@@ -221,10 +227,10 @@ def test_what_is_written_as_a_commit_begins_is_not_lost(world, monkeypatch):
     index = world.client.cache.index
     set_pending = index.set_pending
 
-    def write_around(number: int, commit_id: bytes) -> None:
+    def write_around(content: Content, commit_id: bytes) -> None:
         monkeypatch.setattr(index, "set_pending", set_pending)
         world.client.write(file, b"early", 0)
-        set_pending(number, commit_id)
+        set_pending(content, commit_id)
 
     monkeypatch.setattr(index, "set_pending", write_around)
     world.client.session.lose_reply = True
@@ -244,3 +250,59 @@ def test_after_a_power_cut_nothing_unsent_becomes_the_newest_version(world):
     world.client.cache.index._run("UPDATE contents SET boot = 'another'", ())
     (content,) = world.killed_and_recovered()
     assert not content.promised
+
+
+def while_a_row_is_made(world: World, monkeypatch: pytest.MonkeyPatch, write: Callable, meanwhile: Callable) -> None:
+    """`meanwhile` comes while the thread that does `write` has what it will put into the index, and has not put it."""
+    index = world.client.cache.index
+    values, made, go_on = index._values, threading.Event(), threading.Event()
+    slow = threading.Thread(target=write)
+
+    def values_of(*arguments: Any) -> tuple:
+        found = values(*arguments)
+        if threading.current_thread() is slow:
+            made.set()
+            assert go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(index, "_values", values_of)
+    slow.start()
+    assert made.wait(10)
+    quick = threading.Thread(target=meanwhile)
+    quick.start()
+    quick.join(0.2)
+    go_on.set()
+    for thread in (slow, quick):
+        thread.join(10)
+
+
+def test_an_older_row_is_never_put_over_a_newer_one(world, monkeypatch):
+    """Goal: two threads write to one file; whichever of them the index hears last, a crash finds both."""
+    maker = Client(world.volume, world.servers, world.client.home.with_name("maker"))
+    maker.write(made := maker.create("f"), b"a" * (2 * ENTRY_BYTES), 0)
+    maker.commit(made)
+    file = world.client.open("f", write=True)
+    while_a_row_is_made(
+        world,
+        monkeypatch,
+        lambda: world.client.write(file, b"1" * ENTRY_BYTES, 0),
+        lambda: world.client.write(file, b"2" * ENTRY_BYTES, ENTRY_BYTES),
+    )
+    (content,) = world.killed_and_recovered()
+    assert list(content.dirty) == [(0, 2 * ENTRY_BYTES)]
+
+
+def test_what_was_closed_stays_closed(world, monkeypatch):
+    """Goal: a write that the index hears of during a close() does not turn what was promised into half written."""
+    file = world.client.create("f")
+    world.client.write(file, b"first", 0)
+    world.client.commit(file)
+    world.client.session.lose_request = True
+
+    def close() -> None:
+        with pytest.raises(errors.TimedOut):
+            world.client.commit(file)
+
+    while_a_row_is_made(world, monkeypatch, lambda: world.client.write(file, b"second", 0), close)
+    (content,) = world.killed_and_recovered()
+    assert content.promised

@@ -1,0 +1,69 @@
+"""The open rows that the directory keeps for this client, and the contents that need each.
+
+A row is (inode, version) with the number of the session's latest open of it. It keeps an unlinked inode alive until it
+is closed, so it is closed with the last content that needs it, and with the latest number: an open that has come since
+has a larger one, and keeps the row.
+
+Threads: the cache's, which calls this under its mutex.
+"""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from dfsfuse.content import Content
+
+
+class OpenRow(NamedTuple):
+    """As `Session.closed` takes it."""
+
+    ino: int
+    version: int
+    opening: int
+
+
+Key = tuple[int, int]
+"""(inode number, version)."""
+
+
+class OpenRows:
+    """Contents are known by their number in the index."""
+
+    def __init__(self):
+        self._latest: dict[Key, int] = {}
+        self._needed_by: dict[Key, set[int]] = defaultdict(set)
+        self._needs: dict[int, set[Key]] = defaultdict(set)
+
+    def opened(self, content: Content, ino: int, version: int, opening: int) -> None:
+        """The directory has answered an open of this version, for this content."""
+        key = ino, version
+        self._latest[key] = max(opening, self._latest.get(key, 0))
+        self._needed_by[key].add(content.row)
+        self._needs[content.row].add(key)
+
+    def committed(self, content: Content, base: int, version: int, opening: int) -> None:
+        """A commit has moved the content's row from the version that it was based on to the one that it has made."""
+        key = content.ino, base
+        if key in self._needs[content.row]:
+            self._needs[content.row].remove(key)
+            self._not_needed(key, content)
+        self.opened(content, content.ino, version, opening)
+
+    def failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
+        """The open that the directory has answered has failed here. What is to be closed now: nothing, where others
+        have the same version open; then it is closed with theirs."""
+        key = ino, version
+        if key not in self._latest:
+            return [OpenRow(ino, version, opening)]
+        self._latest[key] = max(opening, self._latest[key])
+        return []
+
+    def closed(self, content: Content) -> list[OpenRow]:
+        """Nobody has the content open any more: the rows that nobody needs now."""
+        return [row for key in self._needs.pop(content.row, ()) for row in self._not_needed(key, content)]
+
+    def _not_needed(self, key: Key, content: Content) -> list[OpenRow]:
+        self._needed_by[key].discard(content.row)
+        if self._needed_by[key]:
+            return []
+        del self._needed_by[key]
+        return [OpenRow(*key, self._latest.pop(key))]

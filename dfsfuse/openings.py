@@ -1,0 +1,127 @@
+"""Opens at the directory: the newest version of a file as a content of the cache, and the open rows that come of it.
+
+The directory is asked at each open, and answers with the manifest only where the cache has another version. Whatever
+becomes of an open here, the row that it has left at the directory is closed.
+
+Threads: any; what is shared is the cache's.
+"""
+
+import logging
+import os
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.cache import Cache
+from dfsfuse.chunks import Entry, entry_count
+from dfsfuse.content import Base, Content
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, GetSegments, Manifest, Open, Opened, Segments
+from dfsfuse.session import Session
+
+log = logging.getLogger(__name__)
+
+_SEGMENTS_A_REQUEST = 16
+_OPEN_AGAIN_S = 2.0
+_NO_BASE = Base(0, b"", [], [])
+
+
+class Openings:
+    def __init__(self, session: Session, attributes: AttributeTable, cache: Cache):
+        self._session, self._attributes, self._cache = session, attributes, cache
+        session.on_new_session(self._open_again)
+
+    def open(self, place: Place, ino: int, token: int) -> tuple[Attributes, Content]:
+        """What is at the place now, until `close`. With `token` for writing: Stale where that is not `ino`."""
+        known = self._attributes.get(place)
+        held = self._base_of(known.ino) if known is not None else _NO_BASE
+        request = Open(
+            session=self._session.id,
+            opening=self._session.new_opening(),
+            base=place[0],
+            names=list(place[1]),
+            ino=ino,
+            token=token,
+            have_version=held.version,
+            have_commit_id=held.commit_id,
+        )
+        asked_at = self._attributes.now()
+        opened: Opened = self._session.query(request, Opened)
+        try:
+            content = self._content_of(opened, held, place, request.opening)
+        except BaseException:
+            self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)
+            raise
+        self._attributes.put(place, opened.attributes, asked_at)
+        return opened.attributes, content
+
+    def create(self, ino: int, path: bytes, now_ns: int, opening: int) -> Content:
+        """The content of a file that the directory has just made for this open."""
+        try:
+            return self._cache.create(ino, path, now_ns, opening)
+        except BaseException as error:
+            self._close_failed(ino, 0, opening)
+            if isinstance(error, OSError):
+                raise errors.from_os_error(error, "making a file in the local cache") from None
+            raise
+
+    def _content_of(self, opened: Opened, held: Base, place: Place, opening: int) -> Content:
+        if opened.manifest is None:
+            entries, segments = held.entries, held.segments
+        else:
+            entries, segments = self._expand(opened.manifest, opened.attributes), opened.manifest.segments
+        return self._cache.open(opened.attributes, entries, segments, shown(place), opening)
+
+    def _close_failed(self, ino: int, version: int, opening: int) -> None:
+        """The directory has a row of an open that has failed here."""
+        for row in self._cache.open_failed(ino, version, opening):
+            self._session.closed(*row)
+
+    def close(self, content: Content) -> None:
+        """One user of the content less."""
+        for row in self._cache.close_one(content):
+            self._session.closed(*row)
+
+    def _open_again(self) -> None:
+        """The former session has ended, and its open rows with it: unlinked files that are open here need new ones."""
+        for content in self._cache.in_use():
+            request = Open(session=self._session.id, opening=self._session.new_opening(), base=content.ino)
+            try:
+                opened: Opened = self._session.query(request, Opened, timeout_s=_OPEN_AGAIN_S)
+            except errors.DfsError as error:
+                log.warning("%s is open here and unknown to the directory: %s", os.fsdecode(content.where), error)
+                continue
+            for row in self._cache.opened_again(content, opened.attributes.version, request.opening):
+                self._session.closed(*row)
+
+    def _base_of(self, ino: int) -> Base:
+        content = self._cache.peek(ino)
+        return (content.base() if content is not None else None) or _NO_BASE
+
+    def _expand(self, manifest: Manifest, attributes: Attributes) -> list[Entry]:
+        """All entries of a manifest, one for each 4 MiB of the size; segments that the cache knows are not fetched."""
+        entries = list(manifest.entries)
+        if manifest.segments:
+            entries = self._expand_segments(manifest.segments, attributes.ino)
+        count = entry_count(attributes.size)
+        del entries[count:]
+        entries.extend([] for _ in range(count - len(entries)))
+        return entries
+
+    def _expand_segments(self, ids: list[bytes], ino: int) -> list[Entry]:
+        held = self._base_of(ino)
+        known: dict[bytes, list[Entry]] = {b"": []}
+        for part, segment_id in enumerate(held.segments):
+            known[segment_id] = held.entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
+        missing = [segment_id for segment_id in ids if segment_id not in known]
+        for start in range(0, len(missing), _SEGMENTS_A_REQUEST):
+            reply: Segments = self._session.query(GetSegments(missing[start : start + _SEGMENTS_A_REQUEST]), Segments)
+            known.update((segment.id, segment.entries) for segment in reply.segments)
+        entries: list[Entry] = []
+        for segment_id in ids:
+            part = known[segment_id]
+            entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
+        return entries
+
+
+def shown(place: Place) -> bytes:
+    """A path for people, as far as it is known."""
+    return b"/" + b"/".join(place[1])

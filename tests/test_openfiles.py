@@ -1,0 +1,430 @@
+"""Open files of one client whose threads meet: what close() tells, which token a commit has, which rows are closed."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from open_files import OneClient, place
+
+from dfsfuse import errors, messages
+
+DEADLINE_S = 10.0
+SILENT = errors.TimedOut("the servers do not answer")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> OneClient:
+    return OneClient(tmp_path)
+
+
+class Pause:
+    """A place at which a thread stops until it may go on."""
+
+    def __init__(self):
+        self._reached, self._go_on = threading.Event(), threading.Event()
+
+    def here(self) -> None:
+        self._reached.set()
+        assert self._go_on.wait(DEADLINE_S)
+
+    def reached(self) -> None:
+        assert self._reached.wait(DEADLINE_S)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+
+class Background:
+    """`work()` in a thread; `outcome` is what it returned."""
+
+    def __init__(self, work: Callable[[], Any]):
+        self._outcome: list[Any] = []
+        self._thread = threading.Thread(target=lambda: self._outcome.append(work()), daemon=True)
+        self._thread.start()
+
+    def waits(self) -> bool:
+        """It does not end by itself."""
+        self._thread.join(0.2)
+        return self._thread.is_alive()
+
+    def outcome(self) -> Any:
+        self._thread.join(DEADLINE_S)
+        return self._outcome[0]
+
+
+# -- what close() and fsync() tell
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_close_waits_for_the_commit_that_has_its_bytes(client: OneClient, durable: bool) -> None:
+    """Goal: S4: while another descriptor's commit carries what this one wrote, close() and fsync() do not say that it
+    is on the servers; when that commit fails they have failed too."""
+    one, two = client.create("f"), client.open("f")
+    client.write(two, b"written through two")
+    pause = Pause()
+
+    def silent() -> None:
+        pause.here()
+        raise SILENT
+
+    client.servers.before_store = silent
+    first = Background(lambda: client.flush(one))
+    pause.reached()
+    second = Background(lambda: client.flush(two, durable))
+    assert second.waits()
+    pause.go_on()
+    assert (first.outcome(), second.outcome()) == (SILENT, SILENT)
+    assert client.volume.at("f").version == 0
+
+
+def test_close_is_content_with_a_commit_that_has_its_bytes(client: OneClient) -> None:
+    """Goal: when the other descriptor's commit succeeds, nothing is sent a second time."""
+    one, two = client.create("f"), client.open("f")
+    client.write(two, b"written through two")
+    pause = Pause()
+    client.servers.before_store = pause.here
+    first = Background(lambda: client.flush(one))
+    pause.reached()
+    second = Background(lambda: client.flush(two))
+    assert second.waits()
+    pause.go_on()
+    assert (first.outcome(), second.outcome()) == (None, None)
+    assert client.volume.at("f").version == 1
+
+
+def test_stat_during_a_commit_is_that_of_the_content(client: OneClient) -> None:
+    """Goal: what is being sent is not on the servers yet, so the content's own size and time count."""
+    handle = client.create("f")
+    client.write(handle, b"data")
+    content, seen = handle.content, []
+    content.writers = 0
+    client.servers.before_store = lambda: seen.append((client.files.of_inode(content.ino), content.base()))
+    client.files.flush(handle)
+    assert seen == [(content, None)]
+    content.writers = 1
+
+
+def refused(client: OneClient) -> list:
+    """Two handles of one content, on top of whose base another client has committed."""
+    one = client.create("f", b"base")
+    two = client.open("f")
+    client.others_commit("f", b"others")
+    client.write(one, b"mine")
+    return [one, two]
+
+
+def test_close_during_the_making_of_a_copy_gets_the_error(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S6: a descriptor whose close() comes while another's refused content is being kept fails as that does, and
+    one copy is made."""
+    one, two = refused(client)
+    pause, bring = Pause(), client.copies._bring_all
+
+    def bring_all(content: Any) -> None:
+        pause.here()
+        bring(content)
+
+    monkeypatch.setattr(client.copies, "_bring_all", bring_all)
+    # Both have passed the look at what has failed before.
+    first = Background(lambda: client.flush(one))
+    pause.reached()
+    second = Background(lambda: pytest.raises(errors.VersionConflict, client.files._commit, two, False))
+    assert second.waits()
+    pause.go_on()
+    assert isinstance(first.outcome(), errors.VersionConflict)
+    assert second.outcome().value is first.outcome()
+    assert len(client.volume.paths()) == 2
+
+
+def test_a_refused_content_is_kept_once(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody else's commit is refused between one's refusal and the copy: one copy, not one for each close()."""
+    one, two = refused(client)
+    pause, keep = Pause(), client.copies.keep
+
+    def kept(*arguments: Any) -> bytes:
+        pause.here()
+        return keep(*arguments)
+
+    monkeypatch.setattr(client.copies, "keep", kept)
+    first = Background(lambda: client.flush(one))
+    pause.reached()
+    second = Background(lambda: pytest.raises(errors.VersionConflict, client.files._commit, two, False))
+    assert second.waits()
+    pause.go_on()
+    assert isinstance(first.outcome(), errors.VersionConflict)
+    second.outcome()
+    assert len(client.volume.paths()) == 2
+
+
+def test_a_copy_that_could_not_be_sent_is_sent_to_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where the copy has a name already and its bytes could not be sent, they are sent there, and no second copy
+    is made."""
+    one, two = refused(client)
+    become = client.copies._become
+
+    def became(*arguments: Any) -> None:
+        become(*arguments)
+        client.session.refusal = SILENT
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.copies, "_become", became)
+        assert client.flush(one) is SILENT
+    client.session.refusal = None
+    for handle in (one, two):
+        assert isinstance(client.close(handle), errors.VersionConflict)
+    assert client.unsent.count() == 1
+    assert client.unsent.retry() == 0
+    (copy,) = {path for path in client.volume.paths() if path != "/f"}
+    assert client.volume.at(copy).size == len(b"mine")
+
+
+def test_the_index_without_room_hides_no_refusal(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S6: that the failure cannot be noted, as the disk is full, is not what the program is told."""
+    one, _ = refused(client)
+    fill(client, monkeypatch, "failure")
+    assert isinstance(client.flush(one), errors.VersionConflict)
+    assert len(client.volume.paths()) == 2
+
+
+# -- tokens
+
+
+def test_a_commit_has_the_newest_token_of_its_content(client: OneClient) -> None:
+    """Goal: the lock was lost, nobody else took it, and another local open has it anew: the first handle's commit is as
+    good as the second's, and takes nothing from it."""
+    one = client.create("f", b"1")
+    client.locks.lose(one.content.ino)
+    two = client.open("f")
+    assert two.content is one.content
+    client.write(two, b"2")
+    assert (client.flush(one), client.flush(two)) == (None, None)
+    client.write(one, b"3")
+    assert (client.close(two), client.close(one)) == (None, None)
+    assert client.volume.paths() == ["/f"]
+    assert client.volume.at("f").version == 3
+
+
+# -- open rows
+
+
+def test_reopened_while_it_is_closed(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S11: an open that comes between the last close and the word of it keeps its row: the file, unlinked, lives
+    until that one is closed too."""
+    client.close(client.create("f", b"data"))
+    handle, again, close_one = client.open("f", os.O_RDONLY), [], client.cache.close_one
+
+    def preempted(content: Any) -> Any:
+        closed = close_one(content)
+        if not again:
+            again.append(None)
+            again[0] = client.open("f", os.O_RDONLY)
+        return closed
+
+    monkeypatch.setattr(client.cache, "close_one", preempted)
+    client.files.release(handle)
+    assert client.open_rows() == 1
+    client.volume.remove("f")
+    assert client.volume.ask(messages.Lookup(handle.content.ino)).nlink == 0
+    client.files.release(again[0])
+    assert client.open_rows() == 0
+
+
+def test_opens_whose_answers_come_out_of_order_close_their_row(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: the row goes with the last close, though the older open was the later one to be noted."""
+    handle = client.create("f", b"x")
+    pause, opened, slow = Pause(), client.cache.open, []
+
+    def late(*arguments: Any) -> Any:
+        if threading.current_thread() in slow:
+            pause.here()
+        return opened(*arguments)
+
+    monkeypatch.setattr(client.cache, "open", late)
+
+    def first() -> Any:
+        slow.append(threading.current_thread())
+        return client.open("f", os.O_RDONLY)
+
+    background = Background(first)
+    pause.reached()
+    second = client.open("f", os.O_RDONLY)
+    pause.go_on()
+    for each in (handle, second, background.outcome()):
+        client.files.release(each)
+    assert client.open_rows() == 0
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_an_open_that_fails_here_leaves_no_row(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """Goal: the directory has answered, the cache has no room: the row goes, at once or with those who have the same
+    version open, and not before."""
+    handle = client.create("f", b"x")
+    if not others:
+        client.files.release(handle)
+
+    def full(*_: object) -> None:
+        raise errors.NoSpace("the local cache's disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.cache, "_use", full)
+        with pytest.raises(errors.NoSpace):
+            client.open("f", os.O_RDONLY)
+    assert client.open_rows() == others
+    if others:
+        client.files.release(handle)
+    assert client.open_rows() == 0
+
+
+def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the same for a new file: once it is removed, its inode goes."""
+
+    def full(*_: object) -> None:
+        raise errors.NoSpace("the local cache's disk is full")
+
+    monkeypatch.setattr(client.cache, "_use", full)
+    with pytest.raises(errors.NoSpace):
+        client.files.create(place("f"), 0o100644, 0, 0, os.O_RDWR, 1)
+    assert client.open_rows() == 0
+
+
+def test_after_a_lost_session_every_open_version_has_a_row(client: OneClient) -> None:
+    """Goal: S11: also the inode of a version that a newer one has superseded here lives as long as it is open, and each
+    row goes with the last of those that need it."""
+    client.close(client.create("f", b"first"))
+    old = client.open("f", os.O_RDONLY)
+    client.others_commit("f", b"second")
+    new = client.open("f", os.O_RDONLY)
+    assert old.content is not new.content
+    client.session.lapse()
+    client.volume.remove("f")
+    client.files.release(new)
+    client.session.renew()
+    assert client.volume.ask(messages.Lookup(old.content.ino)).nlink == 0
+    client.files.release(old)
+    assert client.open_rows() == 0
+
+
+# -- what is retried
+
+
+def failed_to_close(client: OneClient, name: str) -> Any:
+    """The content of a file whose close() failed."""
+    handle = client.open(name) if name in [path[1:] for path in client.volume.paths()] else client.create(name)
+    client.write(handle, b"unsent")
+    client.session.refusal = SILENT
+    assert client.close(handle) is SILENT
+    client.session.refusal = None
+    return handle.content
+
+
+def test_what_failed_again_meanwhile_is_retried(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S4: a close() that fails between a retry's success and the note of it is not forgotten."""
+    failed_to_close(client, "f")
+    send = client.unsent._send
+
+    def preempted(content: Any) -> None:
+        send(content)
+        failed_to_close(client, "f")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.unsent, "_send", preempted)
+        assert client.unsent.retry() == 1
+    assert client.session.unsent_files == 1
+    assert client.unsent.retry() == 0
+
+
+def fill(client: OneClient, monkeypatch: pytest.MonkeyPatch, column: str) -> None:
+    """The index has no room for statements that name `column`."""
+    run = client.cache.index._run
+
+    def full(statement: str, values: tuple) -> Any:
+        if f"SET {column}" in statement:
+            raise errors.NoSpace("the local cache's disk is full")
+        return run(statement, values)
+
+    monkeypatch.setattr(client.cache.index, "_run", full)
+
+
+def test_one_failure_that_cannot_be_noted_holds_up_nobody(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the cache's disk is full, one content cannot be sent: the others are sent all the same."""
+    stuck = failed_to_close(client, "a")
+    failed_to_close(client, "b")
+    stuck.writers = 1
+    fill(client, monkeypatch, "failure")
+    assert client.unsent.retry() == 1
+    assert client.volume.at("b").version == 1
+
+
+def test_retries_go_on_where_the_cache_cannot_be_maintained(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an index that cannot be brought to the disk keeps nothing from being sent."""
+    failed_to_close(client, "a")
+
+    def full() -> None:
+        raise errors.NoSpace("full")
+
+    monkeypatch.setattr("dfsfuse.unsent.RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(client.cache, "maintain", full)
+    sent = threading.Event()
+    monkeypatch.setattr(client.session, "report_unsent", lambda files: files or sent.set())
+    client.unsent.start()
+    assert sent.wait(DEADLINE_S)
+    client.unsent.close()
+
+
+# -- the end of the client
+
+
+def test_what_is_open_at_the_end_is_committed(client: OneClient) -> None:
+    """Goal: a client that is ended by a signal closes what programs have open for writing."""
+    written, read = client.create("f"), client.create("read", b"as it was")
+    client.write(written, b"written")
+    client.files.close()
+    assert client.volume.at("f").size == len(b"written")
+    assert client.volume.at("read").version == read.content.version == 1
+
+
+def test_what_cannot_be_sent_at_the_end_is_the_next_clients_to_send(client: OneClient) -> None:
+    """Goal: with the servers away it counts as closed all the same, and one time-out is enough for all of it."""
+    for name in "abc":
+        client.write(client.create(name), b"written")
+    attempts = []
+
+    def silent() -> None:
+        attempts.append(None)
+        raise SILENT
+
+    client.servers.before_store = silent
+    client.files.close()
+    assert len(attempts) == 1
+    assert len(client.cache.unsent()) == 3
+
+
+def test_only_its_room_is_what_a_full_disk_costs(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a disk of the cache that is full of what can be evicted fails no open, create or close()."""
+    client.close(client.create("old", b"x" * 5000))
+    disk_open, full = os.open, [True]
+
+    def opened(path: Any, flags: int, *more: Any, **how: Any) -> int:
+        if full[0] and str(path).startswith(str(client.cache._files)):
+            raise OSError(errno.ENOSPC, "full")
+        return disk_open(path, flags, *more, **how)
+
+    delete = client.cache.index.delete
+
+    def freed(number: int) -> None:
+        full[0] = False
+        delete(number)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(client.cache.index, "delete", freed)
+    assert client.close(client.create("new", b"data")) is None
+    full[0] = True
+    handle = client.open("old", os.O_RDONLY)
+    assert client.files.read(handle, 5, 0) == b"xxxxx"

@@ -1,0 +1,45 @@
+"""What fsync takes for an answer: which servers have synced what."""
+
+import pytest
+
+from dfsfuse import errors
+from dfsfuse.messages import ChunkReceipts, Cluster, Receipt, Server, Synced
+from dfsfuse.transfer import Transfer
+
+
+class Group:
+    """A session with three file servers; `synced` are the servers that each of them says have synced."""
+
+    timeout_s = 0.05
+
+    def __init__(self, **synced: str):
+        self.synced, self.rpc = synced, self
+        files = [Server(kind="files", name=name, url=name, up=True) for name in "ABC"]
+        self.cluster = Cluster(volume="", copies=3, copies_min=2, files=files)
+
+    def call(self, url: str, *_: object) -> Synced:
+        if url not in self.synced:
+            raise errors.Unreachable(f"{url} is away")
+        return Synced(list(self.synced[url]))
+
+
+def receipts(*holders: str) -> list[ChunkReceipts]:
+    return [ChunkReceipts(bytes([i]) * 32, [Receipt(name, 1) for name in names]) for i, names in enumerate(holders)]
+
+
+@pytest.mark.parametrize("holders", [[], ["ABC"], ["AB", "ABC"], ["AB", "AB"]])
+def test_two_disks_are_enough(holders: list[str]):
+    """Goal: S10: each chunk that was sent is on the disks of two servers that have it."""
+    Transfer(Group(A="AB")).sync(receipts(*holders))
+
+
+@pytest.mark.parametrize("holders", [["BC"], ["ABC", "AC"]])
+def test_disks_without_the_chunk_do_not_count(holders: list[str]):
+    """Goal: S10: a chunk that A and C have is on one disk when A and B have synced."""
+    with pytest.raises(errors.Unreachable, match="only A, B could sync"):
+        Transfer(Group(A="AB", B="AB", C="AB")).sync(receipts(*holders))
+
+
+def test_what_several_servers_say_is_put_together():
+    """Goal: who could not sync at the first one's word may at the next one's."""
+    Transfer(Group(A="AB", B="BC")).sync(receipts("AC", "BC", "AB"))
