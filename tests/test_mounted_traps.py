@@ -2,6 +2,7 @@
 two versions, sizes that the kernel remembers, closes that come more than once or too early."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import shutil
@@ -233,7 +234,35 @@ def test_appending_programs_on_one_mount(mount: Path):
     assert (mount / "log").read_bytes() == b"".join(b"%02d\n" % number for number in range(50))
 
 
+def test_append_that_is_set_or_cleared_after_open(mount: Path):
+    """Goal: O_APPEND holds for each write as fcntl has left it, not as it was at open."""
+    (mount / "file").write_bytes(b"a" * 10)
+    with opened(mount / "file", os.O_RDWR | os.O_APPEND) as handle:
+        fcntl.fcntl(handle, fcntl.F_SETFL, 0)
+        os.pwrite(handle, b"X", 0)
+        assert whole(handle) == b"X" + b"a" * 9
+        fcntl.fcntl(handle, fcntl.F_SETFL, os.O_APPEND)
+        os.write(handle, b"Y")
+        assert whole(handle) == b"X" + b"a" * 9 + b"Y"
+    assert (mount / "file").read_bytes() == b"X" + b"a" * 9 + b"Y"
+
+
 # -- mappings
+
+
+def test_store_through_a_mapping_of_an_append_descriptor(two_mounts):
+    """Goal: the kernel writes a mapping's pages through the descriptor that was mapped; with O_APPEND too they go to
+    their place, and what is appended goes to the end."""
+    here, there = two_mounts
+    (here / "file").write_bytes(b"a" * 2 * PAGE)
+    with opened(here / "file", os.O_RDWR | os.O_APPEND) as handle, mmap.mmap(handle, 2 * PAGE) as mapped:
+        mapped[:5] = b"HELLO"
+        mapped.flush()
+        os.write(handle, b"end")
+        mapped[PAGE : PAGE + 5] = b"THERE"
+    expected = bytearray(b"a" * 2 * PAGE + b"end")
+    expected[:5], expected[PAGE : PAGE + 5] = b"HELLO", b"THERE"
+    assert (there / "file").read_bytes() == (here / "file").read_bytes() == expected
 
 
 def test_store_through_a_mapping(two_mounts):
