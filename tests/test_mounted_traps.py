@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +198,28 @@ def test_writing_the_new_version_while_the_old_is_open(two_mounts):
             handle.write(b"+")
         assert whole(reader) == old
     assert (here / "file").read_bytes() == (there / "file").read_bytes() == b"newEDITED+"
+
+
+def test_renamed_elsewhere_written_here_and_named_back(two_mounts):
+    """Goal: S2. The kernel has pages for each name: what was written here under another name is read under the first
+    one, although version and size tell no difference from what it had."""
+    here, there = two_mounts
+    (here / "x").write_bytes(b"old" * 3000)
+    assert (here / "x").read_bytes() == b"old" * 3000
+    told_at = time.monotonic()
+    os.rename(there / "x", there / "y")
+    with opened(here / "y", os.O_RDWR) as handle:
+        os.write(handle, b"new" * 3000)
+    os.rename(there / "y", there / "x")
+
+    def shows_the_newest() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(here / "x").st_mtime_ns == os.stat(there / "x").st_mtime_ns
+        return False
+
+    # Until then the kernel is made to look again at each open, and drops its pages with that.
+    wait_until(lambda: shows_the_newest() and time.monotonic() > told_at + 1, "the kernel knows the newest times", 5)
+    assert (here / "x").read_bytes() == b"new" * 3000
 
 
 # -- appending

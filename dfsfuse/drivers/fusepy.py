@@ -222,7 +222,7 @@ class Driver(mfusepy.Operations):
         try:
             self._fs.files.release(opened.handle)
         finally:
-            self._nodes.close(opened.node, opened.direct)
+            self._nodes.close(opened.node, opened.handle.content, opened.direct)
 
     def lock(self, path: str | None, fi, command: int, lock) -> None:
         """Locks that only this machine would see are worse than none: refused until the lock service grants them."""
