@@ -35,6 +35,7 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
 )
+from dfsfuse.processes import command_of
 from dfsfuse.rpc import until_answered
 from dfsfuse.session import Session, boottime_s
 
@@ -378,12 +379,3 @@ class LockTable:
 def _patience_s(wait_s: float) -> float:
     """The service counts a wait from when it grants anything, which after its restart may take a lease."""
     return wait_s + _LEASE_S if wait_s else 0.0
-
-
-def command_of(pid: int) -> str:
-    """The name of a process, "" where it is gone."""
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as comm:
-            return comm.read().decode(errors="replace").strip()
-    except OSError:
-        return ""

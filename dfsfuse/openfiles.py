@@ -33,6 +33,7 @@ from dfsfuse.messages import (
     Opened,
     Segments,
 )
+from dfsfuse.processes import process_of
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
@@ -84,6 +85,7 @@ class OpenFiles:
 
     def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock."""
+        pid = process_of(pid)
         lock = self._locks.reserve(_shown(place), pid)
         now_ns = time.time_ns()
         request = Create(
@@ -120,7 +122,7 @@ class OpenFiles:
         self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool]
     ) -> tuple[Handle, Attributes]:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
-        ino = self._ino_at(place)
+        ino, pid = self._ino_at(place), process_of(pid)
         wait = not flags & os.O_NONBLOCK
         lock = self._locks.acquire(ino, _shown(place), pid, wait, interrupted)
         try:

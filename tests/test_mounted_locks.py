@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,34 @@ stop = True
         assert opener(folders[1], text="x").communicate(timeout=20)[0].strip() == "opened"
     finally:
         stream.communicate("", timeout=20)
+
+
+def test_process_that_writes_may_open_again_from_any_thread(shared, folders):
+    """Goal: S5. While another mount waits and is let in before others here, a process that has the file open opens it
+    once more; the kernel names threads, and the lock service shows the process."""
+    (folders[0] / "file").write_text("")
+    patient = shared.mount("--lock-wait", 20)
+
+    def open_in_a_thread(flags: int = os.O_WRONLY) -> int:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(os.open, folders[0] / "file", flags).result()
+
+    def other_program_must_wait() -> bool:
+        code = "import os, sys; os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
+        return "BlockingIOError" in python(code, folders[0] / "file").communicate(timeout=10)[1]
+
+    handles = [open_in_a_thread()]
+    waiter = opener(patient.point / folders[0].name)
+    try:
+        wait_for_waiters(shared, "file", 1)
+        wait_until(other_program_must_wait, "the waiting mount comes first", 10)
+        handles.append(open_in_a_thread(os.O_WRONLY | os.O_NONBLOCK))
+        assert locks_of(shared, "file")[0]["pid"] == os.getpid()
+    finally:
+        for handle in handles:
+            os.close(handle)
+        assert waiter.communicate(timeout=20)[0].strip() == "opened"
+        patient.unmount()
 
 
 # -- who holds
