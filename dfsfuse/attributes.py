@@ -55,9 +55,12 @@ class AttributeTable:
 
     def put_changed(self, attributes: Attributes) -> None:
         """What a change has just answered, whatever name leads to it. Who asked during the change may have been
-        answered before it, so such an answer is void."""
+        answered before it, so such an answer is void. So are the answers of two changes that arrive in another order
+        than the directory's, where the older one comes last."""
         with self._mutex:
-            self._put_inode(attributes, self._clock())
+            known = self._attributes.get(attributes.ino, (0.0, None))[1]
+            newest = known is None or attributes.ctime_ns >= known.ctime_ns
+            self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
 
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
