@@ -62,6 +62,12 @@ class AttributeTable:
             newest = known is None or attributes.ctime_ns >= known.ctime_ns
             self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
 
+    def learnt(self, place: Place, ino: int) -> float:
+        """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
+        with self._mutex:
+            asked_at, known = self._inos.get(place, (0.0, 0)) if place[1] else (self._clock(), place[0])
+            return asked_at if known == ino else 0.0
+
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
         with self._mutex:

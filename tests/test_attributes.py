@@ -48,3 +48,16 @@ def test_answers_of_two_changes_that_arrive_in_another_order(table):
     assert table.get(PLACE) is None
     table.put(PLACE, NEW, table.now())
     assert table.get(PLACE) == NEW
+
+
+def test_since_when_a_place_leads_to_an_inode(table, clock):
+    """Goal: a listing by inode is remembered for a place as of when it was known to be there, and not where it is
+    not; the root is always there."""
+    asked_at = table.now()
+    table.put(PLACE, OLD, asked_at)
+    clock.now_s += 0.1
+    assert table.learnt(PLACE, OLD.ino) == asked_at
+    assert table.learnt(PLACE, 8) == 0.0
+    assert table.learnt((ROOT_INO, ()), ROOT_INO) == table.now()
+    table.forget_place(PLACE)
+    assert table.learnt(PLACE, OLD.ino) == 0.0
