@@ -147,7 +147,7 @@ class FileSystem:
 
     def open_folder(self, place: Place) -> int:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
-        return self._ask(place).ino
+        return self._ask(place).ino if place[1] else place[0]
 
     def list_folder(self, place: Place, seen_at: Place | None = None) -> Iterator[FolderEntry]:
         """All entries of a folder; their attributes are remembered for the look-ups that follow: below `seen_at`, for
