@@ -55,14 +55,18 @@ class AttributeTable:
 
     def put_changed(self, attributes: Attributes) -> None:
         """What a change has just answered, whatever name leads to it. Who asked during the change may have been
-        answered before it, so such an answer is void. Where a later change, by its ctime, was answered before, neither
-        tells what is true now: the directory may have set its clock back."""
+        answered before it, so such an answer is void. So are the answers of two changes that arrive in another order
+        than the directory's, where the older one comes last."""
         with self._mutex:
             known = self._attributes.get(attributes.ino, (0.0, None))[1]
-            if known is not None and known.ctime_ns > attributes.ctime_ns:
-                self._attributes[attributes.ino] = (self._clock(), None)
-            else:
-                self._put_inode(attributes, self._clock())
+            newest = known is None or attributes.ctime_ns >= known.ctime_ns
+            self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
+
+    def learnt(self, place: Place, ino: int) -> float:
+        """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
+        with self._mutex:
+            asked_at, known = self._inos.get(place, (0.0, 0)) if place[1] else (self._clock(), place[0])
+            return asked_at if known == ino else 0.0
 
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""

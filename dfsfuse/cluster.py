@@ -4,7 +4,8 @@ Who uses the cluster of a home holds a shared flock on users.lock, as long as it
 only when it can have that lock for itself. Who finds supervisor.lock free starts the supervisor, and hands the lock
 over to it, held: of many who come at the same time one starts it, and the others wait for cluster.json.
 
-Threads: `refinder` may be called by all threads of a client; its lock lets one at a time look and start.
+Threads: what `refinder` returns may be called by all threads of a client: one looks and starts, and those that come
+meanwhile get its outcome.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,14 +117,27 @@ def normal_url(url: str) -> str:
 
 def refinder(home: Path) -> Callable[[], str]:
     """What a client calls when the directory does not answer: returns its present URL, and starts the supervisor
-    again if it died. Asks no server, so it returns at once while the supervisor lives. Raises Unreachable."""
-    alone = threading.Lock()
+    again if it died. Asks no server, so it returns at once while the supervisor lives. Raises Unreachable, TimedOut."""
+    mutex = threading.Lock()
+    latest: Future[str] | None = None
 
     def refind() -> str:
-        with alone:
-            return _running(home, time.monotonic() + START_S).directory
+        nonlocal latest
+        with mutex:
+            under_way = latest if latest is not None and not latest.done() else None
+            look = latest = under_way or Future()
+        if under_way is None:
+            _look(home, look)
+        return look.result()
 
     return refind
+
+
+def _look(home: Path, look: "Future[str]") -> None:
+    try:
+        look.set_result(_running(home, time.monotonic() + START_S).directory)
+    except BaseException as error:
+        look.set_exception(error)
 
 
 def start_keeping(home: Path, timeout_s: float = START_S) -> Endpoint:

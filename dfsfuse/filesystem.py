@@ -103,16 +103,19 @@ class FileSystem:
         for _ in range(_LOOKS_MAX):
             known = self._attributes.get(place)
             if known is None:
-                _check_names(place)
-                asked_at = self._attributes.now()
-                request = Lookup(place[0], list(place[1]))
-                known = self.session.query(request, Attributes, timeout_s=timeout_s)
-                self._attributes.put(place, known, asked_at)
+                known = self._ask(place, timeout_s)
             shown = self._as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
             if self._attributes.is_newest(known):
                 break
         return shown
+
+    def _ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
+        _check_names(place)
+        asked_at = self._attributes.now()
+        known: Attributes = self.session.query(Lookup(place[0], list(place[1])), Attributes, timeout_s=timeout_s)
+        self._attributes.put(place, known, asked_at)
+        return known
 
     def _look_up_last(self, ino: int, last: Attributes | None = None) -> Attributes:
         """While the directory is silent, what was last known: who has a file open goes on, and so does df, which asks
@@ -146,16 +149,24 @@ class FileSystem:
         """fstat: what the handle has open, wherever its name leads now."""
         return self._look_up_last(handle.content.ino)
 
-    def list_folder(self, place: Place) -> Iterator[FolderEntry]:
-        """All entries of a folder; their attributes are remembered for the look-ups that follow."""
+    def open_folder(self, place: Place) -> int:
+        """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
+        return self._ask(place).ino if place[1] else place[0]
+
+    def list_folder(self, place: Place, seen_at: Place | None = None) -> Iterator[FolderEntry]:
+        """All entries of a folder; their attributes are remembered for the look-ups that follow: below `seen_at`, for
+        a driver that knows paths and lists by inode, while that place is known to lead to the folder."""
         _check_names(place)
         after, more = b"", True
         while more:
             asked_at = self._attributes.now()
+            if seen_at is not None:
+                asked_at = min(asked_at, self._attributes.learnt(seen_at, place[0]))
             request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
             page: Listing = self.session.query(request, Listing)
+            base, names = seen_at or place
             for entry in page.entries:
-                self._attributes.put((place[0], (*place[1], entry.name)), entry.attributes, asked_at)
+                self._attributes.put((base, (*names, entry.name)), entry.attributes, asked_at)
             yield from page.entries
             more = page.more
             after = page.entries[-1].name if page.entries else b""

@@ -4,12 +4,13 @@ The client holds a file's lock once for all its local opens. A local open joins 
 client has waited for it for JOIN_S_MAX, only a process that has a writing handle already may still join, and others
 queue at the lock service like everybody else: so a stream of local opens does not starve other clients.
 
-    free -> asking -> held -> returning -> free
+    free -> asking -> held -> returning -> under way -> free
               |         ^         |
               |         +---------+     a local open within RETURN_AFTER_S takes it back
               +-> free                  refused, interrupted, or the service does not answer
 
 Locks that are given back wait RETURN_AFTER_S for a request to go along with, so that closing many files costs few.
+While a lock is under way to the service nobody here asks for it: the question could overtake it.
 
 The lease counts from when the last answered renewal was SENT. A lock whose lease has run out is lost.
 
@@ -20,7 +21,6 @@ locks back.
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from dfsfuse import errors
 from dfsfuse.messages import (
@@ -35,26 +35,19 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
 )
+from dfsfuse.processes import command_of
 from dfsfuse.rpc import until_answered
 from dfsfuse.session import Session, boottime_s
+from dfsfuse.waiting import POLL_S, WAITING_OPENS_MAX, Interrupted, Opening, WaitingOpens, never
 
 log = logging.getLogger(__name__)
 
 JOIN_S_MAX = 2.0
 RENEW_EVERY_S = 1.0
-WAITING_OPENS_MAX = 32
 RETURN_AFTER_S = 0.01
 RESERVE = 32
 _LEASE_S = 8.0
 _ANSWER_S = 5.0
-_POLL_S = 0.05
-
-Interrupted = Callable[[], bool]
-
-
-def never() -> bool:
-    """Who asks is never interrupted."""
-    return False
 
 
 class Lock:
@@ -78,15 +71,15 @@ class LockTable:
     """`acquire` and `release` for the file system; renewals in a thread of their own, from `start` to `close`."""
 
     def __init__(self, session: Session, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
-        self._session, self._wait_s, self._waiting_max = session, wait_s, waiting_max
+        self._session, self._wait_s, self._waiting = session, wait_s, WaitingOpens(waiting_max)
         self._changed = threading.Condition()
         self._held: dict[int, Lock] = {}
         self._returning: dict[int, Lock] = {}
+        self._under_way: set[int] = set()
         self._reserved: list[Lock] = []
         self._asking: set[int] = set()
         self._tickets: set[int] = set()
         self._last_ticket = 0
-        self._waiting = 0
         self._stopping = threading.Event()
         self._renewer = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
         self._returner = threading.Thread(target=self._return_for_ever, name="return-locks", daemon=True)
@@ -115,17 +108,18 @@ class LockTable:
         """The lock, ours until `release`. Raises Busy after the wait, WouldBlock at once if not `wait`, Interrupted."""
         deadline = time.monotonic() + (self._wait_s if wait else 0.0)
         try:
-            joined = self._join_or_ask(ino, pid, deadline, interrupted)
-            return joined or self._ask_alone(ino, path, pid, deadline, interrupted)
+            with Opening(self._waiting, interrupted) as opening:
+                joined = self._join_or_ask(ino, pid, deadline, opening)
+                return joined or self._ask_alone(ino, path, pid, deadline, opening)
         except (errors.Busy, errors.WouldBlock) as error:
             # Whether it was a program here or elsewhere that was in the way, and whether the wait was over before the
             # service was asked: what the caller is told depends on what it has asked for.
             raise (errors.Busy if wait else errors.WouldBlock)(str(error)) from None
 
-    def _ask_alone(self, ino: int, path: bytes, pid: int, deadline: float, interrupted: Interrupted) -> Lock:
+    def _ask_alone(self, ino: int, path: bytes, pid: int, deadline: float, opening: Opening) -> Lock:
         """As the one thread that asks the service for this inode."""
         try:
-            return self._ask(ino, path, pid, max(0.0, deadline - time.monotonic()), interrupted)
+            return self._ask(ino, path, pid, max(0.0, deadline - time.monotonic()), opening)
         finally:
             with self._changed:
                 self._asking.discard(ino)
@@ -190,7 +184,7 @@ class LockTable:
             self._returning[lock.ino] = lock
             self._changed.notify_all()
 
-    def _join_or_ask(self, ino: int, pid: int, deadline: float, interrupted: Interrupted) -> Lock | None:
+    def _join_or_ask(self, ino: int, pid: int, deadline: float, opening: Opening) -> Lock | None:
         """A held lock joined; or None, and this thread is the one that asks the service for this inode."""
         with self._changed:
             while True:
@@ -198,10 +192,14 @@ class LockTable:
                 if lock is not None and self._may_join(lock, pid):
                     lock.pids.append(pid)
                     return lock
-                if ino not in self._asking:
+                if ino in self._under_way:
+                    opening.check()
+                    self._changed.wait(POLL_S)
+                elif ino in self._asking:
+                    self._wait_here(deadline, opening)
+                else:
                     self._asking.add(ino)
                     return None
-                self._wait_here(deadline, interrupted)
 
     def _take_back(self, ino: int) -> Lock | None:
         lock = self._returning.get(ino)
@@ -213,65 +211,55 @@ class LockTable:
     def _may_join(self, lock: Lock, pid: int) -> bool:
         return lock.valid(boottime_s()) and (not lock.wanted or pid in lock.pids)
 
-    def _wait_here(self, deadline: float, interrupted: Interrupted) -> None:
-        if interrupted():
-            raise errors.Interrupted("interrupted while waiting for the write lock")
+    def _wait_here(self, deadline: float, opening: Opening) -> None:
         if time.monotonic() >= deadline:
             raise errors.Busy("another program on this machine waits for the same write lock")
-        self._admit()
-        try:
-            self._changed.wait(min(_POLL_S, max(0.0, deadline - time.monotonic())))
-        finally:
-            self._waiting -= 1
-
-    def _admit(self) -> None:
-        """Waiting opens occupy driver threads: beyond `waiting_max` of them the answer is Busy at once."""
-        if self._waiting >= self._waiting_max:
-            raise errors.Busy(f"{self._waiting} programs on this machine wait for write locks already")
-        self._waiting += 1
+        opening.waits()
+        opening.check()
+        self._changed.wait(min(POLL_S, max(0.0, deadline - time.monotonic())))
 
     # -- the lock service
 
-    def _ask(self, ino: int, path: bytes, pid: int, wait_s: float, interrupted: Interrupted) -> Lock:
+    def _ask(self, ino: int, path: bytes, pid: int, wait_s: float, opening: Opening) -> Lock:
+        """The first attempt does not wait at the service, so its answer tells at once that the returns have arrived
+        which went along with it."""
         try:
-            return self._ask_once(ino, path, pid, 0.0, None)
+            return self._ask_once(self._request(ino, path, pid, 0.0, self._take_returning()), opening)
         except errors.WouldBlock:
             if wait_s <= 0:
                 raise
-        with self._changed:
-            self._admit()
+        opening.waits()
+        return self._ask_once(self._request(ino, path, pid, wait_s, []), opening)
+
+    def _ask_once(self, request: Acquire, opening: Opening) -> Lock:
         try:
-            return self._ask_once(ino, path, pid, wait_s, interrupted)
+            return self._receive(request, opening.interrupted)
         finally:
             with self._changed:
-                self._waiting -= 1
+                self._tickets.discard(request.ticket)
+                self._arrived(request.returned)
 
-    def _ask_once(self, ino: int, path: bytes, pid: int, wait_s: float, interrupted: Interrupted | None) -> Lock:
+    def _new_ticket(self) -> int:
         with self._changed:
             self._last_ticket += 1
-            ticket = self._last_ticket
-            self._tickets.add(ticket)
-        try:
-            return self._receive(self._request(ino, path, pid, ticket, wait_s), interrupted)
-        finally:
-            with self._changed:
-                self._tickets.discard(ticket)
+            self._tickets.add(self._last_ticket)
+            return self._last_ticket
 
-    def _request(self, ino: int, path: bytes, pid: int, ticket: int, wait_s: float) -> Acquire:
+    def _request(self, ino: int, path: bytes, pid: int, wait_s: float, returned: list[HeldLock]) -> Acquire:
         session = self._session
         return Acquire(
             session=session.id,
             ino=ino,
-            ticket=ticket,
+            ticket=self._new_ticket(),
             wait_s=wait_s,
-            returned=self._take_returning(),
+            returned=returned,
             path=path,
             host=session.identity.host,
             pid=pid,
             command=command_of(pid),
         )
 
-    def _receive(self, request: Acquire, interrupted: Interrupted | None) -> Lock:
+    def _receive(self, request: Acquire, interrupted: Interrupted) -> Lock:
         def attempt(left_s: float) -> Granted:
             return self._session.rpc.call(self._url(), "acquire", request, Granted, left_s, interrupted)
 
@@ -304,7 +292,13 @@ class LockTable:
     def _take_returning(self) -> list[HeldLock]:
         with self._changed:
             returning, self._returning = self._returning, {}
+            self._under_way.update(returning)
         return [HeldLock(lock.ino, lock.token) for lock in returning.values()]
+
+    def _arrived(self, returned: list[HeldLock]) -> None:
+        """Or nobody knows, and the next renewal frees them."""
+        self._under_way.difference_update(lock.ino for lock in returned)
+        self._changed.notify_all()
 
     def _give_back(self, held: list[HeldLock]) -> None:
         if not held:
@@ -314,6 +308,9 @@ class LockTable:
             self._session.rpc.call(self._url(), "release", request, Nothing, self._answer_s())
         except errors.DfsError as error:
             log.warning("%d write locks could not be given back, the next renewal frees them: %s", len(held), error)
+        finally:
+            with self._changed:
+                self._arrived(held)
 
     def locks(self) -> LockList:
         """All locks of the cluster."""
@@ -378,12 +375,3 @@ class LockTable:
 def _patience_s(wait_s: float) -> float:
     """The service counts a wait from when it grants anything, which after its restart may take a lease."""
     return wait_s + _LEASE_S if wait_s else 0.0
-
-
-def command_of(pid: int) -> str:
-    """The name of a process, "" where it is gone."""
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as comm:
-            return comm.read().decode(errors="replace").strip()
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ lock that keeps the cluster alive, so there is no moment in which nobody holds i
 import contextlib
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -191,6 +192,7 @@ class _Report:
 def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
     """Mount, and serve until unmounted. Raises MountError and DfsError."""
     _log_to_stderr(wanted.log_level)
+    _raise_file_limit()
     asked = options.ClientOptions(
         url=found.url,
         token=found.token,
@@ -259,6 +261,12 @@ def _claim(asked: options.ClientOptions) -> int:
             raise MountError(f"{who} still has open files or uploads; wait for it to end, or use another mountpoint")
         time.sleep(_LOOK_S)
     return claim
+
+
+def _raise_file_limit() -> None:
+    """Each open file has its content open in the cache: the soft limit, often 1024, would be that of all programs."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_to_stderr(level: str) -> None:

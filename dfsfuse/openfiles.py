@@ -24,6 +24,7 @@ from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock, LockTable, never
 from dfsfuse.messages import Attributes, Create, Lookup
 from dfsfuse.openings import Openings, shown
+from dfsfuse.processes import process_of
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
@@ -40,7 +41,6 @@ class Handle:
 
     def __init__(self, content: Content, place: Place, flags: int, pid: int, lock: Lock | None):
         self.content, self.place, self.flags, self.pid, self.lock = content, place, flags, pid, lock
-        self.append = bool(flags & os.O_APPEND)
         self.owes = False
 
     @property
@@ -71,6 +71,7 @@ class OpenFiles:
 
     def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock."""
+        pid = process_of(pid)
         lock = self._locks.reserve(shown(place), pid)
         now_ns = time.time_ns()
         request = Create(
@@ -105,7 +106,7 @@ class OpenFiles:
         self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool]
     ) -> tuple[Handle, Attributes]:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
-        ino = self._ino_at(place)
+        ino, pid = self._ino_at(place), process_of(pid)
         wait = not flags & os.O_NONBLOCK
         lock = self._locks.acquire(ino, shown(place), pid, wait, interrupted)
         try:
@@ -147,18 +148,20 @@ class OpenFiles:
         buffer = bytearray(max(0, min(length, handle.content.size - offset)))
         return bytes(buffer[: self.read_into(handle, memoryview(buffer), offset)])
 
-    def write(self, handle: Handle, data: bytes | memoryview, offset: int) -> int:
+    def write(self, handle: Handle, data: bytes | memoryview, offset: int, append: bool = False) -> int:
+        """With `append` at the end, wherever `offset` is. That is a matter of each write and not of the open: fcntl
+        changes O_APPEND, and what was stored through a mapping has its place."""
         self._check_writable(handle)
         content = handle.content
         if offset + len(data) > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        start = content.size if handle.append else offset
+        start = content.size if append else offset
         self._bring(content, lambda c: c.unready(start, start + len(data)))
         try:
-            news = content.write(data, offset, time.time_ns(), handle.append)
+            news = content.write(data, offset, time.time_ns(), append)
         except OSError as error:
             self._cache.on_full_disk(error)
-            news = self._write_again(content, data, offset, handle.append)
+            news = self._write_again(content, data, offset, append)
         if news:
             self._cache.mark_open(content)
         return len(data)

@@ -8,6 +8,7 @@ Threads: `_mutex` guards slots, the inode range, open numbers and closed rows; i
 thread of its own renews the lease.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -251,7 +252,9 @@ class Session:
                 if not silent:
                     log.warning("the session cannot be renewed: %s", error)
                 silent = True
-                self._look_again()
+                # What is not found is looked for again with the next renewal that fails.
+                with contextlib.suppress(errors.DfsError):
+                    self._look_again()
             except Exception:
                 log.exception("renewing the session failed")
 

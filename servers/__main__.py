@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the arguments name until SIGTERM or SIGINT; exit status 0, 1 for a failure, 2 for misuse."""
     arguments = _parser().parse_args(argv)
     os.umask(0o077)
+    _raise_file_limit()
     logging.basicConfig(stream=sys.stderr, level=arguments.log_level.upper(), format=_LOG_FORMAT)
     try:
         arguments.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     except (StartError, DfsError, OSError) as error:
         logging.getLogger("servers").error("%s: %s", arguments.kind, error)
         return 1
+
+
+def _raise_file_limit() -> None:
+    """Each client has several connections: the soft limit, often 1024, would be that of all clients."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _parser() -> argparse.ArgumentParser:

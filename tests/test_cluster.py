@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -138,6 +139,28 @@ def test_a_second_supervisor_by_hand_is_refused(home, cluster):
     assert outcome.returncode == 1
     assert f"a cluster already runs in {home}" in outcome.stderr
     assert clusters.ask_status(cluster.url, cluster.token)
+
+
+def test_who_looks_for_the_cluster_at_the_same_time_waits_as_long_as_one(home, monkeypatch):
+    """Goal: S13. While a supervisor does not come up, the threads of a client do not wait one after the other; who
+    comes later looks anew."""
+    homes.prepare(home)
+    monkeypatch.setattr(clusters, "START_S", 1.0)
+    supervisor_lock = homes.open_lock(home / homes.SUPERVISOR_LOCK)
+    assert homes.try_lock(supervisor_lock, exclusive=True)
+    refind = clusters.refinder(home)
+
+    def look() -> float:
+        started = time.monotonic()
+        with pytest.raises(errors.TimedOut, match="does not start"):
+            refind()
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor(8) as pool:
+        took_s = [looking.result() for looking in [pool.submit(look) for _ in range(8)]]
+    assert max(took_s) < 3 * clusters.START_S
+    assert look() >= clusters.START_S
+    os.close(supervisor_lock)
 
 
 def test_start_keeping_and_stop(home):

@@ -194,6 +194,25 @@ def test_renamed_while_open(mount: Path):
     assert (mount / "e" / "moved").read_text() == "one two"
 
 
+def test_folder_that_is_renamed_or_replaced_while_open(mount: Path):
+    """Goal: an open folder is listed wherever it goes meanwhile; another one that takes its name is another one, and
+    what the listing tells is not taken for its own."""
+    (mount / "d").mkdir()
+    (mount / "d" / "x").write_text("old")
+    folder = os.open(mount / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.rename(mount / "d", mount / "e")
+        assert os.listdir(folder) == ["x"]
+        (mount / "d").mkdir()
+        assert os.listdir(folder) == ["x"]
+        assert not (mount / "d" / "x").exists()
+        assert os.listdir(mount / "d") == []
+        (mount / "e" / "y").touch()
+        assert sorted(os.listdir(folder)) == ["x", "y"]
+    finally:
+        os.close(folder)
+
+
 def test_names_of_any_bytes(mount: Path):
     """Goal: every byte but / and NUL, and 255 of them; 256 are too long everywhere."""
     names = [bytes(n for n in range(1, 256) if n != ord("/")), b"\xff\xfe", "Grüße".encode(), b" ", b"-rf", b"a\nb"]

@@ -161,7 +161,7 @@ def test_killed_client_keeps_what_was_not_closed(fresh):
     (copy,) = copies()
     assert copy.startswith("file (recovered ")
     assert copy.endswith(").txt")
-    assert (other.point / copy).read_bytes() == b"halfed"
+    wait_until(lambda: (other.point / copy).read_bytes() == b"halfed", "the copy has its content", 5)
 
 
 def test_unsent_content_that_lost_its_base_becomes_a_copy(fresh):

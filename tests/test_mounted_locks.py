@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -230,10 +231,10 @@ def test_readers_never_wait(folders):
 MANY = """
 import errno, os, sys, threading, time
 threading.stack_size(256 << 10)
-path, count, ended = sys.argv[1], int(sys.argv[2]), []
+path, count, files, ended = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), []
 def wait(number):
     try:
-        os.close(os.open(f'{path}/{number % 5}', os.O_WRONLY))
+        os.close(os.open(f'{path}/{number % files}', os.O_WRONLY))
         ended.append('opened')
     except OSError as error:
         ended.append(errno.errorcode[error.errno])
@@ -252,7 +253,7 @@ def test_two_hundred_waiting_opens_leave_stat_quick(folders):
     try:
         for number in range(5):
             handles.append((folders[0] / f"{number}").open("a"))
-        crowd = python(MANY, folders[1], 200)
+        crowd = python(MANY, folders[1], 200, 5)
         assert crowd.stdout.readline() == "started\n"
         took_s = []
         for number in range(20):
@@ -270,6 +271,26 @@ def test_two_hundred_waiting_opens_leave_stat_quick(folders):
     assert len(outcomes) == 200
     assert set(outcomes) == {"EBUSY"}
     # All but the bounded number were refused at once, so that the rest fits into one wait.
+
+
+def test_opens_of_three_hundred_files_leave_stat_quick_while_the_lock_service_is_silent(shared, folders):
+    """Goal: opens that the lock service does not answer are bounded like those that wait in its queue."""
+    for number in range(300):
+        (folders[0] / f"{number}").touch()
+    with shared.frozen("locks"):
+        crowd = python(MANY, folders[0], 300, 300)
+        assert crowd.stdout.readline() == "started\n"
+        took_s = []
+        for number in range(20):
+            started = time.monotonic()
+            with pytest.raises(FileNotFoundError):
+                os.stat(folders[0] / f"none-{number}")
+            took_s.append(time.monotonic() - started)
+        assert max(took_s) < 1.0
+        assert sorted(took_s)[10] < 0.05
+        outcomes = crowd.communicate(timeout=30)[0].split()
+    assert len(outcomes) == 300
+    assert outcomes.count("EBUSY") >= 300 - 32
 
 
 def test_stream_of_local_opens_does_not_starve_another_mount(folders):
@@ -298,6 +319,34 @@ stop = True
         assert opener(folders[1], text="x").communicate(timeout=20)[0].strip() == "opened"
     finally:
         stream.communicate("", timeout=20)
+
+
+def test_process_that_writes_may_open_again_from_any_thread(shared, folders):
+    """Goal: S5. While another mount waits and is let in before others here, a process that has the file open opens it
+    once more; the kernel names threads, and the lock service shows the process."""
+    (folders[0] / "file").write_text("")
+    patient = shared.mount("--lock-wait", 20)
+
+    def open_in_a_thread(flags: int = os.O_WRONLY) -> int:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(os.open, folders[0] / "file", flags).result()
+
+    def other_program_must_wait() -> bool:
+        code = "import os, sys; os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
+        return "BlockingIOError" in python(code, folders[0] / "file").communicate(timeout=10)[1]
+
+    handles = [open_in_a_thread()]
+    waiter = opener(patient.point / folders[0].name)
+    try:
+        wait_for_waiters(shared, "file", 1)
+        wait_until(other_program_must_wait, "the waiting mount comes first", 10)
+        handles.append(open_in_a_thread(os.O_WRONLY | os.O_NONBLOCK))
+        assert locks_of(shared, "file")[0]["pid"] == os.getpid()
+    finally:
+        for handle in handles:
+            os.close(handle)
+        assert waiter.communicate(timeout=20)[0].strip() == "opened"
+        patient.unmount()
 
 
 # -- who holds

@@ -2,12 +2,14 @@
 two versions, sizes that the kernel remembers, closes that come more than once or too early."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,6 +200,28 @@ def test_writing_the_new_version_while_the_old_is_open(two_mounts):
     assert (here / "file").read_bytes() == (there / "file").read_bytes() == b"newEDITED+"
 
 
+def test_renamed_elsewhere_written_here_and_named_back(two_mounts):
+    """Goal: S2. The kernel has pages for each name: what was written here under another name is read under the first
+    one, although version and size tell no difference from what it had."""
+    here, there = two_mounts
+    (here / "x").write_bytes(b"old" * 3000)
+    assert (here / "x").read_bytes() == b"old" * 3000
+    told_at = time.monotonic()
+    os.rename(there / "x", there / "y")
+    with opened(here / "y", os.O_RDWR) as handle:
+        os.write(handle, b"new" * 3000)
+    os.rename(there / "y", there / "x")
+
+    def shows_the_newest() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(here / "x").st_mtime_ns == os.stat(there / "x").st_mtime_ns
+        return False
+
+    # Until then the kernel is made to look again at each open, and drops its pages with that.
+    wait_until(lambda: shows_the_newest() and time.monotonic() > told_at + 1, "the kernel knows the newest times", 5)
+    assert (here / "x").read_bytes() == b"new" * 3000
+
+
 # -- appending
 
 
@@ -233,7 +257,35 @@ def test_appending_programs_on_one_mount(mount: Path):
     assert (mount / "log").read_bytes() == b"".join(b"%02d\n" % number for number in range(50))
 
 
+def test_append_that_is_set_or_cleared_after_open(mount: Path):
+    """Goal: O_APPEND holds for each write as fcntl has left it, not as it was at open."""
+    (mount / "file").write_bytes(b"a" * 10)
+    with opened(mount / "file", os.O_RDWR | os.O_APPEND) as handle:
+        fcntl.fcntl(handle, fcntl.F_SETFL, 0)
+        os.pwrite(handle, b"X", 0)
+        assert whole(handle) == b"X" + b"a" * 9
+        fcntl.fcntl(handle, fcntl.F_SETFL, os.O_APPEND)
+        os.write(handle, b"Y")
+        assert whole(handle) == b"X" + b"a" * 9 + b"Y"
+    assert (mount / "file").read_bytes() == b"X" + b"a" * 9 + b"Y"
+
+
 # -- mappings
+
+
+def test_store_through_a_mapping_of_an_append_descriptor(two_mounts):
+    """Goal: the kernel writes a mapping's pages through the descriptor that was mapped; with O_APPEND too they go to
+    their place, and what is appended goes to the end."""
+    here, there = two_mounts
+    (here / "file").write_bytes(b"a" * 2 * PAGE)
+    with opened(here / "file", os.O_RDWR | os.O_APPEND) as handle, mmap.mmap(handle, 2 * PAGE) as mapped:
+        mapped[:5] = b"HELLO"
+        mapped.flush()
+        os.write(handle, b"end")
+        mapped[PAGE : PAGE + 5] = b"THERE"
+    expected = bytearray(b"a" * 2 * PAGE + b"end")
+    expected[:5], expected[PAGE : PAGE + 5] = b"HELLO", b"THERE"
+    assert (there / "file").read_bytes() == (here / "file").read_bytes() == expected
 
 
 def test_store_through_a_mapping(two_mounts):

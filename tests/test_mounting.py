@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -312,3 +313,19 @@ def test_former_client_of_the_mountpoint_is_waited_for(home, point):
         mounting._claim(asked)
     os.close(first)
     os.close(mounting._claim(asked))
+
+
+@pytest.mark.mounted
+def test_soft_limit_of_who_mounts_is_not_that_of_all_programs(fresh):
+    """Goal: a client and its servers open as many files as the hard limit allows, each for all programs and clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        mounted = fresh.mount()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for pid in (mounted.pid, *(server.pid for server in fresh.servers().values())):
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context((mounted.point / f"{number}").open("w")) for number in range(150)]
+        assert len(os.listdir(mounted.point)) == len(opened)

@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import mfusepy
 
@@ -60,6 +61,13 @@ class _Open:
         self.handle, self.node, self.direct = handle, node, direct
 
 
+class _OpenFolder(NamedTuple):
+    """An open folder: which it is, wherever it is moved, and where it was when it was opened."""
+
+    ino: int
+    place: Place
+
+
 class Driver(mfusepy.Operations):
     """fusepy's interface, with `raw_fi`: handles come as fuse_file_info."""
 
@@ -69,7 +77,7 @@ class Driver(mfusepy.Operations):
     def __init__(self, filesystem: FileSystem, on_ready: Callable[[], None]):
         self._fs, self._on_ready = filesystem, on_ready
         self._nodes = KernelNodes(KERNEL_HOLD_S)
-        self._handles: dict[int, _Open | Place] = {}
+        self._handles: dict[int, _Open | _OpenFolder] = {}
         self._numbers = itertools.count(1)
 
     def init_with_config(self, connection, config) -> None:
@@ -101,19 +109,21 @@ class Driver(mfusepy.Operations):
         }  # fmt: skip
 
     def opendir(self, path: str) -> int:
-        return self._number(place_of(path))
+        place = place_of(path)
+        return self._number(_OpenFolder(self._fs.open_folder(place), place))
 
     def readdir(self, path: str | None, fh: int) -> Iterator:
         yield "."
         yield ".."
-        for entry in self._fs.list_folder(self._handles[fh]):
+        opened = self._handles[fh]
+        for entry in self._fs.list_folder((opened.ino, ()), opened.place):
             attributes = entry.attributes
             yield os.fsdecode(entry.name), {"st_mode": attributes.mode, "st_ino": attributes.ino}, 0
 
     def releasedir(self, path: str | None, fh: int) -> None:
         self._handles.pop(fh, None)
 
-    def _number(self, held: "_Open | Place") -> int:
+    def _number(self, held: _Open | _OpenFolder) -> int:
         number = next(self._numbers)
         self._handles[number] = held
         return number
@@ -199,7 +209,8 @@ class Driver(mfusepy.Operations):
         raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].direct else errno.EOPNOTSUPP)
 
     def write(self, fi, data: memoryview, offset: int) -> int:
-        return self._fs.files.write(self._handle(fi), data, offset)
+        append = bool(fi.flags & os.O_APPEND) and not fi.writepage
+        return self._fs.files.write(self._handle(fi), data, offset, append)
 
     def truncate(self, path: str | None, length: int, fi=None) -> None:
         if fi is not None:
@@ -221,7 +232,7 @@ class Driver(mfusepy.Operations):
         try:
             self._fs.files.release(opened.handle)
         finally:
-            self._nodes.close(opened.node, opened.direct)
+            self._nodes.close(opened.node, opened.handle.content, opened.direct)
 
     def lock(self, path: str | None, fi, command: int, lock) -> None:
         """Locks that only this machine would see are worse than none: refused until the lock service grants them."""

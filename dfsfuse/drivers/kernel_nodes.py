@@ -5,12 +5,16 @@ The kernel has one node for a path, with one page cache. Its pages are those of 
 while that content changes by writes through this node alone. While a program has an older content open, a newer one is
 opened with direct I/O, past the pages, and the node goes on reporting the older one's size: two versions never mix.
 
+One content may come through several nodes, as other clients rename files. What is written through one of them is not
+in the pages of the others, so these are not kept once the content was opened through another node.
+
 Threads: one mutex; no request is made under it.
 """
 
 import threading
 import time
 from collections import OrderedDict
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -24,8 +28,9 @@ Told = tuple[int, int, int]
 
 
 class KernelNode:
-    """`pages` names the content whose pages the kernel has; `content` is it while `users` > 0, the opens through the
-    pages. Opens with direct I/O do not count. `told`: what was told through a handle, and when."""
+    """`pages` names the content whose pages the kernel may keep. `content` is the one that is open while `users` > 0,
+    the opens through the pages; opens with direct I/O do not count. `told`: what was told through a handle, and
+    when."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -41,6 +46,8 @@ class KernelNodes:
         self._attribute_s = attribute_s
         self._mutex = threading.Lock()
         self._nodes: OrderedDict[str, KernelNode] = OrderedDict()
+        self._opens: WeakKeyDictionary[Content, dict[KernelNode, int]] = WeakKeyDictionary()
+        """How many opens a content has through each node; 0 where the node may still have its pages."""
         self._told: dict[str, Told] = {}
         self._told_before: dict[str, Told] = {}
         self._turned_at = time.monotonic()
@@ -89,17 +96,30 @@ class KernelNodes:
         with self._mutex:
             node = self._nodes.setdefault(path, KernelNode())
             self._nodes.move_to_end(path)
+            alone = self._open_through(node, content)
             if node.users and node.content is not content:
                 return node, False, True, False
             pages = (content.row, content.lineage)
             keep = node.pages == pages
-            node.users, node.content, node.pages = node.users + 1, content, pages
+            node.users, node.content, node.pages = node.users + 1, content, pages if alone else None
             self._forget_closed()
             return node, keep, False, self._knows_other(path, node, attributes)
 
-    def close(self, node: KernelNode, direct: bool) -> None:
+    def _open_through(self, node: KernelNode, content: Content) -> bool:
+        """Count an open of this content. What other nodes have of it in their pages is void, as it may be written
+        through this one from now on. True: it is open through no other node."""
+        opens = self._opens.setdefault(content, {})
+        for other in [other for other in opens if other is not node]:
+            other.pages = None
+            if not opens[other]:
+                del opens[other]
+        opens[node] = opens.get(node, 0) + 1
+        return len(opens) == 1
+
+    def close(self, node: KernelNode, content: Content, direct: bool) -> None:
         """As `open` has answered."""
         with self._mutex:
+            self._opens[content][node] -= 1
             node.users -= not direct
             if node.users == 0:
                 node.content = None

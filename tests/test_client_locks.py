@@ -1,0 +1,118 @@
+"""The client's lock table over a lock service that answers as slowly as a test wants."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import wait_until
+
+from dfsfuse import errors
+from dfsfuse.locks import Lock, LockTable
+from dfsfuse.messages import Acquire, Granted, Message, Nothing, ReleaseLocks, RenewedLocks, RenewLocks
+
+PATH = b"/file"
+
+
+class Service:
+    """What LockTable needs of a session, and the lock service behind it. `silent`: acquires are not answered. While
+    `arrives` is not set, releases are under way."""
+
+    def __init__(self) -> None:
+        self.id, self.timeout_s, self.identity = 1, 5.0, SimpleNamespace(host="here")
+        self.cluster = SimpleNamespace(locks=SimpleNamespace(url=""))
+        self.rpc = self
+        self.held: set[int] = set()
+        self.silent = False
+        self.asked = 0
+        self.releasing, self.arrives = threading.Event(), threading.Event()
+        self.arrives.set()
+
+    def on_new_session(self, tell: Callable[[], None]) -> None: ...
+
+    def call(
+        self, url: str, operation: str, request: Message, reply: type, timeout_s: float,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> Any:  # fmt: skip
+        if isinstance(request, Acquire):
+            return self._acquire(request, time.monotonic() + timeout_s, interrupted)
+        if isinstance(request, RenewLocks):
+            return RenewedLocks(start_number=1)
+        assert isinstance(request, ReleaseLocks)
+        self.releasing.set()
+        assert self.arrives.wait(10)
+        self.held -= {lock.ino for lock in request.held}
+        return Nothing()
+
+    def _acquire(self, request: Acquire, deadline: float, interrupted: Callable[[], bool] | None) -> Granted:
+        self.asked += 1
+        while self.silent:
+            if interrupted is not None and interrupted():
+                raise errors.Interrupted("interrupted")
+            if time.monotonic() > deadline:
+                raise errors.TimedOut("no answer")
+            time.sleep(0.01)
+        self.held -= {lock.ino for lock in request.returned}
+        if request.ino in self.held:
+            raise errors.WouldBlock("held")
+        self.held.add(request.ino)
+        return Granted(1, 60.0)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def test_a_lock_whose_return_is_under_way_is_asked_for_after_it(service, pool):
+    """Goal: S5. An open with O_NONBLOCK, of a file that nobody else has open, is not told that it is busy because the
+    question overtakes the return of the former lock."""
+    table = LockTable(service, 10.0)
+    table.start()
+    table.release(table.acquire(7, PATH, 1), 1)
+    service.arrives.clear()
+    try:
+        assert service.releasing.wait(10)
+        opening: Future[Lock] = pool.submit(table.acquire, 7, PATH, 1, wait=False)
+        with pytest.raises(TimeoutError):
+            opening.result(0.2)
+        assert service.asked == 1
+    finally:
+        service.arrives.set()
+    assert opening.result(10).ino == 7
+    table.close()
+
+
+def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool):
+    """Goal: while the lock service is silent, opens beyond the bound are refused at once, so that driver threads stay
+    free for others; and those that wait end when their programs are interrupted."""
+    table, interrupted = LockTable(service, 10.0, waiting_max=2), threading.Event()
+    service.silent = True
+    openings = [pool.submit(table.acquire, ino, PATH, 1, interrupted=interrupted.is_set) for ino in range(8)]
+    wait_until(lambda: sum(opening.done() for opening in openings) == 6, "six are refused", 2)
+    assert all(isinstance(opening.exception(), errors.Busy) for opening in openings if opening.done())
+    interrupted.set()
+    wait_until(lambda: all(opening.done() for opening in openings), "the others are interrupted", 2)
+    assert sum(isinstance(opening.exception(), errors.Interrupted) for opening in openings) == 2
+    service.silent = False
+    assert table.acquire(1, PATH, 1).ino == 1
+
+
+def test_opens_that_are_answered_at_once_are_not_counted(service, pool):
+    """Goal: the bound is for those that wait: any number may ask at the same time."""
+    table, gate = LockTable(service, 10.0, waiting_max=0), threading.Barrier(8)
+
+    def open_with_the_others(ino: int) -> Lock:
+        gate.wait(10)
+        return table.acquire(ino, PATH, 1)
+
+    assert sorted(lock.ino for lock in pool.map(open_with_the_others, range(8))) == list(range(8))

@@ -1,0 +1,47 @@
+"""The client's session with a directory that does not answer."""
+
+from typing import Any
+
+from support import wait_until
+
+from dfsfuse import errors, session
+from dfsfuse.messages import Begun, Cluster, InodeRange, Message, Renewed
+from dfsfuse.session import Identity, Session
+
+CLUSTER = Cluster(volume="v", copies=3, copies_min=2)
+
+
+class Directory:
+    """Stands for the connection to it. While `silent` it answers no renewal."""
+
+    def __init__(self) -> None:
+        self.silent = False
+        self.renewals = 0
+
+    def call(self, url: str, operation: str, request: Message, reply: type, *_: object) -> Any:
+        if reply is Begun:
+            return Begun(session=1, lease_s=4.0, inodes=InodeRange(1, 1), cluster=CLUSTER)
+        if self.silent:
+            raise errors.Unreachable("silent")
+        self.renewals += 1
+        return Renewed(cluster=CLUSTER)
+
+
+def test_renewals_go_on_after_the_cluster_was_not_found(monkeypatch):
+    """Goal: neither the directory nor the cluster can be found for a while: the session is renewed once they can."""
+    monkeypatch.setattr(session, "RENEW_EVERY_S", 0.01)
+    directory, looks = Directory(), []
+
+    def refind() -> str:
+        looks.append(1)
+        raise errors.TimedOut("the cluster does not start")
+
+    made = Session(directory, "", Identity("host", 1, "/m", "user"), 5.0, refind)
+    made.start()
+    before, directory.silent = directory.renewals, True
+    wait_until(lambda: len(looks) >= 2, "it looks for the cluster again and again", 5)
+    directory.silent = False
+    try:
+        wait_until(lambda: directory.renewals > before + 1, "it is renewed", 5)
+    finally:
+        made.close()
