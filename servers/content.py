@@ -61,8 +61,7 @@ def open_file(tx: Transaction, request: Open) -> Opened:
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:
     if inode.is_folder:
         raise errors.IsADirectory("a folder has no content")
-    if not inode.is_file:
-        raise errors.InvalidArgument("only regular files have content")
+    _check_file(inode)
     if request.ino and request.ino != ino:
         raise errors.Stale("the name leads to another file now")
 
@@ -70,6 +69,7 @@ def _check_openable(ino: int, inode: Inode, request: Open) -> None:
 def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:
     """Segments for a later commit; an id is random, so writing one again writes the same."""
     inode = existing(tx, request.ino)
+    _check_file(inode)
     _check_base(inode, request)
     new: set[bytes] = set()
     for segment in request.segments:
@@ -128,9 +128,13 @@ def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> A
     return attributes_of(request.ino, inode)
 
 
-def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
+def _check_file(inode: Inode) -> None:
     if not inode.is_file:
         raise errors.InvalidArgument("only regular files have content")
+
+
+def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
+    _check_file(inode)
     if len(request.commit_id) != COMMIT_ID_BYTES:
         raise errors.BadRequest("a commit id has 16 bytes")
     if not 0 <= request.size <= FILE_BYTES_MAX:

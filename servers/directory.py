@@ -29,7 +29,7 @@ from dfsfuse.messages import (
     SessionRow,
     StatusReply,
 )
-from servers import content, records, rename, sessions, tree
+from servers import content, records, rename, sessions, tree, xattrs
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
 
@@ -41,14 +41,19 @@ CLUSTER_S = 0.2
 
 _CHANGES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
     messages.Create: tree.create,
+    messages.Link: tree.link,
     messages.Remove: tree.remove,
     messages.Rename: rename.rename,
     messages.SetAttributes: tree.set_attributes,
+    messages.SetXattr: xattrs.set_value,
+    messages.RemoveXattr: xattrs.remove,
 }
 _QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
     messages.Lookup: tree.lookup,
     messages.ListFolder: tree.list_folder,
     messages.PathOf: tree.path_of,
+    messages.GetXattr: xattrs.get,
+    messages.ListXattrs: xattrs.list_names,
     messages.GetSegments: content.get_segments,
 }
 
@@ -265,8 +270,8 @@ class Directory:
 
 def _reply_kind(request: Change) -> type[Message]:
     """The kind of reply to a change."""
-    returns_attributes = isinstance(request, messages.Create | messages.SetAttributes)
-    return messages.Attributes if returns_attributes else Nothing
+    returns_nothing = isinstance(request, messages.Remove | messages.Rename)
+    return Nothing if returns_nothing else messages.Attributes
 
 
 def _outcome(row: bytes, kind: type) -> Message:

@@ -4,6 +4,7 @@ key                             value
 i ino:8                         Inode
 e ino:8 name                    entry: ino:8 of what the name points to, its type:4 (S_IFMT bits)
 p ino:8 parent:8 name           parent row, empty value: a name that leads to `ino`
+x ino:8 name                    the value of an extended attribute
 g segment-id                    Segment entries of a large manifest
 o ino:8 session:8 version:8     open row: the number of the session's latest open of this version (opening:8)
 q server 0 chunk                short row, empty value: this file server lacks this chunk
@@ -30,6 +31,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     """Attributes, and the newest content. `fence`: the highest token seen. `group`: the placement group of its chunks.
 
     `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
+    `linkable`: made without a name, and may be given one. `xattr_bytes`: names and values of all x rows.
     """
 
     mode: int
@@ -48,6 +50,8 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     entries: list[Entry] = []
     segments: list[bytes] = []
     history: list[bytes] = []
+    linkable: bool = False
+    xattr_bytes: int = 0
 
     @property
     def commit_id(self) -> bytes:
@@ -118,6 +122,10 @@ def parent_key(ino: int, parent: int, name: bytes) -> bytes:
     return b"p" + number(ino) + number(parent) + name
 
 
+def xattr_key(ino: int, name: bytes) -> bytes:
+    return b"x" + number(ino) + name
+
+
 def open_key(ino: int, session: int, version: int) -> bytes:
     return b"o" + number(ino) + number(session) + number(version)
 
@@ -160,6 +168,31 @@ def put_open(tx: Transaction, ino: int, session: int, version: int, opening: int
     if opening and session:
         key = open_key(ino, session, version)
         tx.put(key, max(number(opening), tx.get(key) or b""))
+
+
+def delete_inode(tx: Transaction, ino: int, inode: Inode) -> None:
+    """The inode's row, and those that belong to it alone."""
+    tx.delete(inode_key(ino))
+    while inode.xattr_bytes and (rows := tx.range(*within(xattr_key(ino, b"")), 100)):
+        for key, _ in rows:
+            tx.delete(key)
+
+
+def put_xattr(tx: Transaction, ino: int, inode: Inode, name: bytes, value: bytes) -> None:
+    """A new value; the caller puts the inode."""
+    delete_xattr(tx, ino, inode, name)
+    tx.put(xattr_key(ino, name), value)
+    inode.xattr_bytes += len(name) + len(value)
+
+
+def delete_xattr(tx: Transaction, ino: int, inode: Inode, name: bytes) -> bool:
+    """Was it there? The caller puts the inode."""
+    value = tx.get(xattr_key(ino, name)) if inode.xattr_bytes else None
+    if value is None:
+        return False
+    tx.delete(xattr_key(ino, name))
+    inode.xattr_bytes -= len(name) + len(value)
+    return True
 
 
 def decode_inode(row: bytes) -> Inode:
@@ -234,6 +267,7 @@ def attributes_of(ino: int, inode: Inode) -> Attributes:
         commit_id=inode.commit_id,
         target=inode.target,
         rdev=inode.rdev,
+        has_xattrs=inode.xattr_bytes > 0,
     )
 
 

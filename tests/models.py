@@ -29,9 +29,10 @@ def check_tree(store: Store) -> None:
 def _check(tx: Transaction) -> None:
     inodes = {records.as_number(key): records.decode_inode(row) for key, row in rows_of(tx, b"i")}
     entries = {(records.as_number(key[:8]), key[8:]): records.unpack_entry(row) for key, row in rows_of(tx, b"e")}
-    parents = {(records.as_number(key[8:16]), key[16:]): records.as_number(key[:8]) for key, _ in rows_of(tx, b"p")}
+    parents = [(records.as_number(key[:8]), records.as_number(key[8:16]), key[16:]) for key, _ in rows_of(tx, b"p")]
     open_rows = [(records.as_number(key[:8]), records.as_number(key[8:16])) for key, _ in rows_of(tx, b"o")]
-    assert {place: ino for place, (ino, _) in entries.items()} == parents, "an entry without its parent row, or reverse"
+    leading_back = sorted((ino, *place) for place, (ino, _) in entries.items())
+    assert leading_back == sorted(parents), "an entry without its parent row, or reverse"
     _check_entries(inodes, entries)
     _check_links(inodes, entries, {ino for ino, _ in open_rows})
     sessions = {records.as_number(key) for key, _ in rows_of(tx, b"s")}
@@ -42,6 +43,16 @@ def _check(tx: Transaction) -> None:
     sizes = sum(inode.size for inode in inodes.values() if inode.is_file)
     assert (used.inodes, used.size_bytes) == (len(inodes), sizes), "the usage row is wrong"
     _check_content(tx, inodes)
+    _check_xattrs(tx, inodes)
+
+
+def _check_xattrs(tx: Transaction, inodes: dict) -> None:
+    found: Counter[int] = Counter()
+    for key, value in rows_of(tx, b"x"):
+        found[records.as_number(key[:8])] += len(key) - 8 + len(value)
+    assert set(found) <= set(inodes), "an extended attribute of no inode"
+    for ino, inode in inodes.items():
+        assert inode.xattr_bytes == found[ino], f"inode {ino} counts {inode.xattr_bytes} bytes of attributes"
 
 
 def _check_entries(inodes: dict, entries: dict) -> None:

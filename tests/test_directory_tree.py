@@ -232,7 +232,8 @@ def test_create_every_type(volume: Volume, kind: int) -> None:
     """Goal: each type is made with its attributes, and its folder's times move."""
     before = volume.at("")
     made = volume.make("x", kind | 0o4751, uid=5, gid=6, mtime_ns=77, rdev=259)
-    assert (made.mode, made.uid, made.gid, made.size, made.rdev) == (kind | 0o4751, 5, 6, 0, 259)
+    rdev = 259 if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+    assert (made.mode, made.uid, made.gid, made.size, made.rdev) == (kind | 0o4751, 5, 6, 0, rdev)
     assert (made.mtime_ns, made.atime_ns, made.ctime_ns, made.version) == (77, 77, volume.now_ns, 0)
     assert made.nlink == (2 if kind == stat.S_IFDIR else 1)
     root = volume.at("")
@@ -365,7 +366,7 @@ def test_an_open_file_outlives_its_name(volume: Volume) -> None:
 def test_set_attributes_changes_what_is_named_alone(volume: Volume) -> None:
     """Goal: each attribute on its own; the type stays, ctime moves each time."""
     before = volume.make("f", FILE, uid=1, gid=2, mtime_ns=3)
-    steps = [("mode", 0o4711), ("uid", 0), ("gid", 0), ("mtime_ns", 0), ("mtime_ns", -5), ("atime_ns", 2**62)]
+    steps = [("mode", 0o1711), ("uid", 0), ("gid", 0), ("mtime_ns", 0), ("mtime_ns", -5), ("atime_ns", 2**62)]
     for name, value in steps:
         after = volume.set("f", **{name: value})
         assert after == volume.at("f")
@@ -380,6 +381,19 @@ def test_set_attributes_never_changes_the_type(volume: Volume) -> None:
     """Goal: type bits in a mode are passed over."""
     volume.make("d", FOLDER)
     assert volume.set("d", mode=FILE).mode == stat.S_IFDIR | 0o644
+
+
+@pytest.mark.parametrize("owner", [{"uid": 5}, {"gid": 5}, {"uid": 5, "gid": 5}, {"uid": 0}])
+@pytest.mark.parametrize(("mode", "left"), [(0o6755, 0o755), (0o4700, 0o700), (0o2710, 0o710), (0o6745, 0o2745),
+                                            (0o1777, 0o1777)])  # fmt: skip
+def test_a_new_owner_gets_no_set_id_bits(volume: Volume, owner: dict, mode: int, left: int) -> None:
+    """Goal: chown clears them, set-group-id only where the group may execute; folders keep theirs; a mode that is set
+    in the same request holds."""
+    volume.make("f", stat.S_IFREG | mode)
+    assert stat.S_IMODE(volume.set("f", **owner).mode) == left
+    assert stat.S_IMODE(volume.set("f", mode=mode, **owner).mode) == mode
+    volume.make("d", stat.S_IFDIR | mode)
+    assert stat.S_IMODE(volume.set("d", **owner).mode) == mode
 
 
 # -- renaming

@@ -4,7 +4,8 @@ from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
 
 
 class Attributes(Message, kw_only=True):
-    """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too."""
+    """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too.
+    `has_xattrs`: it has extended attributes."""
 
     ino: int
     mode: int
@@ -19,6 +20,7 @@ class Attributes(Message, kw_only=True):
     commit_id: bytes = b""
     target: bytes = b""
     rdev: int = 0
+    has_xattrs: bool = False
 
 
 class FolderEntry(Message):
@@ -56,6 +58,9 @@ class Create(Change, kw_only=True):
     """A new inode and its name. `mode` carries the type; the inode number comes from the session's range.
 
     With `token` (a file's write lock) and `opening` the file is opened for writing by the same transaction.
+
+    `unnamed`: a file without a name (O_TMPFILE), which needs `session` and `opening`; `names` lead to the folder that
+    it is made in. A `linkable` one may be given a name by Link.
     """
 
     base: int = ROOT_INO
@@ -69,6 +74,17 @@ class Create(Change, kw_only=True):
     rdev: int = 0
     token: int = 0
     opening: int = 0
+    unnamed: bool = False
+    linkable: bool = True
+
+
+class Link(Change, kw_only=True):
+    """One more name, at the new place, for what is at the old one; folders have one name alone."""
+
+    base: int = ROOT_INO
+    names: list[bytes] = []
+    new_base: int = ROOT_INO
+    new_names: list[bytes]
 
 
 class Remove(Change, kw_only=True):

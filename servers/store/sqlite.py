@@ -15,8 +15,8 @@ from dfsfuse.errors import NoSpace, ServerError
 from servers.store import Result, Transaction
 
 _CHECKPOINT_BYTES = 8 << 20
-_KNOWN_MAX = 20_000
-"""Values kept in memory; some hundred bytes each."""
+_KNOWN_MAX, _KNOWN_BYTES_MAX = 20_000, 4096
+"""Values kept in memory: how many, and the largest of them. Most have some hundred bytes."""
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
@@ -51,8 +51,15 @@ class SqliteTransaction:
             return self._known[key]
         except KeyError:
             row = self._execute("SELECT value FROM pairs WHERE key = ?", (key,)).fetchone()
-        value = self._known[key] = row and row[0]
+        value = row and row[0]
+        self._keep(key, value)
         return value
+
+    def _keep(self, key: bytes, value: bytes | None) -> None:
+        if value is None or len(value) <= _KNOWN_BYTES_MAX:
+            self._known[key] = value
+        else:
+            self._known.pop(key, None)
 
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         query = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -60,7 +67,7 @@ class SqliteTransaction:
 
     def put(self, key: bytes, value: bytes) -> None:
         self._written.append(key)
-        self._known[key] = value
+        self._keep(key, value)
         self._execute("INSERT OR REPLACE INTO pairs VALUES (?, ?)", (key, value))
 
     def delete(self, key: bytes) -> None:
