@@ -42,7 +42,6 @@ from dfsfuse.session import Session
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 4096
-_INODES_FREE = 1 << 40
 _LOOKS_MAX = 4
 _ROOT = ROOT_INO, ()
 _BRIEFLY_S = 0.5
@@ -55,9 +54,9 @@ Result = TypeVar("Result")
 class Space:
     """What statfs tells, in bytes and inodes."""
 
-    def __init__(self, total_bytes: int, free_bytes: int, inodes: int):
-        self.total_bytes, self.free_bytes, self.inodes = total_bytes, free_bytes, inodes
-        self.inodes_free = _INODES_FREE
+    def __init__(self, total_bytes: int, free_bytes: int, inodes: int, inodes_free: int):
+        self.total_bytes, self.free_bytes = total_bytes, free_bytes
+        self.inodes, self.inodes_free = inodes, inodes_free
 
 
 class FileSystem:
@@ -159,7 +158,7 @@ class FileSystem:
     def space(self) -> Space:
         """From memory: never waits for a server."""
         known = self.session.space
-        return Space(known.total_bytes, known.free_bytes, known.inodes)
+        return Space(known.total_bytes, known.free_bytes, known.inodes, known.inodes_free)
 
     # -- changing names and attributes
 

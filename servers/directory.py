@@ -29,7 +29,7 @@ from dfsfuse.messages import (
     SessionRow,
     StatusReply,
 )
-from servers import content, records, rename, sessions, tree, xattrs
+from servers import content, quota, records, rename, sessions, tree, xattrs
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
 
@@ -149,6 +149,9 @@ class Directory:
 
         self._store.transact(run)
 
+    def quota(self, request: messages.Quota) -> messages.QuotaReply:
+        return self._store.transact(lambda tx: quota.set_and_tell(tx, request))
+
     # -- sessions
 
     def begin(self, request: Begin, now_s: float) -> Begun:
@@ -172,9 +175,10 @@ class Directory:
         self._seen_s[request.session] = now_s
         self._unsent[request.session] = request.unsent_files
         cluster = self.cluster(now_s)
-        total, free = _space(cluster)
-        inodes = self._store.read(records.usage).inodes
-        return Renewed(cluster=cluster, revived=revived, total_bytes=total, free_bytes=free, inodes=inodes)
+        total, free, inodes, inodes_free = self._store.read(lambda tx: quota.space(tx, *_space(cluster)))
+        return Renewed(
+            cluster=cluster, revived=revived, total_bytes=total, free_bytes=free, inodes=inodes, inodes_free=inodes_free
+        )
 
     def end(self, request: End) -> Nothing:
         self._store.transact(lambda tx: sessions.end(tx, request.session))

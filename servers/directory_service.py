@@ -76,6 +76,7 @@ class DirectoryService:
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, core.end),
             "allocate": (messages.AllocateInodes, self._durably(core.allocate)),
+            "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),

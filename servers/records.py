@@ -12,10 +12,11 @@ r session:8 slot:4              slot row: sequence:8 and the reply, or error, to
 s session:8                     SessionRecord
 k key                           session:8 that was begun under this client-made key
 v name                          ServerRecord
-m name                          a single value: next_inode, next_session, start_number, volume, usage
+m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
 """
 
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -25,6 +26,7 @@ from dfsfuse.messages import ROOT_INO, Attributes, Manifest
 from servers.store import Transaction, after_prefix
 
 HISTORY_MAX = 8
+_PAGE = 500
 
 
 class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
@@ -32,6 +34,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
 
     `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
     `linkable`: made without a name, and may be given one. `xattr_bytes`: names and values of all x rows.
+    `stored_bytes`: what of the content is no hole; -1 in rows of earlier versions, which did not count it.
     """
 
     mode: int
@@ -52,6 +55,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     history: list[bytes] = []
     linkable: bool = False
     xattr_bytes: int = 0
+    stored_bytes: int = -1
 
     @property
     def commit_id(self) -> bytes:
@@ -64,6 +68,13 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     @property
     def is_file(self) -> bool:
         return stat.S_ISREG(self.mode)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What of the content is no hole, or the size where that was not counted."""
+        if not self.is_file:
+            return 0
+        return self.stored_bytes if self.stored_bytes >= 0 else self.size
 
 
 class SessionRecord(msgspec.Struct, array_like=True):
@@ -83,7 +94,16 @@ class ServerRecord(msgspec.Struct, array_like=True):
 
 
 class Usage(msgspec.Struct, array_like=True):
-    """Sums over the volume: inodes, and the bytes of all files' sizes."""
+    """Sums over the volume: inodes, the bytes of all files' sizes, and those that are no holes (-1: written by an
+    earlier version, which did not count them)."""
+
+    inodes: int = 0
+    size_bytes: int = 0
+    allocated_bytes: int = -1
+
+
+class Limits(msgspec.Struct, array_like=True):
+    """The quota of the volume; 0: no limit."""
 
     inodes: int = 0
     size_bytes: int = 0
@@ -243,13 +263,28 @@ def allocate_inodes(tx: Transaction, count: int) -> int:
 
 
 def usage(tx: Transaction) -> Usage:
-    return get_record(tx, b"musage", Usage) or Usage()
+    return get_record(tx, b"musage", Usage) or Usage(0, 0, 0)
 
 
-def add_usage(tx: Transaction, inodes: int, size_bytes: int) -> None:
-    if inodes or size_bytes:
+def add_usage(tx: Transaction, inodes: int, size_bytes: int, allocated_bytes: int) -> None:
+    if inodes or size_bytes or allocated_bytes:
         now = usage(tx)
-        put_record(tx, b"musage", Usage(now.inodes + inodes, now.size_bytes + size_bytes))
+        sums = now.inodes + inodes, now.size_bytes + size_bytes, now.allocated_bytes + allocated_bytes
+        put_record(tx, b"musage", Usage(*sums))
+
+
+def quota(tx: Transaction) -> Limits:
+    return get_record(tx, b"mquota", Limits) or Limits()
+
+
+def inodes(tx: Transaction, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
+    """All inodes from a key on, in order of their numbers."""
+    end = within(b"i")[1]
+    page = tx.range(start, end, _PAGE)
+    while page:
+        for key, row in page:
+            yield as_number(key[1:]), _decode_inode(row)
+        page = tx.range(page[-1][0] + b"\0", end, _PAGE)
 
 
 def attributes_of(ino: int, inode: Inode) -> Attributes:
@@ -268,6 +303,7 @@ def attributes_of(ino: int, inode: Inode) -> Attributes:
         target=inode.target,
         rdev=inode.rdev,
         has_xattrs=inode.xattr_bytes > 0,
+        allocated_bytes=inode.allocated_bytes,
     )
 
 
@@ -276,12 +312,20 @@ def manifest_of(inode: Inode) -> Manifest:
 
 
 def create_volume(tx: Transaction, volume: bytes, uid: int, gid: int, now_ns: int) -> None:
-    """The root folder and the volume's name; does nothing on a volume that exists."""
+    """The root folder and the volume's name. On a volume that exists, only what an earlier version did not count."""
     if tx.get(b"mvolume") is not None:
+        _count_allocated(tx)
         return
     tx.put(b"mvolume", volume)
     root = Inode(
         mode=stat.S_IFDIR | 0o755, uid=uid, gid=gid, nlink=2, mtime_ns=now_ns, ctime_ns=now_ns, atime_ns=now_ns
     )
     put_inode(tx, ROOT_INO, root)
-    add_usage(tx, 1, 0)
+    add_usage(tx, 1, 0, 0)
+
+
+def _count_allocated(tx: Transaction) -> None:
+    known = usage(tx)
+    if known.allocated_bytes < 0:
+        known.allocated_bytes = sum(inode.allocated_bytes for _, inode in inodes(tx))
+        put_record(tx, b"musage", known)

@@ -31,7 +31,7 @@ from dfsfuse.messages import (
     SetAttributes,
     bytes_as_text,
 )
-from servers import modes, records
+from servers import modes, quota, records
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
 from servers.store import Transaction
 
@@ -132,6 +132,7 @@ def create(tx: Transaction, request: Create, now_ns: int) -> Attributes:
     if request.unnamed:
         return _create_unnamed(tx, request, now_ns)
     parent, folder, name = free_place(tx, request.base, request.names)
+    quota.check_inode(tx)
     ino = _unused_inode(tx, request.ino)
     inode = _new_inode(request, folder, now_ns)
     add_name(tx, parent, folder, name, ino, inode, now_ns)
@@ -146,6 +147,7 @@ def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Attributes
     _, folder = at_place(tx, request.base, request.names)
     if not folder.is_folder:
         raise errors.NotADirectory("a file without a name is made in a folder, and this is none")
+    quota.check_inode(tx)
     ino = _unused_inode(tx, request.ino)
     inode = _new_inode(request, folder, now_ns)
     inode.linkable = request.linkable
@@ -155,7 +157,7 @@ def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Attributes
 
 
 def _count_new(tx: Transaction, ino: int, request: Create) -> None:
-    records.add_usage(tx, 1, 0)
+    records.add_usage(tx, 1, 0, 0)
     records.put_open(tx, ino, request.session, 0, request.opening)
 
 
@@ -279,7 +281,7 @@ def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
     if inode.nlink > (1 if inode.is_folder else 0) or tx.range(*records.within(b"o" + records.number(ino)), 1):
         return
     records.delete_inode(tx, ino, inode)
-    records.add_usage(tx, -1, -inode.size if inode.is_file else 0)
+    records.add_usage(tx, -1, -inode.size if inode.is_file else 0, -inode.allocated_bytes)
 
 
 def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attributes:

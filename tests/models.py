@@ -8,7 +8,7 @@ class of the error, so a random run can be compared with it step by step.
 import stat
 from collections import Counter
 
-from dfsfuse import errors
+from dfsfuse import chunks, errors
 from dfsfuse.messages import ROOT_INO, SEGMENT_ENTRIES
 from servers import records
 from servers.store import Store, Transaction
@@ -41,7 +41,8 @@ def _check(tx: Transaction) -> None:
     assert max(inodes) < records.get_counter(tx, b"next_inode", ROOT_INO + 1), "an inode number not handed out"
     used = records.usage(tx)
     sizes = sum(inode.size for inode in inodes.values() if inode.is_file)
-    assert (used.inodes, used.size_bytes) == (len(inodes), sizes), "the usage row is wrong"
+    allocated = sum(inode.allocated_bytes for inode in inodes.values())
+    assert used == records.Usage(len(inodes), sizes, allocated), "the usage row is wrong"
     _check_content(tx, inodes)
     _check_xattrs(tx, inodes)
 
@@ -92,6 +93,10 @@ def _check_content(tx: Transaction, inodes: dict) -> None:
         assert len(inode.segments) * SEGMENT_ENTRIES * (4 << 20) < inode.size + SEGMENT_ENTRIES * (4 << 20)
         for segment in filter(None, inode.segments):
             assert tx.get(b"g" + segment) is not None, f"inode {ino} lacks a segment"
+        if inode.stored_bytes >= 0:
+            parts = [inode.entries, *(records.get_segment(tx, segment) for segment in inode.segments if segment)]
+            stored = sum(map(chunks.stored_bytes, parts))
+            assert inode.stored_bytes == min(stored, inode.size), f"inode {ino} stores {stored} bytes"
 
 
 # -- the model

@@ -47,7 +47,7 @@ def test_a_link_is_another_name_of_the_same_inode(volume: Volume) -> None:
     assert volume.at("").mtime_ns < volume.now_ns
     volume.set("d/g", mode=0o600)
     assert stat.S_IMODE(volume.at("f").mode) == 0o600
-    assert used(volume) == records.Usage(3, 7)
+    assert used(volume) == records.Usage(3, 7, 7)
 
 
 def test_parent_rows_lead_back_to_all_names(volume: Volume) -> None:
@@ -208,7 +208,7 @@ def test_a_file_without_a_name(volume: Volume) -> None:
     volume.close(session, made.ino)
     with refused(volume, errors.Stale):
         volume.ask(Lookup(made.ino))
-    assert used(volume) == records.Usage(2, 0)
+    assert used(volume) == records.Usage(2, 0, 0)
 
 
 def test_link_names_a_file_once(volume: Volume) -> None:
@@ -242,7 +242,7 @@ def test_a_nameless_file_goes_with_its_dead_client(volume: Volume) -> None:
     volume.commit(volume.make_unnamed(session).ino, b"lost", opening=1, session=0)
     volume.now_s += 10_000
     volume.core.end_lapsed(volume.now_s)
-    assert used(volume) == records.Usage(2, 0)
+    assert used(volume) == records.Usage(2, 0, 0)
 
 
 def test_a_nameless_file_takes_the_group_of_its_folder(volume: Volume) -> None:
@@ -285,9 +285,9 @@ def test_the_last_of_several_sessions_frees_an_unlinked_file(volume: Volume) -> 
     volume.remove("f")
     volume.remove("g")
     volume.close(one, made.ino)
-    assert (volume.ask(Lookup(made.ino)).nlink, used(volume)) == (0, records.Usage(3, 7))
+    assert (volume.ask(Lookup(made.ino)).nlink, used(volume)) == (0, records.Usage(3, 7, 7))
     volume.core.end(messages.End(two))
-    assert used(volume) == records.Usage(2, 0)
+    assert used(volume) == records.Usage(2, 0, 0)
 
 
 # -- special files
@@ -304,7 +304,7 @@ def test_special_files_have_no_content(volume: Volume, kind: int) -> None:
         volume.commit(made.ino, b"x")
     with refused(volume, errors.InvalidArgument):
         volume.core.put_segments(_segments_for(made.ino), volume.now_s)
-    assert used(volume) == records.Usage(3, 0)
+    assert used(volume) == records.Usage(3, 0, 0)
 
 
 def _segments_for(ino: int) -> messages.PutSegments:

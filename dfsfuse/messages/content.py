@@ -90,7 +90,9 @@ class Commit(Change, kw_only=True):
 
     `receipts` covers each chunk of `manifest.entries` that the base manifest does not have; those of segments came with
     PutSegments. `durable`: answer when it is on disk.
-    `mtime_ns` is None where the content's times were set after the last write.
+    `mtime_ns` is None where the content's times were set after the last write. `clears_set_ids`: a program without the
+    right to keep set-id bits has written since the mode was set. `clears_capability`: something was written since
+    security.capability was set.
     """
 
     ino: int
@@ -104,6 +106,8 @@ class Commit(Change, kw_only=True):
     receipts: list[ChunkReceipts] = []
     durable: bool = False
     opening: int = 0
+    clears_set_ids: bool = False
+    clears_capability: bool = False
 
 
 class Whereabouts(Message, kw_only=True):

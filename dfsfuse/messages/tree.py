@@ -5,7 +5,7 @@ from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
 
 class Attributes(Message, kw_only=True):
     """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too.
-    `has_xattrs`: it has extended attributes."""
+    `has_xattrs`: it has extended attributes. `allocated_bytes`: what of a file's content is no hole."""
 
     ino: int
     mode: int
@@ -21,6 +21,7 @@ class Attributes(Message, kw_only=True):
     target: bytes = b""
     rdev: int = 0
     has_xattrs: bool = False
+    allocated_bytes: int = 0
 
 
 class FolderEntry(Message):
