@@ -53,6 +53,18 @@ class AttributeTable:
             self._inos[place] = (asked_at, attributes.ino)
             self._put_inode(attributes, asked_at)
 
+    def put_made(self, place: Place, attributes: Attributes, asked_at: float) -> None:
+        """A name that this client has made by a request sent at `asked_at`: known as of now, unless something else has
+        happened to it meanwhile. Its folder's attributes are no longer known."""
+        with self._mutex:
+            self._make_room()
+            overtaken = max(self._void_before, self._inos.get(place, (0.0, 0))[0]) > asked_at
+            self._forget(place)
+            self._forget((place[0], place[1][:-1]))
+            if not overtaken:
+                self._inos[place] = (self._clock(), attributes.ino)
+                self._put_inode(attributes, self._clock())
+
     def put_changed(self, attributes: Attributes) -> None:
         """What a change has just answered, whatever name leads to it. Who asked during the change may have been
         answered before it, so such an answer is void."""
@@ -79,6 +91,15 @@ class AttributeTable:
             self._forget(place)
             if place[1]:
                 self._forget((place[0], place[1][:-1]))
+
+    def forget_removed(self, place: Place) -> None:
+        """A name was removed. What it led to may have other names, so where that is not known, nothing is any more."""
+        with self._mutex:
+            if self._inos.get(place, (0.0, 0))[1]:
+                self._forget(place)
+                self._forget((place[0], place[1][:-1]))
+            else:
+                self._clear()
 
     def _forget(self, place: Place) -> None:
         now = self._clock()

@@ -9,7 +9,7 @@
               else here, as a write that comes after it clears this first
     boot      the boot in which `present` was true; after another one every entry is hashed before use
     resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this
-    path      where the file was when it was opened, for messages and for conflict copies
+    path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
     failure   why the last upload failed
 
 Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
@@ -141,6 +141,9 @@ class CacheIndex:
     def set_pending(self, number: int, commit_id: bytes) -> None:
         """The content has reached close() or fsync(), and this commit is being tried."""
         self._run("UPDATE contents SET state = ?, pending = ? WHERE number = ?", (State.CLOSED, commit_id, number))
+
+    def set_path(self, number: int, path: bytes) -> None:
+        self._run("UPDATE contents SET path = ? WHERE number = ?", (path, number))
 
     def set_failure(self, number: int, failure: str) -> None:
         self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))

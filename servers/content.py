@@ -14,6 +14,7 @@ from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
     SEGMENT_ENTRIES,
+    XATTR_CAPABILITY,
     Attributes,
     ChunkReceipts,
     Cluster,
@@ -31,8 +32,9 @@ from dfsfuse.messages import (
     Segments,
     Whereabouts,
     WhereReply,
+    without_set_ids,
 )
-from servers import modes, quota, records
+from servers import quota, records
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Transaction
 from servers.tree import at_place, existing, path_to
@@ -151,9 +153,9 @@ def _bytes_of_segment(tx: Transaction, segment_id: bytes) -> int:
 def _take_rights(tx: Transaction, inode: Inode, request: Commit) -> None:
     """Who may write a program's file does not get the rights that its owner has given to the program."""
     if request.clears_set_ids:
-        inode.mode = modes.without_set_ids(inode.mode)
+        inode.mode = without_set_ids(inode.mode)
     if request.clears_capability:
-        records.delete_xattr(tx, request.ino, inode, modes.CAPABILITY)
+        records.delete_xattr(tx, request.ino, inode, XATTR_CAPABILITY)
 
 
 def _check_file(inode: Inode) -> None:

@@ -1,4 +1,4 @@
-"""Types, modes, owners and device numbers: which there can be, and which bits a change takes away. Pure."""
+"""Types, modes, owners and device numbers: which there can be. Pure."""
 
 import stat
 
@@ -6,8 +6,6 @@ from dfsfuse import errors
 
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _MODE_MAX = 0o177777
-CAPABILITY = b"security.capability"
-"""The extended attribute that lets a program run with more rights than its user has."""
 
 
 def possible_mode(mode: int) -> int:
@@ -29,11 +27,3 @@ def check_owner(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and not 0 <= number < 1 << 32:
             raise errors.InvalidArgument(f"{number} cannot be a {name}")
-
-
-def without_set_ids(mode: int) -> int:
-    """A mode after a change of owner or content: set-user-id goes, and set-group-id where the group may execute.
-
-    Without group execution the bit is no right but a mark for mandatory locks, which Linux leaves too."""
-    gone = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-    return mode & ~gone

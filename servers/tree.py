@@ -17,6 +17,7 @@ from dfsfuse.messages import (
     LINKS_MAX,
     LIST_PAGE_MAX,
     NAME_BYTES_MAX,
+    XATTR_CAPABILITY,
     Attributes,
     Create,
     FolderEntry,
@@ -30,6 +31,7 @@ from dfsfuse.messages import (
     Remove,
     SetAttributes,
     bytes_as_text,
+    without_set_ids,
 )
 from servers import modes, quota, records
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
@@ -303,5 +305,5 @@ def _change_owner(tx: Transaction, ino: int, inode: Inode, request: SetAttribute
     inode.uid = inode.uid if request.uid is None else request.uid
     inode.gid = inode.gid if request.gid is None else request.gid
     if not inode.is_folder:
-        inode.mode = modes.without_set_ids(inode.mode)
-        records.delete_xattr(tx, ino, inode, modes.CAPABILITY)
+        inode.mode = without_set_ids(inode.mode)
+        records.delete_xattr(tx, ino, inode, XATTR_CAPABILITY)

@@ -19,6 +19,7 @@ from dfsfuse.messages.base import (
     RENAME_NOREPLACE,
     ROOT_INO,
     SEGMENT_ENTRIES,
+    XATTR_CAPABILITY,
     XATTR_CREATE,
     XATTR_NAME_BYTES_MAX,
     XATTR_NAMESPACES,
@@ -103,6 +104,7 @@ from dfsfuse.messages.tree import (
     Remove,
     Rename,
     SetAttributes,
+    without_set_ids,
 )
 from dfsfuse.messages.xattrs import (
     GetXattr,
@@ -132,6 +134,7 @@ __all__ = [
     "XATTR_NAME_BYTES_MAX",
     "XATTR_VALUE_BYTES_MAX",
     "XATTR_NAMESPACES",
+    "XATTR_CAPABILITY",
     "Attributes",
     "FolderEntry",
     "Lookup",
@@ -142,6 +145,7 @@ __all__ = [
     "Remove",
     "Rename",
     "SetAttributes",
+    "without_set_ids",
     "GetXattr",
     "Xattr",
     "ListXattrs",

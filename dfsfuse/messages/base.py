@@ -17,6 +17,8 @@ XATTR_REPLACE = 2
 XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 << 10
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_CAPABILITY = b"security.capability"
+"""The extended attribute that lets a program run with more rights than its user has."""
 
 
 class Message(msgspec.Struct, omit_defaults=True, gc=False):

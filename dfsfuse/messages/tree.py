@@ -1,5 +1,7 @@
 """Messages about names, folders and attributes."""
 
+import stat
+
 from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
 
 
@@ -107,7 +109,7 @@ class Rename(Change, kw_only=True):
 
 
 class SetAttributes(Change, kw_only=True):
-    """Change what is not None. `mode` carries permission bits alone."""
+    """Change what is not None. `mode` carries permission bits alone; a new owner gets no set-id bits but by `mode`."""
 
     base: int = ROOT_INO
     names: list[bytes] = []
@@ -116,3 +118,11 @@ class SetAttributes(Change, kw_only=True):
     gid: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
+
+
+def without_set_ids(mode: int) -> int:
+    """A mode after a change of owner or content: set-user-id goes, and set-group-id where the group may execute.
+
+    Without group execution the bit is no right but a mark for mandatory locks, which Linux leaves too."""
+    gone = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return mode & ~gone
