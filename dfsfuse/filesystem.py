@@ -299,7 +299,11 @@ class FileSystem:
         if writes:
             self._check_change(place)
         _check_names(place)
-        handle, attributes = self.files.open(place, flags, pid, interrupted, privileged)
+        try:
+            handle, attributes = self.files.open(place, flags, pid, interrupted, privileged)
+        except errors.NotFound:
+            self._attributes.forget_place(place)
+            raise
         return handle, self._as_written(attributes)
 
     def truncate(

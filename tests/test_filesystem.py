@@ -92,6 +92,17 @@ def test_own_changes_are_seen_at_once(machine: Machine) -> None:
     assert machine.stat("/d").nlink == 2
 
 
+def test_what_an_open_did_not_find_is_gone(machine: Machine, other: Machine) -> None:
+    """Goal: an open asks the directory; what it has learnt is not contradicted by what was known before, so the name
+    can be made again."""
+    machine.write("/f", b"one")
+    other.files.remove(place_of("/f"), folder=False)
+    assert not gone(machine, "/f")
+    with pytest.raises(errors.NotFound):
+        machine.open("/f")
+    assert gone(machine, "/f")
+
+
 def test_removing_a_name_that_was_never_looked_up(machine: Machine, other: Machine) -> None:
     """Goal: what the name led to may be known under another name; its link count is right all the same."""
     machine.write("/f", b"one")
@@ -398,11 +409,12 @@ def test_what_a_killed_client_left_has_no_rights(machine: Machine, other: Machin
 
 
 def test_a_conflict_copy_has_no_rights(machine: Machine, other: Machine) -> None:
-    """Goal: what lost the race becomes a file of the original's owner, and must not run with the owner's rights."""
+    """Goal: what lost the race becomes a file of the original's owner, and must not run with the owner's rights,
+    whoever wrote it."""
     machine.write("/f", b"one")
     machine.files.set_attributes(place_of("/f"), mode=0o6755, uid=7)
     machine.files.set_attributes(place_of("/f"), mode=0o6755)
-    handle = machine.open("/f", os.O_RDWR)
+    handle = machine.open("/f", os.O_RDWR, privileged=True)
     machine.put(handle, b"mine")
     other.write("/f", b"theirs", privileged=True)
     with pytest.raises((errors.LockLost, errors.VersionConflict)):
