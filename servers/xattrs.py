@@ -54,9 +54,8 @@ def _names(tx: Transaction, ino: int) -> list[bytes]:
 
 def set_value(tx: Transaction, request: SetXattr, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
-    name = _possible(request.name)
+    name = _of_inode(inode, request.name)
     known = tx.get(xattr_key(ino, name))
-    _check_owner_type(inode, name)
     _check_flags(request, known is not None)
     _check_room(tx, ino, inode, request, known)
     records.put_xattr(tx, ino, inode, name, request.value)
@@ -73,10 +72,12 @@ def _check_room(tx: Transaction, ino: int, inode: Inode, request: SetXattr, know
         raise errors.AttributesFull(f"the attributes of one inode have at most {TOTAL_BYTES_MAX} bytes")
 
 
-def _check_owner_type(inode: Inode, name: bytes) -> None:
+def _of_inode(inode: Inode, name: bytes) -> bytes:
+    """A name that an inode of this type can have."""
     if name.startswith(b"user.") and not (inode.is_file or inode.is_folder):
         kind = "symlink" if stat.S_ISLNK(inode.mode) else "special file"
         raise errors.NotPermitted(f"a {kind} has no user attributes")
+    return _possible(name)
 
 
 def _check_flags(request: SetXattr, exists: bool) -> None:
@@ -90,7 +91,7 @@ def _check_flags(request: SetXattr, exists: bool) -> None:
 
 def remove(tx: Transaction, request: RemoveXattr, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
-    if not records.delete_xattr(tx, ino, inode, _possible(request.name)):
+    if not records.delete_xattr(tx, ino, inode, _of_inode(inode, request.name)):
         raise _missing(request.name)
     return _changed(tx, ino, inode, now_ns)
 

@@ -177,17 +177,20 @@ class Tree:
         self._drop(parent, path[-1])
 
     def rename(self, old: list[bytes], new: list[bytes], flags: int) -> None:
-        source_folder, source = self.folder_at(old[:-1]), self.at(old)
-        target_folder = self.folder_at(new[:-1])
+        source_folder, target_folder = self.folder_at(old[:-1]), self.folder_at(new[:-1])
+        source = self.at(old)
         target = target_folder.names.get(new[-1])
         if flags == 1 and target is not None:
             raise errors.AlreadyExists
+        if flags == 2 and target is None:
+            raise errors.NotFound
         if source is target:
             return
         if self._within(source, target_folder):
             raise errors.InvalidArgument
         if flags == 2:
-            self._check_exchange(source_folder, target)
+            if self._within(target, source_folder):
+                raise errors.InvalidArgument
             source_folder.names[old[-1]], target_folder.names[new[-1]] = target, source
             return
         self._check_replace(source, target)
@@ -195,12 +198,6 @@ class Tree:
             self._drop(target_folder, new[-1])
         self._drop(source_folder, old[-1])
         self._add(target_folder, new[-1], source)
-
-    def _check_exchange(self, source_folder: Node, target: Node | None) -> None:
-        if target is None:
-            raise errors.NotFound
-        if self._within(target, source_folder):
-            raise errors.InvalidArgument
 
     def _check_replace(self, source: Node, target: Node | None) -> None:
         if target is None:
