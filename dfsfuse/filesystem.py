@@ -299,6 +299,7 @@ class FileSystem:
         if writes:
             self._check_change(place)
         _check_names(place)
+        flags |= os.O_NOATIME if self._read_only else 0
         try:
             handle, attributes = self.files.open(place, flags, pid, interrupted, privileged)
         except errors.NotFound:

@@ -129,7 +129,7 @@ class OpenFiles:
     ) -> tuple[Handle, Attributes]:
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
-            opened, content = self._open_version(place, 0, 0)
+            opened, content = self._open_version(place, 0, 0, 0 if flags & os.O_NOATIME else time.time_ns())
             return Handle(content, place, flags, pid, None), opened
         for _ in range(_ATTEMPTS_MAX):
             try:
@@ -161,7 +161,7 @@ class OpenFiles:
         known = self._attributes.get(place)
         return known.ino if known is not None else self._session.query(Lookup(place[0], list(place[1])), Attributes).ino
 
-    def _open_version(self, place: Place, ino: int, token: int) -> tuple[Attributes, Content]:
+    def _open_version(self, place: Place, ino: int, token: int, atime_ns: int = 0) -> tuple[Attributes, Content]:
         known = self._attributes.get(place)
         held = self._base_of(known.ino) if known is not None else _NO_BASE
         request = Open(
@@ -173,6 +173,7 @@ class OpenFiles:
             token=token,
             have_version=held.version,
             have_commit_id=held.commit_id,
+            atime_ns=atime_ns,
         )
         asked_at = self._attributes.now()
         opened: Opened = self._session.query(request, Opened)

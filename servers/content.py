@@ -40,6 +40,7 @@ from servers.store import Transaction
 from servers.tree import at_place, existing, path_to
 
 FILE_BYTES_MAX = 16 << 40
+_ATIME_EVERY_NS = 24 * 3600 * 10**9
 _SEGMENTS_PER_REQUEST = 64
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
@@ -48,16 +49,23 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     """The newest content of a file; with a token, its fence is raised first."""
     ino, inode = at_place(tx, request.base, request.names)
     _check_openable(ino, inode, request)
-    if request.token:
-        if request.token < inode.fence:
-            raise errors.LockLost("a newer holder of the write lock has opened the file")
-        if request.token > inode.fence:
-            inode.fence = request.token
-            put_inode(tx, ino, inode)
+    if request.token and request.token < inode.fence:
+        raise errors.LockLost("a newer holder of the write lock has opened the file")
+    if request.token > inode.fence or _moves_atime(inode, request.atime_ns):
+        inode.fence = max(request.token, inode.fence)
+        inode.atime_ns = request.atime_ns or inode.atime_ns
+        put_inode(tx, ino, inode)
     records.put_open(tx, ino, request.session, inode.version, request.opening)
     known = (request.have_version, request.have_commit_id) == (inode.version, inode.commit_id)
     known = known and request.have_version > 0
     return Opened(attributes=attributes_of(ino, inode), manifest=None if known else manifest_of(inode))
+
+
+def _moves_atime(inode: Inode, atime_ns: int) -> bool:
+    """As with relatime: once after each change, and once a day."""
+    if not atime_ns:
+        return False
+    return inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns) or atime_ns - inode.atime_ns >= _ATIME_EVERY_NS
 
 
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:

@@ -124,6 +124,43 @@ def test_numbers_that_are_none(volume: Volume, number: int) -> None:
         volume.core.mappings(messages.ListMappings(max(number, 2**64 - 1)), 0.0)
 
 
+DAY_NS = 24 * 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "atime_ns", "read_ns", "moves"),
+    [
+        (10, 5, 2_000_000_000_000, True),
+        (10**16, 10**16, 10**16 + 1, True),
+        (10, 10**16, 10**16 + 1, False),
+        (10, 10**16, 10**16 + DAY_NS - 1, False),
+        (10, 10**16, 10**16 + DAY_NS, True),
+        (10, 10**16, 10**16 - 1, False),
+        (10, 5, 0, False),
+    ],
+)
+def test_reading_moves_atime_as_with_relatime(
+    volume: Volume, mtime_ns: int, atime_ns: int, read_ns: int, moves: bool
+) -> None:
+    """Goal: after a change and once a day, and only by an open that says when it reads; no other time moves."""
+    ino = volume.make("f").ino
+    before = volume.set("f", mtime_ns=mtime_ns, atime_ns=atime_ns)
+    after = volume.open(ino, volume.begin(), opening=1, atime_ns=read_ns).attributes
+    assert after == volume.at("f")
+    assert after.atime_ns == (read_ns if moves else atime_ns)
+    assert (after.mtime_ns, after.ctime_ns, after.version) == (before.mtime_ns, before.ctime_ns, before.version)
+
+
+def test_reading_does_not_undo_the_fence(volume: Volume) -> None:
+    """Goal: an open for reading and an open for writing keep to their own: the fence stays, and so does atime."""
+    ino = volume.make("f").ino
+    volume.open(ino, token=9)
+    assert volume.open(ino, atime_ns=10**18).attributes.atime_ns == 10**18
+    assert volume.open(ino, token=10).attributes.atime_ns == 10**18
+    with refused(volume, errors.LockLost):
+        volume.open(ino, token=9)
+
+
 # -- open rows
 
 

@@ -43,6 +43,7 @@ class Open(Message, kw_only=True):
 
     With `token` the file is opened for writing: its fence is raised, and `ino` must be what the lock was taken for.
     `opening` numbers the opens of a session; an open row lasts until Closed with that number or a later one.
+    `atime_ns`, if not 0, is when the file is read: it becomes its atime where relatime has it so.
     """
 
     session: int
@@ -53,6 +54,7 @@ class Open(Message, kw_only=True):
     token: int = 0
     have_version: int = 0
     have_commit_id: bytes = b""
+    atime_ns: int = 0
 
 
 class Opened(Message, kw_only=True):
