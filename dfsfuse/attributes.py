@@ -89,6 +89,15 @@ class AttributeTable:
             if place[1]:
                 self._forget((place[0], place[1][:-1]))
 
+    def forget_removed(self, place: Place) -> None:
+        """A name was removed. What it led to may have other names, so where that is not known, nothing is any more."""
+        with self._mutex:
+            if self._inos.get(place, (0.0, 0))[1]:
+                self._forget(place)
+                self._forget((place[0], place[1][:-1]))
+            else:
+                self._clear()
+
     def _forget(self, place: Place) -> None:
         now = self._clock()
         ino = self._inos.get(place, (0.0, 0))[1] if place[1] else place[0]

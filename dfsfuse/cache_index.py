@@ -9,7 +9,7 @@
               else here, as a write that comes after it clears this first
     boot      the boot in which `present` was true; after another one every entry is hashed before use
     resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this
-    path      where the file was when it was opened, for messages and for conflict copies
+    path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
     failure   why the last upload failed
 
 Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
@@ -155,6 +155,9 @@ class CacheIndex:
             with content.mutex:
                 content.row_stale = True
             self._db.execute(statement, (State.CLOSED, commit_id, content.row))
+
+    def set_path(self, number: int, path: bytes) -> None:
+        self._run("UPDATE contents SET path = ? WHERE number = ?", (path, number))
 
     def set_failure(self, number: int, failure: str) -> None:
         """For people, so not worth an error of its own where the disk is full."""

@@ -119,6 +119,17 @@ def chunks_of(entries: Iterable[Entry]) -> set[bytes]:
     return {piece.chunk for entry in entries for piece in entry if piece.chunk != HOLE}
 
 
+def stored_bytes(entries: Iterable[Entry]) -> int:
+    """How many bytes of a file with these entries come from chunks; what else it has is holes."""
+    return sum(_stored_bytes(entry) for entry in entries)
+
+
+def _stored_bytes(entry: Entry) -> int:
+    if len(entry) == 1:
+        return entry[0].length if entry[0].chunk != HOLE else 0
+    return sum(span.length for span in spans(entry) if span.chunk != HOLE)
+
+
 class Ranges:
     """A set of byte ranges [start, end), kept sorted and apart. Not thread-safe: its owner locks."""
 

@@ -137,6 +137,10 @@ def _add_looks(add: Add) -> None:
     form.add_argument("--csv", action="store_true", help="one line for each copy, with a line of titles")
     _json(form)
     _json(add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that"))
+    quota = add("quota", "commands.quota:quota", "show what the volume holds and may hold, or limit it")
+    quota.add_argument("--bytes", metavar="N", type=_limit, help="limit what files store, such as 500M; none: no limit")
+    quota.add_argument("--inodes", metavar="N", type=_limit, help="limit the number of files, folders and all else")
+    _json(quota)
     _json(add("status", "commands.status:status", "show the services, the sessions, and uploads that failed"))
 
 
@@ -191,5 +195,17 @@ def _timeout(text: str) -> float:
     return seconds
 
 
+def _limit(text: str) -> int:
+    """0 for no limit, as the directory has it."""
+    if text == "none":
+        return 0
+    unit = "KMGT".find(text[-1:].upper()) + 1
+    number = int(text[:-1] if unit else text)
+    if not 0 < number << 10 * unit < 1 << 63:
+        raise ValueError
+    return number << 10 * unit
+
+
+_limit.__name__ = "limit (a number such as 500M, or none)"
 _timeout.__name__ = "number of seconds (0.1 or more)"
 _not_empty.__name__, _seconds.__name__ = "path", "number of seconds"

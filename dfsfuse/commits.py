@@ -97,6 +97,8 @@ class Committer:
             receipts=[] if manifest.segments else receipts,
             durable=durable,
             opening=self._session.new_opening(),
+            clears_set_ids=content.clearing[0],
+            clears_capability=content.clearing[1],
         )
         return self._finish(content, InDoubt(request, entries, changes))
 

@@ -57,6 +57,9 @@ class Content:
     `token`: the newest with which the content was opened for writing; the lock is the mount's, so every handle's commit
     has it.
 
+    `clears_set_ids`: a program without the right to keep set-id bits has written since the mode was set here, and
+    `clears_capability`: any program since the capability was; `clearing` has both for the commit that is under way.
+
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
@@ -85,6 +88,8 @@ class Content:
         self.noted: set[int] = set()
         self.mtime_ns = 0
         self.mtime_set = False
+        self.clears_set_ids = self.clears_capability = False
+        self.clearing = (False, False)
         self.fd = -1
         self.lineage = next(_lineages)
         self.users = 0
@@ -165,10 +170,13 @@ class Content:
                 if not self.here(index) and (first > 0 or last < chunks.entry_length(index, self.size))
             ]
 
-    def write(self, data: bytes | memoryview, offset: int, now_ns: int, append: bool = False) -> bool:
+    def write(
+        self, data: bytes | memoryview, offset: int, now_ns: int, append: bool = False, privileged: bool = True
+    ) -> bool:
         """Write; True if the index must be told that entries which the servers have are written here from now on.
 
-        With `append` the place is the end of the content, whatever `offset` says.
+        With `append` the place is the end of the content, whatever `offset` says. `privileged`: by a program that may
+        keep set-id bits.
         """
         with self.mutex:
             offset = self.size if append else offset
@@ -179,6 +187,7 @@ class Content:
             finally:
                 # Also what a full disk has taken of it: it is on this disk, so it is to be sent.
                 news = self._account(offset, offset + written, now_ns)
+                self._note_writer(privileged)
             return news
 
     def _account(self, start: int, end: int, now_ns: int) -> bool:
@@ -206,7 +215,24 @@ class Content:
         self.entries.extend([] for _ in range(more))
         self.present.extend(bytes(more))
 
-    def resize(self, size: int, now_ns: int) -> None:
+    def attributes_set(self, mode: int | None, mtime_ns: int | None) -> None:
+        """What was set after the last write stays as it was set."""
+        with self.mutex:
+            if mode is not None:
+                self.clears_set_ids, self.clearing = False, (False, self.clearing[1])
+            if mtime_ns is not None:
+                self.mtime_ns, self.mtime_set = mtime_ns, True
+
+    def capability_set(self) -> None:
+        """As `attributes_set`."""
+        with self.mutex:
+            self.clears_capability, self.clearing = False, (self.clearing[0], False)
+
+    def _note_writer(self, privileged: bool) -> None:
+        self.clears_capability = True
+        self.clears_set_ids = self.clears_set_ids or not privileged
+
+    def resize(self, size: int, now_ns: int, privileged: bool = True) -> None:
         """Cut or grow to `size`; the caller holds `committing`, so no upload sees the entries change."""
         with self.mutex:
             os.ftruncate(self.fd, size)
@@ -215,6 +241,7 @@ class Content:
             self._grow(size)
             self.resized = True
             self.mtime_ns, self.mtime_set = now_ns, False
+            self._note_writer(privileged)
 
     def _cut(self, size: int) -> None:
         self.size = size
@@ -239,12 +266,16 @@ class Content:
                 for index, first, last in chunks.by_entry(start, end):
                     changes.setdefault(index, []).append((first, last))
             self.dirty, self.resized, self.resizing, self.sending = Ranges(), False, self.resized, True
+            self.clearing = self.clears_set_ids, self.clears_capability
+            self.clears_set_ids = self.clears_capability = False
             return changes, self.size
 
     def put_back(self, changes: Changes) -> None:
         """An upload failed or a commit was refused: what it was to send is still to be sent."""
         with self.mutex:
             self.resized, self.resizing, self.sending, self.in_doubt = True, False, False, None
+            self.clears_set_ids = self.clears_set_ids or self.clearing[0]
+            self.clears_capability = self.clears_capability or self.clearing[1]
             for index, ranges in changes.items():
                 for first, last in ranges:
                     self.dirty.add(index * ENTRY_BYTES + first, index * ENTRY_BYTES + last)
@@ -287,6 +318,12 @@ class Content:
             self.trying = b""
             self.row_stale = True
             self.noted.clear()
+
+    def read_elsewhere(self) -> None:
+        """It may be written through other pages of the kernel than those that it is read through: none are right when
+        it is opened again."""
+        with self.mutex:
+            self.lineage = next(_lineages)
 
     # -- becoming another version
 

@@ -111,7 +111,7 @@ class Copies:
     def _create_under_free_name(
         self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock
     ) -> bytes:
-        mode = original.mode if original else stat.S_IFREG | 0o600
+        mode = original.mode & ~(stat.S_ISUID | stat.S_ISGID) if original else stat.S_IFREG | 0o600
         uid, gid = (original.uid, original.gid) if original else (os.getuid(), os.getgid())
         for attempt in range(1, _NAMES_MAX):
             copy_name = name_of_copy(name, kind, self._session.identity.host, time.localtime(), attempt)

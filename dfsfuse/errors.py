@@ -17,6 +17,11 @@
     |   +-- NameTooLong            a name beyond 255 bytes
     |   +-- InvalidArgument        well-formed, but makes no sense (a folder into its own child)
     |   +-- NotPermitted           never allowed (a hard link to a folder)
+    |   +-- TooManyLinks           an inode has as many names as one can have
+    |   +-- NoAttribute            the inode has no extended attribute of this name
+    |   +-- ValueTooLarge          the value of an extended attribute beyond 64 KiB
+    |   +-- AttributesFull         all extended attributes of an inode together have no more room
+    |   +-- QuotaExceeded          the volume has used up what its quota allows
     |   +-- ReadOnly               this mount only reads
     |   +-- FileTooLarge           beyond the largest file
     |   +-- NotSupported           not offered by this version
@@ -154,6 +159,36 @@ class NotPermitted(CallerError):
     """This is never allowed."""
 
     code, errno, status = "not_permitted", errno.EPERM, 403
+
+
+class TooManyLinks(CallerError):
+    """The inode has as many names as one can have."""
+
+    code, errno, status = "too_many_links", errno.EMLINK, 409
+
+
+class NoAttribute(CallerError):
+    """The inode has no extended attribute of this name."""
+
+    code, errno, status = "no_attribute", errno.ENODATA, 404
+
+
+class ValueTooLarge(CallerError):
+    """The value of an extended attribute is too large."""
+
+    code, errno, status = "value_too_large", errno.E2BIG, 413
+
+
+class AttributesFull(CallerError):
+    """The extended attributes of this inode have no more room."""
+
+    code, errno, status = "attributes_full", errno.ENOSPC, 507
+
+
+class QuotaExceeded(CallerError):
+    """The volume has used up what its quota allows."""
+
+    code, errno, status = "quota_exceeded", errno.EDQUOT, 507
 
 
 class ReadOnly(CallerError):

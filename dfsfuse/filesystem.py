@@ -3,7 +3,7 @@
 A place is (inode number, path below it): a driver that knows inodes passes (ino, ()) or (folder, (name,)), one that
 knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
 
-    names and attributes   asked of the directory; answers are used for HOLD_S
+    names and attributes   asked of the directory; answers are used for HOLD_S. listings.py, xattrs.py
     open files             openfiles.py; a file that is open for writing here has its content's size and mtime
     what is not sent yet   unsent.py
 
@@ -18,31 +18,32 @@ from typing import TypeVar
 
 import msgspec
 
-from dfsfuse import errors
+from dfsfuse import errors, listings
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.locks import LockTable, never
 from dfsfuse.messages import (
-    LIST_PAGE_MAX,
     NAME_BYTES_MAX,
     ROOT_INO,
     Attributes,
     Create,
     FolderEntry,
-    ListFolder,
-    Listing,
+    Link,
     Lookup,
     Nothing,
     Remove,
     Rename,
     SetAttributes,
+    without_set_ids,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.session import Session
+from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 4096
-_INODES_FREE = 1 << 40
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9
+"""From 1901 to 2446: what ext4 keeps; times beyond become these, as they do there."""
 _LOOKS_MAX = 4
 _ROOT = ROOT_INO, ()
 _BRIEFLY_S = 0.5
@@ -55,9 +56,9 @@ Result = TypeVar("Result")
 class Space:
     """What statfs tells, in bytes and inodes."""
 
-    def __init__(self, total_bytes: int, free_bytes: int, inodes: int):
-        self.total_bytes, self.free_bytes, self.inodes = total_bytes, free_bytes, inodes
-        self.inodes_free = _INODES_FREE
+    def __init__(self, total_bytes: int, free_bytes: int, inodes: int, inodes_free: int):
+        self.total_bytes, self.free_bytes = total_bytes, free_bytes
+        self.inodes, self.inodes_free = inodes, inodes_free
 
 
 class FileSystem:
@@ -74,6 +75,7 @@ class FileSystem:
     ):
         self.session, self.locks, self.files = session, locks, files
         self._attributes, self._read_only = attributes, read_only
+        self._xattrs = Xattrs(session, attributes, files, self.lookup)
         self._silent_until = 0.0
         self._root: Attributes | None = None
         self._undo: Callable[[], None] = lambda: None
@@ -137,13 +139,20 @@ class FileSystem:
         if content is None:
             return attributes
         with content.mutex:
-            size, mtime_ns = content.size, attributes.mtime_ns
+            size, mtime_ns, mode = content.size, attributes.mtime_ns, attributes.mode
+            allocated_bytes = min(size, attributes.allocated_bytes + content.dirty.total())
             if content.changed and not content.mtime_set:
                 mtime_ns = content.mtime_ns
-        if size == attributes.size and mtime_ns == attributes.mtime_ns:
-            return attributes
-        ctime_ns = max(mtime_ns, attributes.ctime_ns)
-        return msgspec.structs.replace(attributes, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+            if content.clears_set_ids:
+                mode = without_set_ids(mode)
+        return msgspec.structs.replace(
+            attributes,
+            mode=mode,
+            size=size,
+            allocated_bytes=allocated_bytes,
+            mtime_ns=mtime_ns,
+            ctime_ns=max(mtime_ns, attributes.ctime_ns),
+        )
 
     def attributes_of(self, handle: Handle) -> Attributes:
         """fstat: what the handle has open, wherever its name leads now."""
@@ -153,28 +162,17 @@ class FileSystem:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
         return self._ask(place).ino if place[1] else place[0]
 
-    def list_folder(self, place: Place, seen_at: Place | None = None) -> Iterator[FolderEntry]:
-        """All entries of a folder; their attributes are remembered for the look-ups that follow: below `seen_at`, for
-        a driver that knows paths and lists by inode, while that place is known to lead to the folder."""
+    def list_folder(self, place: Place, seen_at: Place | None = None, after: bytes = b"") -> Iterator[FolderEntry]:
+        """All entries of a folder whose names sort after `after`, each once, in the order of their names. Their
+        attributes are remembered for the look-ups that follow: below `seen_at`, for a driver that knows paths and lists
+        by inode, while that place is known to lead to the folder."""
         _check_names(place)
-        after, more = b"", True
-        while more:
-            asked_at = self._attributes.now()
-            if seen_at is not None:
-                asked_at = min(asked_at, self._attributes.learnt(seen_at, place[0]))
-            request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
-            page: Listing = self.session.query(request, Listing)
-            base, names = seen_at or place
-            for entry in page.entries:
-                self._attributes.put((base, (*names, entry.name)), entry.attributes, asked_at)
-            yield from page.entries
-            more = page.more
-            after = page.entries[-1].name if page.entries else b""
+        return listings.list_folder(self.session, self._attributes, place, after, seen_at or place)
 
     def space(self) -> Space:
         """From memory: never waits for a server."""
         known = self.session.space
-        return Space(known.total_bytes, known.free_bytes, known.inodes)
+        return Space(known.total_bytes, known.free_bytes, known.inodes, known.inodes_free)
 
     # -- changing names and attributes
 
@@ -194,10 +192,22 @@ class FileSystem:
         )
         return self._make(place, lambda: (None, self.session.change(request, Attributes)))[1]
 
+    def link(self, old: Place, new: Place) -> Attributes:
+        """One more name for a file; for one that was made without a name, its first."""
+        self._check_change(old)
+        self._check_change(new)
+        request = Link(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]))
+        attributes = self._make(new, lambda: (None, self.session.change(request, Attributes)))[1]
+        self.files.named(attributes.ino, new)
+        return attributes
+
     def remove(self, place: Place, folder: bool) -> None:
         self._check_change(place)
         request = Remove(base=place[0], names=list(place[1]), folder=folder)
-        self._changing(place, lambda: self.session.change(request, Nothing))
+        try:
+            self.session.change(request, Nothing)
+        finally:
+            self._attributes.forget_removed(place)
 
     def rename(self, old: Place, new: Place, flags: int = 0) -> None:
         """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""
@@ -219,57 +229,107 @@ class FileSystem:
         mtime_ns: int | None = None,
         atime_ns: int | None = None,
     ) -> Attributes:
+        """A new owner gets no set-id bits, unless `mode` gives them. Times beyond what ext4 keeps become its limits."""
         self._check_change(place)
+        mtime_ns, atime_ns = _kept_time(mtime_ns), _kept_time(atime_ns)
         request = SetAttributes(
             base=place[0], names=list(place[1]), mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, atime_ns=atime_ns
         )
         attributes: Attributes = self.session.change(request, Attributes)
         self._attributes.put_changed(attributes)
         content = self.files.of_inode(attributes.ino)
-        if content is not None and mtime_ns is not None:
-            with content.mutex:
-                content.mtime_ns, content.mtime_set = mtime_ns, True
-        return attributes
+        if content is not None:
+            content.attributes_set(mode, mtime_ns)
+        return self._as_written(attributes)
+
+    # -- extended attributes
+
+    def getxattr(self, place: Place, name: bytes) -> bytes:
+        _check_names(place)
+        return self._xattrs.get(place, name)
+
+    def listxattr(self, place: Place, privileged: bool = True) -> list[bytes]:
+        """The names of all; those of `trusted.` are for the privileged (CAP_SYS_ADMIN)."""
+        _check_names(place)
+        return self._xattrs.names(place, privileged)
+
+    def setxattr(self, place: Place, name: bytes, value: bytes, flags: int = 0) -> None:
+        """The flags are setxattr(2)'s."""
+        self._check_change(place)
+        self._xattrs.set(place, name, value, flags)
+
+    def removexattr(self, place: Place, name: bytes) -> None:
+        self._check_change(place)
+        self._xattrs.remove(place, name)
+
+    # -- what changes have in common
 
     def _check_change(self, place: Place) -> None:
         if self._read_only:
             raise errors.ReadOnly("this mount only reads")
         _check_names(place)
 
-    def _changing(self, place: Place, change: Callable[[], Result]) -> Result:
-        try:
-            return change()
-        finally:
-            self._attributes.forget_place(place)
-
     def _make(self, place: Place, make: Callable[[], tuple[Result, Attributes]]) -> tuple[Result, Attributes]:
         """A new inode: what the directory answered is known for the fstat that follows. Its name is not: the kernel
         looks a name up again before it makes one that must not exist, and wants no older answer."""
-        made, attributes = self._changing(place, make)
+        try:
+            made, attributes = make()
+        finally:
+            self._attributes.forget_place(place)
         self._attributes.put_changed(attributes)
         return made, attributes
 
     # -- files
 
-    def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
+    def create(
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+    ) -> tuple[Handle, Attributes]:
+        """`privileged`, here and below: who opens may keep set-id bits when writing (CAP_FSETID)."""
         self._check_change(place)
-        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid))
+        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid, privileged))
+
+    def create_unnamed(
+        self, folder: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+    ) -> tuple[Handle, Attributes]:
+        """O_TMPFILE: a file in no folder, which goes with its last close unless `link` has named it. `folder` is where
+        it is made, and may give it its group. Under O_EXCL it never gets a name."""
+        self._check_change(folder)
+        handle, attributes = self.files.create(folder, mode, uid, gid, flags | os.O_TMPFILE, pid, privileged)
+        self._attributes.put_changed(attributes)
+        return handle, attributes
 
     def open(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool] = never
+        self,
+        place: Place,
+        flags: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        privileged: bool = False,
     ) -> tuple[Handle, Attributes]:
-        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part."""
+        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part, O_TMPFILE `create_unnamed`'s."""
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC
         if writes:
             self._check_change(place)
         _check_names(place)
-        handle, attributes = self.files.open(place, flags, pid, interrupted)
+        flags |= os.O_NOATIME if self._read_only else 0
+        try:
+            handle, attributes = self.files.open(place, flags, pid, interrupted, privileged)
+        except errors.NotFound:
+            self._attributes.forget_place(place)
+            raise
         return handle, self._as_written(attributes)
 
-    def truncate(self, place: Place, size: int, pid: int, interrupted: Callable[[], bool] = never) -> None:
+    def truncate(
+        self,
+        place: Place,
+        size: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        privileged: bool = False,
+    ) -> None:
         """Without an open file: takes the write lock, as writing does."""
         flags = os.O_WRONLY | (os.O_TRUNC if size == 0 else 0)
-        handle, _ = self.open(place, flags, pid, interrupted)
+        handle, _ = self.open(place, flags, pid, interrupted, privileged)
         try:
             if handle.content.size != size:
                 self.files.resize(handle, size)
@@ -282,6 +342,10 @@ def _check_names(place: Place) -> None:
     for name in place[1]:
         if len(name) > NAME_BYTES_MAX:
             raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")
+
+
+def _kept_time(time_ns: int | None) -> int | None:
+    return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 def place_of(path: str) -> Place:

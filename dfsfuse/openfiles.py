@@ -37,10 +37,13 @@ _ATTEMPTS_MAX = 5
 
 class Handle:
     """One open file; its content says when what was written can no longer become the file's next version. `owes`: the
-    latest close() or fsync() failed."""
+    latest close() or fsync() failed. `privileged`: opened by who may keep set-id bits when writing (CAP_FSETID)."""
 
-    def __init__(self, content: Content, place: Place, flags: int, pid: int, lock: Lock | None):
+    def __init__(
+        self, content: Content, place: Place, flags: int, pid: int, lock: Lock | None, privileged: bool = False
+    ):
         self.content, self.place, self.flags, self.pid, self.lock = content, place, flags, pid, lock
+        self.privileged = privileged
         self.owes = False
 
     @property
@@ -69,41 +72,58 @@ class OpenFiles:
 
     # -- opening
 
-    def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
-        """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock."""
-        pid = process_of(pid)
-        lock = self._locks.reserve(shown(place), pid)
+    def create(
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+    ) -> tuple[Handle, Attributes]:
+        """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock.
+
+        With O_TMPFILE in a folder, without a name, which it can be given if O_EXCL is not there too."""
+        unnamed = flags & os.O_TMPFILE == os.O_TMPFILE
+        where, pid = b"" if unnamed else shown(place), process_of(pid)
+        lock = self._locks.reserve(where, pid)
         now_ns = time.time_ns()
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=now_ns,
-            token=lock.token, opening=self._session.new_opening(),
+            token=lock.token, opening=self._session.new_opening(), unnamed=unnamed, linkable=not flags & os.O_EXCL,
         )  # fmt: skip
         try:
             attributes: Attributes = self._session.change(request, Attributes)
-            content = self._openings.create(lock.ino, shown(place), now_ns, request.opening)
+            content = self._openings.create(lock.ino, where, now_ns, request.opening)
         except BaseException:
             self._locks.release(lock, pid)
             raise
         with content.mutex:
             content.writers, content.token = content.writers + 1, lock.token
-        return Handle(content, place, flags, pid, lock), attributes
+        return Handle(content, place, flags, pid, lock, privileged), attributes
+
+    def named(self, ino: int, place: Place) -> None:
+        """A file without a name that is open here has got one: what a crash leaves of it is worth keeping."""
+        content = self._cache.current(ino)
+        if content is not None and not content.where:
+            content.where = shown(place)
+            self._cache.index.set_path(content.row, content.where)
 
     def open(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool] = never
+        self,
+        place: Place,
+        flags: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        privileged: bool = False,
     ) -> tuple[Handle, Attributes]:
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
-            opened, content = self._openings.open(place, 0, 0)
+            opened, content = self._openings.open(place, 0, 0, 0 if flags & os.O_NOATIME else time.time_ns())
             return Handle(content, place, flags, pid, None), opened
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return self._open_to_write(place, flags, pid, interrupted)
+                return self._open_to_write(place, flags, pid, interrupted, privileged)
             except errors.Stale:
                 self._attributes.forget_place(place)
         raise errors.Stale("the name leads to another file each time it is looked up")
 
     def _open_to_write(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool]
+        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool], privileged: bool
     ) -> tuple[Handle, Attributes]:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
         ino, pid = self._ino_at(place), process_of(pid)
@@ -112,25 +132,25 @@ class OpenFiles:
         try:
             attributes, content = self._openings.open(place, ino, lock.token)
             try:
-                self._begin_writing(content, flags, lock.token)
+                self._begin_writing(content, flags, lock.token, privileged)
             except BaseException:
                 self._close(content)
                 raise
         except BaseException:
             self._locks.release(lock, pid)
             raise
-        return Handle(content, place, flags, pid, lock), attributes
+        return Handle(content, place, flags, pid, lock, privileged), attributes
 
     def _ino_at(self, place: Place) -> int:
         known = self._attributes.get(place)
         return known.ino if known is not None else self._session.query(Lookup(place[0], list(place[1])), Attributes).ino
 
-    def _begin_writing(self, content: Content, flags: int, token: int) -> None:
+    def _begin_writing(self, content: Content, flags: int, token: int, privileged: bool) -> None:
         if flags & os.O_TRUNC:
             # Also of an empty file: mtime moves, which `> stamp` in makefiles relies on.
             with content.committing:
                 self._cache.mark_open(content)
-                content.resize(0, time.time_ns())
+                content.resize(0, time.time_ns(), privileged)
         self._cache.mark_open(content)
         with content.mutex:
             content.writers, content.token = content.writers + 1, max(content.token, token)
@@ -158,17 +178,17 @@ class OpenFiles:
         start = content.size if append else offset
         self._bring(content, lambda c: c.unready(start, start + len(data)))
         try:
-            news = content.write(data, offset, time.time_ns(), append)
+            news = content.write(data, offset, time.time_ns(), append, handle.privileged)
         except OSError as error:
             self._cache.on_full_disk(error)
-            news = self._write_again(content, data, offset, append)
+            news = self._write_again(handle, data, offset, append)
         if news:
             self._cache.mark_open(content)
         return len(data)
 
-    def _write_again(self, content: Content, data: bytes | memoryview, offset: int, append: bool) -> bool:
+    def _write_again(self, handle: Handle, data: bytes | memoryview, offset: int, append: bool) -> bool:
         try:
-            return content.write(data, offset, time.time_ns(), append)
+            return handle.content.write(data, offset, time.time_ns(), append, handle.privileged)
         except OSError as error:
             raise errors.from_os_error(error, "writing to the local cache") from None
 
@@ -180,7 +200,7 @@ class OpenFiles:
         with content.committing:
             if size < content.size:
                 self._bring(content, lambda c: c.unready(size, size + 1) if size % (4 << 20) else [])
-            content.resize(size, time.time_ns())
+            content.resize(size, time.time_ns(), handle.privileged)
             self._cache.mark_open(content)
 
     def _check_writable(self, handle: Handle) -> None:

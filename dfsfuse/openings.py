@@ -29,8 +29,9 @@ class Openings:
         self._session, self._attributes, self._cache = session, attributes, cache
         session.on_new_session(self._open_again)
 
-    def open(self, place: Place, ino: int, token: int) -> tuple[Attributes, Content]:
-        """What is at the place now, until `close`. With `token` for writing: Stale where that is not `ino`."""
+    def open(self, place: Place, ino: int, token: int, atime_ns: int = 0) -> tuple[Attributes, Content]:
+        """What is at the place now, until `close`. With `token` for writing: Stale where that is not `ino`. `atime_ns`:
+        when it was opened for reading, for relatime."""
         known = self._attributes.get(place)
         held = self._base_of(known.ino) if known is not None else _NO_BASE
         request = Open(
@@ -42,6 +43,7 @@ class Openings:
             token=token,
             have_version=held.version,
             have_commit_id=held.commit_id,
+            atime_ns=atime_ns,
         )
         asked_at = self._attributes.now()
         opened: Opened = self._session.query(request, Opened)

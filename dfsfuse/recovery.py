@@ -43,6 +43,10 @@ class Recovery:
                 self._take_up(content, state)
 
     def _recover(self, content: Content, state: State, pending: bytes) -> None:
+        if not content.where:
+            # It never had a name, and goes with its program, as on a local disk.
+            self._cache.delete(content)
+            return
         find_changes(content, self._transfer.download)
         # A commit that the row knows of is what the content is based on: what differs was written after it.
         unsettled = pending if pending != content.commit_id else b""
@@ -55,6 +59,8 @@ class Recovery:
         """Programs see at once what one of them had closed; what was half written they never see under this name."""
         # After a power cut the disk may lack what was never synced: that must not become the newest version.
         content.promised = state is State.CLOSED and content.verified
+        # Nobody knows any more who has written it.
+        content.clears_set_ids = content.clears_capability = True
         if content.promised:
             self._cache.adopt(content)
         self._unsent.add(content)

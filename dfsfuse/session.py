@@ -48,11 +48,16 @@ OPERATIONS: dict[type[Message], str] = {
     messages.PutSegments: "put_segments",
     messages.GetSegments: "get_segments",
     messages.Create: "create",
+    messages.Link: "link",
     messages.Remove: "remove",
     messages.Rename: "rename",
     messages.SetAttributes: "set_attributes",
     messages.Commit: "commit",
     messages.ListMappings: "mappings",
+    messages.GetXattr: "get_xattr",
+    messages.ListXattrs: "list_xattrs",
+    messages.SetXattr: "set_xattr",
+    messages.RemoveXattr: "remove_xattr",
 }
 
 

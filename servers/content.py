@@ -6,7 +6,7 @@ that the base did not have. A commit whose commit id is in the file's history ha
 """
 
 import stat
-from collections.abc import Iterator
+from collections import Counter
 
 from dfsfuse import chunks, errors
 from dfsfuse.chunks import Entry
@@ -14,6 +14,7 @@ from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
     SEGMENT_ENTRIES,
+    XATTR_CAPABILITY,
     Attributes,
     ChunkReceipts,
     Cluster,
@@ -31,13 +32,15 @@ from dfsfuse.messages import (
     Segments,
     Whereabouts,
     WhereReply,
+    without_set_ids,
 )
-from servers import records
+from servers import quota, records
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Transaction
 from servers.tree import at_place, existing, path_to
 
 FILE_BYTES_MAX = 16 << 40
+_ATIME_EVERY_NS = 24 * 3600 * 10**9
 _SEGMENTS_PER_REQUEST = 64
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
@@ -46,23 +49,29 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     """The newest content of a file; with a token, its fence is raised first."""
     ino, inode = at_place(tx, request.base, request.names)
     _check_openable(ino, inode, request)
-    if request.token:
-        if request.token < inode.fence:
-            raise errors.LockLost("a newer holder of the write lock has opened the file")
-        if request.token > inode.fence:
-            inode.fence = request.token
-            put_inode(tx, ino, inode)
+    if request.token and request.token < inode.fence:
+        raise errors.LockLost("a newer holder of the write lock has opened the file")
+    if request.token > inode.fence or _moves_atime(inode, request.atime_ns):
+        inode.fence = max(request.token, inode.fence)
+        inode.atime_ns = request.atime_ns or inode.atime_ns
+        put_inode(tx, ino, inode)
     records.put_open(tx, ino, request.session, inode.version, request.opening)
     known = (request.have_version, request.have_commit_id) == (inode.version, inode.commit_id)
     known = known and request.have_version > 0
     return Opened(attributes=attributes_of(ino, inode), manifest=None if known else manifest_of(inode))
 
 
+def _moves_atime(inode: Inode, atime_ns: int) -> bool:
+    """As with relatime: once after each change, and once a day."""
+    if not atime_ns:
+        return False
+    return inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns) or atime_ns - inode.atime_ns >= _ATIME_EVERY_NS
+
+
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:
     if inode.is_folder:
         raise errors.IsADirectory("a folder has no content")
-    if not inode.is_file:
-        raise errors.InvalidArgument("only regular files have content")
+    _check_file(inode)
     if request.ino and request.ino != ino:
         raise errors.Stale("the name leads to another file now")
 
@@ -70,6 +79,7 @@ def _check_openable(ino: int, inode: Inode, request: Open) -> None:
 def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:
     """Segments for a later commit; an id is random, so writing one again writes the same."""
     inode = existing(tx, request.ino)
+    _check_file(inode)
     _check_base(inode, request)
     new: set[bytes] = set()
     for segment in request.segments:
@@ -113,14 +123,17 @@ def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> A
     _check_commit(tx, inode, request)
     base = chunks.chunks_of(_part(tx, manifest_of(inode), 0))
     _check_receipts(chunks.chunks_of(request.manifest.entries) - base, request.receipts, cluster)
+    stored_bytes = _stored_bytes(tx, inode, request)
+    quota.check_growth(tx, stored_bytes - inode.allocated_bytes)
     _note_short(tx, request.receipts, cluster)
-    records.add_usage(tx, 0, request.size - inode.size)
+    records.add_usage(tx, 0, request.size - inode.size, stored_bytes - inode.allocated_bytes)
     inode.version += 1
     inode.history = [request.commit_id, *inode.history][:HISTORY_MAX]
-    inode.size, inode.ctime_ns = request.size, now_ns
+    inode.size, inode.stored_bytes, inode.ctime_ns = request.size, stored_bytes, now_ns
     inode.entries, inode.segments = request.manifest.entries, request.manifest.segments
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns
+    _take_rights(tx, inode, request)
     put_inode(tx, request.ino, inode)
     if request.opening:
         tx.delete(records.open_key(request.ino, request.session, request.base_version))
@@ -128,9 +141,38 @@ def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> A
     return attributes_of(request.ino, inode)
 
 
-def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
+def _stored_bytes(tx: Transaction, inode: Inode, request: Commit) -> int:
+    """What of the new content is no hole. Segments that stay are not read again."""
+    manifest = request.manifest
+    total = chunks.stored_bytes(manifest.entries)
+    if manifest.segments:
+        counted = inode.segments if inode.stored_bytes >= 0 else []
+        total += inode.stored_bytes if counted else 0
+        new, old = Counter(manifest.segments), Counter(counted)
+        total += sum(_bytes_of_segment(tx, segment_id) for segment_id in (new - old).elements())
+        total -= sum(_bytes_of_segment(tx, segment_id) for segment_id in (old - new).elements())
+    return max(0, min(total, request.size))
+
+
+def _bytes_of_segment(tx: Transaction, segment_id: bytes) -> int:
+    return chunks.stored_bytes(records.get_segment(tx, segment_id) or []) if segment_id else 0
+
+
+def _take_rights(tx: Transaction, inode: Inode, request: Commit) -> None:
+    """Who may write a program's file does not get the rights that its owner has given to the program."""
+    if request.clears_set_ids:
+        inode.mode = without_set_ids(inode.mode)
+    if request.clears_capability:
+        records.delete_xattr(tx, request.ino, inode, XATTR_CAPABILITY)
+
+
+def _check_file(inode: Inode) -> None:
     if not inode.is_file:
         raise errors.InvalidArgument("only regular files have content")
+
+
+def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
+    _check_file(inode)
     if len(request.commit_id) != COMMIT_ID_BYTES:
         raise errors.BadRequest("a commit id has 16 bytes")
     if not 0 <= request.size <= FILE_BYTES_MAX:
@@ -216,22 +258,13 @@ def where(tx: Transaction, request: Lookup, cluster: Cluster) -> WhereReply:
 def mappings(tx: Transaction, request: ListMappings, cluster: Cluster) -> Mappings:
     """`where` for every regular file, in order of inode numbers."""
     limit = max(1, min(request.limit, 1000))
-    start, end = records.inode_key(request.after_ino + 1), records.within(b"i")[1]
     rows: list[WhereReply] = []
-    for ino, inode in _inodes(tx, start, end):
+    for ino, inode in records.inodes(tx, records.inode_key(request.after_ino + 1)):
         if len(rows) == limit:
             return Mappings(rows, True)
         if inode.is_file:
             rows.append(_whereabouts(tx, ino, inode, cluster))
     return Mappings(rows, False)
-
-
-def _inodes(tx: Transaction, start: bytes, end: bytes) -> Iterator[tuple[int, Inode]]:
-    page = tx.range(start, end, 500)
-    while page:
-        for key, row in page:
-            yield records.as_number(key[1:]), records.decode_inode(row)
-        page = tx.range(page[-1][0] + b"\0", end, 500)
 
 
 def _whereabouts(tx: Transaction, ino: int, inode: Inode, cluster: Cluster) -> WhereReply:

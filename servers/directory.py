@@ -29,7 +29,7 @@ from dfsfuse.messages import (
     SessionRow,
     StatusReply,
 )
-from servers import content, records, rename, sessions, tree
+from servers import content, quota, records, rename, sessions, tree, xattrs
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
 
@@ -41,14 +41,19 @@ CLUSTER_S = 0.2
 
 _CHANGES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
     messages.Create: tree.create,
+    messages.Link: tree.link,
     messages.Remove: tree.remove,
     messages.Rename: rename.rename,
     messages.SetAttributes: tree.set_attributes,
+    messages.SetXattr: xattrs.set_value,
+    messages.RemoveXattr: xattrs.remove,
 }
 _QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
     messages.Lookup: tree.lookup,
     messages.ListFolder: tree.list_folder,
     messages.PathOf: tree.path_of,
+    messages.GetXattr: xattrs.get,
+    messages.ListXattrs: xattrs.list_names,
     messages.GetSegments: content.get_segments,
 }
 
@@ -144,6 +149,9 @@ class Directory:
 
         self._store.transact(run)
 
+    def quota(self, request: messages.Quota) -> messages.QuotaReply:
+        return self._store.transact(lambda tx: quota.set_and_tell(tx, request))
+
     # -- sessions
 
     def begin(self, request: Begin, now_s: float) -> Begun:
@@ -165,14 +173,15 @@ class Directory:
         self._seen_s[request.session] = now_s
         self._unsent[request.session] = request.unsent_files
         cluster = self.cluster(now_s)
-        total, free = _space(cluster)
+        total, free, inodes, inodes_free = self._store.read(lambda tx: quota.space(tx, *_space(cluster)))
         return Renewed(
             cluster=cluster,
             revived=revived,
             rows_kept=not self._note_renewal(request),
             total_bytes=total,
             free_bytes=free,
-            inodes=self._store.read(records.usage).inodes,
+            inodes=inodes,
+            inodes_free=inodes_free,
         )
 
     def _note_renewal(self, request: Renew) -> bool:
@@ -280,8 +289,8 @@ class Directory:
 
 def _reply_kind(request: Change) -> type[Message]:
     """The kind of reply to a change."""
-    returns_attributes = isinstance(request, messages.Create | messages.SetAttributes)
-    return messages.Attributes if returns_attributes else Nothing
+    returns_nothing = isinstance(request, messages.Remove | messages.Rename)
+    return Nothing if returns_nothing else messages.Attributes
 
 
 def _outcome(row: bytes, kind: type) -> Message:

@@ -81,6 +81,7 @@ class DirectoryService:
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, core.end),
             "allocate": (messages.AllocateInodes, self._durably(core.allocate)),
+            "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
@@ -93,11 +94,12 @@ class DirectoryService:
         query, change = self.core.query, self.core.change
         queries = {
             "lookup": messages.Lookup, "list": messages.ListFolder, "path": messages.PathOf,
-            "get_segments": messages.GetSegments,
+            "get_segments": messages.GetSegments, "get_xattr": messages.GetXattr, "list_xattrs": messages.ListXattrs,
         }  # fmt: skip
         changes = {
-            "create": messages.Create, "remove": messages.Remove, "rename": messages.Rename,
-            "set_attributes": messages.SetAttributes,
+            "create": messages.Create, "link": messages.Link, "remove": messages.Remove, "rename": messages.Rename,
+            "set_attributes": messages.SetAttributes, "set_xattr": messages.SetXattr,
+            "remove_xattr": messages.RemoveXattr,
         }  # fmt: skip
         return {
             **{name: (kind, lambda r: query(r, time.time_ns())) for name, kind in queries.items()},

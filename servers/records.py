@@ -4,6 +4,7 @@ key                             value
 i ino:8                         Inode
 e ino:8 name                    entry: ino:8 of what the name points to, its type:4 (S_IFMT bits)
 p ino:8 parent:8 name           parent row, empty value: a name that leads to `ino`
+x ino:8 name                    the value of an extended attribute
 g segment-id                    Segment entries of a large manifest
 o ino:8 session:8 version:8     open row: the number of the session's latest open of this version (opening:8)
 q server 0 chunk                short row, empty value: this file server lacks this chunk
@@ -11,10 +12,11 @@ r session:8 slot:4              slot row: sequence:8 and the reply, or error, to
 s session:8                     SessionRecord
 k key                           session:8 that was begun under this client-made key
 v name                          ServerRecord
-m name                          a single value: next_inode, next_session, start_number, volume, usage
+m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
 """
 
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -24,12 +26,15 @@ from dfsfuse.messages import ROOT_INO, Attributes, Manifest
 from servers.store import Transaction, after_prefix
 
 HISTORY_MAX = 8
+_PAGE = 500
 
 
 class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     """Attributes, and the newest content. `fence`: the highest token seen. `group`: the placement group of its chunks.
 
     `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
+    `linkable`: made without a name, and may be given one. `xattr_bytes`: names and values of all x rows.
+    `stored_bytes`: what of the content is no hole; -1 in rows of earlier versions, which did not count it.
     """
 
     mode: int
@@ -48,6 +53,9 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     entries: list[Entry] = []
     segments: list[bytes] = []
     history: list[bytes] = []
+    linkable: bool = False
+    xattr_bytes: int = 0
+    stored_bytes: int = -1
 
     @property
     def commit_id(self) -> bytes:
@@ -60,6 +68,13 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     @property
     def is_file(self) -> bool:
         return stat.S_ISREG(self.mode)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What of the content is no hole, or the size where that was not counted."""
+        if not self.is_file:
+            return 0
+        return self.stored_bytes if self.stored_bytes >= 0 else self.size
 
 
 class SessionRecord(msgspec.Struct, array_like=True):
@@ -79,7 +94,16 @@ class ServerRecord(msgspec.Struct, array_like=True):
 
 
 class Usage(msgspec.Struct, array_like=True):
-    """Sums over the volume: inodes, and the bytes of all files' sizes."""
+    """Sums over the volume: inodes, the bytes of all files' sizes, and those that are no holes (-1: written by an
+    earlier version, which did not count them)."""
+
+    inodes: int = 0
+    size_bytes: int = 0
+    allocated_bytes: int = -1
+
+
+class Limits(msgspec.Struct, array_like=True):
+    """The quota of the volume; 0: no limit."""
 
     inodes: int = 0
     size_bytes: int = 0
@@ -116,6 +140,10 @@ def entry_key(parent: int, name: bytes) -> bytes:
 
 def parent_key(ino: int, parent: int, name: bytes) -> bytes:
     return b"p" + number(ino) + number(parent) + name
+
+
+def xattr_key(ino: int, name: bytes) -> bytes:
+    return b"x" + number(ino) + name
 
 
 def open_key(ino: int, session: int, version: int) -> bytes:
@@ -160,6 +188,31 @@ def put_open(tx: Transaction, ino: int, session: int, version: int, opening: int
     if opening and session:
         key = open_key(ino, session, version)
         tx.put(key, max(number(opening), tx.get(key) or b""))
+
+
+def delete_inode(tx: Transaction, ino: int, inode: Inode) -> None:
+    """The inode's row, and those that belong to it alone."""
+    tx.delete(inode_key(ino))
+    while inode.xattr_bytes and (rows := tx.range(*within(xattr_key(ino, b"")), 100)):
+        for key, _ in rows:
+            tx.delete(key)
+
+
+def put_xattr(tx: Transaction, ino: int, inode: Inode, name: bytes, value: bytes) -> None:
+    """A new value; the caller puts the inode."""
+    delete_xattr(tx, ino, inode, name)
+    tx.put(xattr_key(ino, name), value)
+    inode.xattr_bytes += len(name) + len(value)
+
+
+def delete_xattr(tx: Transaction, ino: int, inode: Inode, name: bytes) -> bool:
+    """Was it there? The caller puts the inode."""
+    value = tx.get(xattr_key(ino, name)) if inode.xattr_bytes else None
+    if value is None:
+        return False
+    tx.delete(xattr_key(ino, name))
+    inode.xattr_bytes -= len(name) + len(value)
+    return True
 
 
 def decode_inode(row: bytes) -> Inode:
@@ -210,13 +263,28 @@ def allocate_inodes(tx: Transaction, count: int) -> int:
 
 
 def usage(tx: Transaction) -> Usage:
-    return get_record(tx, b"musage", Usage) or Usage()
+    return get_record(tx, b"musage", Usage) or Usage(0, 0, 0)
 
 
-def add_usage(tx: Transaction, inodes: int, size_bytes: int) -> None:
-    if inodes or size_bytes:
+def add_usage(tx: Transaction, inodes: int, size_bytes: int, allocated_bytes: int) -> None:
+    if inodes or size_bytes or allocated_bytes:
         now = usage(tx)
-        put_record(tx, b"musage", Usage(now.inodes + inodes, now.size_bytes + size_bytes))
+        sums = now.inodes + inodes, now.size_bytes + size_bytes, now.allocated_bytes + allocated_bytes
+        put_record(tx, b"musage", Usage(*sums))
+
+
+def quota(tx: Transaction) -> Limits:
+    return get_record(tx, b"mquota", Limits) or Limits()
+
+
+def inodes(tx: Transaction, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
+    """All inodes from a key on, in order of their numbers."""
+    end = within(b"i")[1]
+    page = tx.range(start, end, _PAGE)
+    while page:
+        for key, row in page:
+            yield as_number(key[1:]), _decode_inode(row)
+        page = tx.range(page[-1][0] + b"\0", end, _PAGE)
 
 
 def attributes_of(ino: int, inode: Inode) -> Attributes:
@@ -234,6 +302,8 @@ def attributes_of(ino: int, inode: Inode) -> Attributes:
         commit_id=inode.commit_id,
         target=inode.target,
         rdev=inode.rdev,
+        has_xattrs=inode.xattr_bytes > 0,
+        allocated_bytes=inode.allocated_bytes,
     )
 
 
@@ -242,12 +312,20 @@ def manifest_of(inode: Inode) -> Manifest:
 
 
 def create_volume(tx: Transaction, volume: bytes, uid: int, gid: int, now_ns: int) -> None:
-    """The root folder and the volume's name; does nothing on a volume that exists."""
+    """The root folder and the volume's name. On a volume that exists, only what an earlier version did not count."""
     if tx.get(b"mvolume") is not None:
+        _count_allocated(tx)
         return
     tx.put(b"mvolume", volume)
     root = Inode(
         mode=stat.S_IFDIR | 0o755, uid=uid, gid=gid, nlink=2, mtime_ns=now_ns, ctime_ns=now_ns, atime_ns=now_ns
     )
     put_inode(tx, ROOT_INO, root)
-    add_usage(tx, 1, 0)
+    add_usage(tx, 1, 0, 0)
+
+
+def _count_allocated(tx: Transaction) -> None:
+    known = usage(tx)
+    if known.allocated_bytes < 0:
+        known.allocated_bytes = sum(inode.allocated_bytes for _, inode in inodes(tx))
+        put_record(tx, b"musage", known)

@@ -1,6 +1,7 @@
 """Renaming: one name moves, and what stood in its place is replaced or exchanged. Pure over a transaction.
 
-The rules are those of rename(2) and renameat2(2); all is checked before anything is written.
+The rules are those of rename(2) and renameat2(2), checked in the order in which Linux checks them, and before anything
+is written.
 """
 
 from dfsfuse import errors
@@ -30,6 +31,8 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Nothing:
     source, target = _both(tx, request)
     if target.inode is not None and request.flags & RENAME_NOREPLACE:
         raise errors.AlreadyExists(f"{bytes_as_text(target.name)!r} exists")
+    if target.inode is None and request.flags & RENAME_EXCHANGE:
+        raise errors.NotFound(f"no file or folder {bytes_as_text(target.name)!r} to exchange with")
     if source.ino == target.ino:
         return Nothing()
     _check_loop(tx, source, target.parent)
@@ -43,9 +46,9 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Nothing:
 
 def _both(tx: Transaction, request: Rename) -> tuple[_Name, _Name]:
     parent, folder, name = new_place(tx, request.base, request.names)
+    new_parent, new_folder, new_name = new_place(tx, request.new_base, request.new_names)
     ino = child(tx, parent, name)[0]
     source = _Name(parent, folder, name, ino, existing(tx, ino))
-    new_parent, new_folder, new_name = new_place(tx, request.new_base, request.new_names)
     new_folder = folder if new_parent == parent else new_folder
     row = tx.get(entry_key(new_parent, new_name))
     new_ino = records.unpack_entry(row)[0] if row else 0
@@ -98,8 +101,6 @@ def _move(tx: Transaction, source: _Name, target: _Name, now_ns: int) -> None:
 
 
 def _exchange(tx: Transaction, source: _Name, target: _Name, now_ns: int) -> None:
-    if target.inode is None:
-        raise errors.NotFound(f"no file or folder {bytes_as_text(target.name)!r} to exchange with")
     backwards = _Name(source.parent, source.folder, source.name, target.ino, target.inode)
     _check_loop(tx, backwards, source.parent)
     source.drop(tx, now_ns)

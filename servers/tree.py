@@ -5,18 +5,23 @@ checks before it writes, and raises errors of `dfsfuse.errors`.
 
 Invariants: a name has an entry row and a parent row, both or neither; `nlink` of a file is the number of its names,
 of a folder 2 and the number of its subfolders; a folder has one name; an inode without a name lives while it has open
-rows.
+rows; what belongs to an inode alone (extended attributes) goes with it.
+
+No operation reads a whole folder, and none reads more of a large folder than of a small one.
 """
 
 import stat
 
 from dfsfuse import errors
 from dfsfuse.messages import (
+    LINKS_MAX,
     LIST_PAGE_MAX,
     NAME_BYTES_MAX,
+    XATTR_CAPABILITY,
     Attributes,
     Create,
     FolderEntry,
+    Link,
     ListFolder,
     Listing,
     Lookup,
@@ -26,13 +31,12 @@ from dfsfuse.messages import (
     Remove,
     SetAttributes,
     bytes_as_text,
+    without_set_ids,
 )
-from servers import records
+from servers import modes, quota, records
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
 from servers.store import Transaction
 
-_TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
-_MODE_MAX = 0o177777
 _TARGET_BYTES_MAX = 4095
 
 
@@ -127,15 +131,44 @@ def path_to(tx: Transaction, ino: int) -> tuple[bytes, int]:
 
 def create(tx: Transaction, request: Create, now_ns: int) -> Attributes:
     """A new inode under a name; AlreadyExists where the name is taken."""
-    parent, folder, name = new_place(tx, request.base, request.names)
-    if tx.get(entry_key(parent, name)) is not None:
-        raise errors.AlreadyExists(f"{bytes_as_text(name)!r} exists")
+    if request.unnamed:
+        return _create_unnamed(tx, request, now_ns)
+    parent, folder, name = free_place(tx, request.base, request.names)
+    quota.check_inode(tx)
     ino = _unused_inode(tx, request.ino)
     inode = _new_inode(request, folder, now_ns)
     add_name(tx, parent, folder, name, ino, inode, now_ns)
-    records.add_usage(tx, 1, 0)
-    records.put_open(tx, ino, request.session, 0, request.opening)
+    _count_new(tx, ino, request)
     return attributes_of(ino, inode)
+
+
+def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Attributes:
+    """O_TMPFILE: a file that lives by its open row until `link` gives it a name. `names` lead to its folder."""
+    if not stat.S_ISREG(request.mode) or not (request.session and request.opening):
+        raise errors.InvalidArgument("without a name there are regular files alone, and only while they are open")
+    _, folder = at_place(tx, request.base, request.names)
+    if not folder.is_folder:
+        raise errors.NotADirectory("a file without a name is made in a folder, and this is none")
+    quota.check_inode(tx)
+    ino = _unused_inode(tx, request.ino)
+    inode = _new_inode(request, folder, now_ns)
+    inode.linkable = request.linkable
+    put_inode(tx, ino, inode)
+    _count_new(tx, ino, request)
+    return attributes_of(ino, inode)
+
+
+def _count_new(tx: Transaction, ino: int, request: Create) -> None:
+    records.add_usage(tx, 1, 0, 0)
+    records.put_open(tx, ino, request.session, 0, request.opening)
+
+
+def free_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inode, bytes]:
+    """As `new_place`; AlreadyExists where the name is taken."""
+    parent, folder, name = new_place(tx, base, names)
+    if tx.get(entry_key(parent, name)) is not None:
+        raise errors.AlreadyExists(f"{bytes_as_text(name)!r} exists")
+    return parent, folder, name
 
 
 def new_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inode, bytes]:
@@ -158,10 +191,10 @@ def _unused_inode(tx: Transaction, ino: int) -> int:
 
 
 def _new_inode(request: Create, folder: Inode, now_ns: int) -> Inode:
-    kind = stat.S_IFMT(_possible_mode(request.mode))
-    if kind not in _TYPES or len(request.target) > _TARGET_BYTES_MAX or bool(request.target) != (kind == stat.S_IFLNK):
-        raise errors.InvalidArgument("not a type of file, or a symlink's target that is empty, too long or misplaced")
-    check_owner(uid=request.uid, gid=request.gid)
+    kind = modes.kind_of(request.mode)
+    if len(request.target) > _TARGET_BYTES_MAX or bool(request.target) != (kind == stat.S_IFLNK):
+        raise errors.InvalidArgument("a symlink's target is empty, too long or misplaced")
+    modes.check_owner(uid=request.uid, gid=request.gid, rdev=request.rdev)
     if request.token < 0:
         raise errors.InvalidArgument("a token is not negative")
     mode, gid = request.mode, request.gid
@@ -179,22 +212,24 @@ def _new_inode(request: Create, folder: Inode, now_ns: int) -> Inode:
         ctime_ns=now_ns,
         atime_ns=time_ns,
         target=request.target,
-        rdev=request.rdev,
+        rdev=request.rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
         fence=request.token,
     )
 
 
-def check_owner(**numbers: int | None) -> None:
-    """uid and gid as the kernel has them: 32 bits."""
-    for name, number in numbers.items():
-        if number is not None and not 0 <= number < 1 << 32:
-            raise errors.InvalidArgument(f"{number} cannot be a {name}")
-
-
-def _possible_mode(mode: int) -> int:
-    if not 0 <= mode <= _MODE_MAX:
-        raise errors.InvalidArgument(f"{mode} cannot be a mode")
-    return mode
+def link(tx: Transaction, request: Link, now_ns: int) -> Attributes:
+    """One more name for an inode."""
+    ino, inode = at_place(tx, request.base, request.names)
+    parent, folder, name = free_place(tx, request.new_base, request.new_names)
+    if inode.is_folder:
+        raise errors.NotPermitted("a folder has one name")
+    if not inode.nlink and not inode.linkable:
+        raise errors.NotFound("the file has lost its last name, and gets no other")
+    if inode.nlink >= LINKS_MAX:
+        raise errors.TooManyLinks(f"the file has {inode.nlink} names already")
+    inode.linkable = False
+    add_name(tx, parent, folder, name, ino, inode, now_ns)
+    return attributes_of(ino, inode)
 
 
 def add_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, inode: Inode, now_ns: int) -> None:
@@ -247,19 +282,28 @@ def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
     """Delete an inode that has neither a name nor an open row."""
     if inode.nlink > (1 if inode.is_folder else 0) or tx.range(*records.within(b"o" + records.number(ino)), 1):
         return
-    tx.delete(records.inode_key(ino))
-    records.add_usage(tx, -1, -inode.size if inode.is_file else 0)
+    records.delete_inode(tx, ino, inode)
+    records.add_usage(tx, -1, -inode.size if inode.is_file else 0, -inode.allocated_bytes)
 
 
 def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
+    modes.check_owner(uid=request.uid, gid=request.gid)
+    if request.uid is not None or request.gid is not None:
+        _change_owner(tx, ino, inode, request)
     if request.mode is not None:
-        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(_possible_mode(request.mode))
-    check_owner(uid=request.uid, gid=request.gid)
-    inode.uid = inode.uid if request.uid is None else request.uid
-    inode.gid = inode.gid if request.gid is None else request.gid
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(modes.possible_mode(request.mode))
     inode.mtime_ns = inode.mtime_ns if request.mtime_ns is None else request.mtime_ns
     inode.atime_ns = inode.atime_ns if request.atime_ns is None else request.atime_ns
     inode.ctime_ns = now_ns
     put_inode(tx, ino, inode)
     return attributes_of(ino, inode)
+
+
+def _change_owner(tx: Transaction, ino: int, inode: Inode, request: SetAttributes) -> None:
+    """A program that had rights of its own under the former owner has none under the next one."""
+    inode.uid = inode.uid if request.uid is None else request.uid
+    inode.gid = inode.gid if request.gid is None else request.gid
+    if not inode.is_folder:
+        inode.mode = without_set_ids(inode.mode)
+        records.delete_xattr(tx, ino, inode, XATTR_CAPABILITY)

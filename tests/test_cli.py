@@ -16,8 +16,8 @@ from dfs_command import RUN_S, Dfs, environment, running, write_files
 
 from dfsfuse.messages import text_as_bytes
 
-COMMANDS = ["cat", "put", "get", "write", "ls", "mkdir", "mv", "rm", "stat", "where", "mappings", "locks", "status",
-            "shell", "cluster"]  # fmt: skip
+COMMANDS = ["cat", "put", "get", "write", "ls", "mkdir", "mv", "rm", "stat", "where", "mappings", "locks", "quota",
+            "status", "shell", "cluster"]  # fmt: skip
 ODD = b"\xff odd \n\x1b[31m \xc3\xa9"
 
 
@@ -59,7 +59,8 @@ def test_help_is_fast():
     "arguments",
     ["", "what", "cat", "put x", "get x", "mv x", "rm", "write", "write a b", "stat", "where", "mappings --csv --json",
      "cluster", "cluster what", "--cluster localhost:1 cluster stop", "--timeout soon ls", "--lock-wait -1 ls",
-     "locks x", "ls --what"],
+     "locks x", "ls --what", "quota 5", "quota --bytes 0", "quota --bytes x", "quota --inodes -1",
+     "quota --bytes 9999T9", "quota --bytes 9999999999T"],
 )  # fmt: skip
 def test_misuse(arguments, tmp_path):
     """Goal: exit status 2 and a usage line, before anything is started."""

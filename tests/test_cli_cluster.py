@@ -44,6 +44,32 @@ def status(dfs: Dfs) -> dict:
     return json.loads(outcome.stdout)
 
 
+# -- quota
+
+
+def test_quota_is_shown_set_and_kept(dfs):
+    """Goal: limits for people and programs; a write beyond them fails with a line that says what to do, and is kept
+    until there is room, as any that cannot be sent; `none` takes a limit away."""
+    before = dfs.json("quota")
+    assert (before["bytes_max"], before["inodes_max"]) == (None, None)
+    dfs("write", "/limited", given=b"x" * 1000)
+    set_to = dfs.json("quota", "--bytes", before["used_bytes"] + 3000, "--inodes", "1K")
+    assert set_to == {**before, "used_bytes": before["used_bytes"] + 1000, "used_inodes": before["used_inodes"] + 1,
+                      "bytes_max": before["used_bytes"] + 3000, "inodes_max": 1024}  # fmt: skip
+    outcome = dfs.run("write", "/limited", given=b"x" * 5000)
+    assert outcome.returncode == 1
+    assert b"quota" in outcome.stderr
+    assert dfs.json("stat", "/limited")["size"] == 1000
+    assert [line.split()[0] for line in dfs("quota").decode().splitlines()[1:]] == ["bytes", "inodes"]
+    dfs("quota", "--inodes", set_to["used_inodes"])
+    assert b"quota" in dfs.run("mkdir", "/one-more").stderr
+    cleared = dfs.json("quota", "--bytes", "none", "--inodes", "none")
+    assert (cleared["bytes_max"], cleared["inodes_max"]) == (None, None)
+    dfs("mkdir", "/one-more")
+    assert dfs("cat", "/limited") == b"x" * 5000, "what was kept is sent once there is room"
+    dfs("rm", "-r", "/limited", "/one-more")
+
+
 # -- locks
 
 

@@ -1,6 +1,7 @@
 """Versions of content at the directory: open, fence, commit, receipts, segments, and where the copies are."""
 
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,43 @@ def test_numbers_that_are_none(volume: Volume, number: int) -> None:
         volume.core.mappings(messages.ListMappings(max(number, 2**64 - 1)), 0.0)
 
 
+DAY_NS = 24 * 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "atime_ns", "read_ns", "moves"),
+    [
+        (10, 5, 2_000_000_000_000, True),
+        (10**16, 10**16, 10**16 + 1, True),
+        (10, 10**16, 10**16 + 1, False),
+        (10, 10**16, 10**16 + DAY_NS - 1, False),
+        (10, 10**16, 10**16 + DAY_NS, True),
+        (10, 10**16, 10**16 - 1, False),
+        (10, 5, 0, False),
+    ],
+)
+def test_reading_moves_atime_as_with_relatime(
+    volume: Volume, mtime_ns: int, atime_ns: int, read_ns: int, moves: bool
+) -> None:
+    """Goal: after a change and once a day, and only by an open that says when it reads; no other time moves."""
+    ino = volume.make("f").ino
+    before = volume.set("f", mtime_ns=mtime_ns, atime_ns=atime_ns)
+    after = volume.open(ino, volume.begin(), opening=1, atime_ns=read_ns).attributes
+    assert after == volume.at("f")
+    assert after.atime_ns == (read_ns if moves else atime_ns)
+    assert (after.mtime_ns, after.ctime_ns, after.version) == (before.mtime_ns, before.ctime_ns, before.version)
+
+
+def test_reading_does_not_undo_the_fence(volume: Volume) -> None:
+    """Goal: an open for reading and an open for writing keep to their own: the fence stays, and so does atime."""
+    ino = volume.make("f").ino
+    volume.open(ino, token=9)
+    assert volume.open(ino, atime_ns=10**18).attributes.atime_ns == 10**18
+    assert volume.open(ino, token=10).attributes.atime_ns == 10**18
+    with refused(volume, errors.LockLost):
+        volume.open(ino, token=9)
+
+
 # -- open rows
 
 
@@ -200,6 +238,34 @@ def test_commit_leaves_times_that_were_set_after_the_write(volume: Volume) -> No
     ino = volume.make("f").ino
     volume.set("f", mtime_ns=42)
     assert volume.commit(ino, b"one", mtime_ns=None).mtime_ns == 42
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"), [(0o6755, 0o755), (0o4700, 0o700), (0o2745, 0o2745), (0o2710, 0o710), (0o755, 0o755)]
+)
+def test_what_strangers_have_written_gets_no_rights(volume: Volume, mode: int, left: int) -> None:
+    """Goal: a commit takes set-id bits away where it says so, as write(2) does, and only there; set-group-id without
+    group execution stays. The same for the file's capability."""
+    ino = volume.make("f", stat.S_IFREG | mode).ino
+    volume.change(messages.SetXattr(base=ino, name=b"security.capability", value=b"\1\0\0\2"))
+    assert stat.S_IMODE(volume.commit(ino, b"by its owner").mode) == mode
+    assert volume.ask(messages.ListXattrs(ino)).names == [b"security.capability"]
+    assert stat.S_IMODE(volume.commit(ino, b"by another", clears_set_ids=True).mode) == left
+    assert volume.at("f").has_xattrs
+    after = volume.commit(ino, b"by anybody", clears_capability=True)
+    assert not after.has_xattrs
+    assert volume.at("f") == after
+
+
+def test_a_refused_commit_takes_no_rights(volume: Volume) -> None:
+    """Goal: nothing of it is done, and a repeated one does not take again what was given since."""
+    ino = volume.make("f", stat.S_IFREG | 0o4755).ino
+    with refused(volume, errors.VersionConflict):
+        volume.commit(ino, b"late", base_version=3, clears_set_ids=True)
+    request = volume.commit_request(ino, b"one", clears_set_ids=True)
+    volume.core.commit(request, volume.tick(), volume.now_s)
+    volume.set("f", mode=0o4755)
+    assert stat.S_IMODE(volume.core.commit(request, volume.tick(), volume.now_s).mode) == 0o4755
 
 
 @pytest.mark.parametrize(("version", "right_id"), [(0, False), (2, True), (1, False), (-1, False)])

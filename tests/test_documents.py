@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import re
-import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 import requests
 from support import ROOT, error, wait_until
+from test_mounted_posix import ACL
 
 import mount
 from dfsfuse import cli, errors
@@ -160,8 +160,13 @@ def test_every_test_that_is_named_exists(document: Path):
 def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     """First cell of the table in SEMANTICS.md -> calls that must end with the errno in its second cell."""
     file, other, libc = mount / "file", mount / "other", ctypes.CDLL(None, use_errno=True)
+    folder, device = mount / "folder", mount / "device"
     fd, flock = os.open(file, os.O_RDWR | os.O_CREAT), struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
     other.touch()
+    folder.mkdir()
+    os.mknod(device, 0o020666, os.makedev(1, 3))
+    for name in ("user.a", "user.b"):
+        os.setxattr(other, name, bytes((64 << 10) - 6))
 
     def call(function: str, *arguments: object) -> None:
         if getattr(libc, function)(*arguments):
@@ -174,18 +179,15 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
         (mount / ("n" * 256)).touch()
 
     return {
-        "link (hard links)": [lambda: os.link(file, mount / "link")],
-        "mknod of a FIFO, socket or device; bind of a UNIX socket": [
-            lambda: os.mkfifo(mount / "fifo"),
-            lambda: os.mknod(mount / "null", 0o020666, os.makedev(1, 3)),
-            lambda: socket.socket(socket.AF_UNIX).bind(str(mount / "socket")),
+        "link to a folder": [lambda: os.link(folder, mount / "link")],
+        "opening a device node (the nodes themselves are kept)": [lambda: os.open(device, os.O_RDONLY)],
+        "setxattr and getxattr outside `user.`, `trusted.` and `security.`, so POSIX ACLs too": [
+            lambda: os.setxattr(file, "foreign.a", b"1"),
+            lambda: os.setxattr(file, "system.posix_acl_access", ACL),
+            *(lambda name=name: os.getxattr(file, name) for name in ("foreign.a", "system.posix_acl_access")),
         ],
-        "setxattr, getxattr, listxattr, removexattr": [
-            lambda: os.setxattr(file, "user.a", b"1"),
-            lambda: os.getxattr(file, "user.a"),
-            lambda: os.listxattr(file),
-            lambda: os.removexattr(file, "user.a"),
-        ],
+        "setxattr of a value beyond 64 KiB": [lambda: os.setxattr(file, "user.a", bytes((64 << 10) + 1))],
+        "setxattr beyond 128 KiB of all attributes of one file": [lambda: os.setxattr(other, "user.c", b"1")],
         "flock, fcntl locks (F_SETLK, F_SETLKW, F_GETLK, open-file-description locks)": [
             lambda: fcntl.flock(fd, fcntl.LOCK_EX),
             *(lambda how=how: fcntl.fcntl(fd, how, flock) for how in (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK)),
@@ -218,7 +220,7 @@ def test_what_is_refused_is_refused(mount: Path):
         for attempt in tries:
             with error(getattr(errno, told[what])):
                 attempt()
-    assert sorted(os.listdir(mount)) == ["file", "other"]
+    assert sorted(os.listdir(mount)) == ["device", "file", "folder", "other"]
 
 
 @pytest.mark.mounted

@@ -1,6 +1,5 @@
 """What every file system call does, on one real mount."""
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -489,15 +488,3 @@ def test_locks_between_programs_are_refused(mount: Path):
         request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         with error(errno.ENOLCK):
             fcntl.fcntl(handle, fcntl.F_SETLK, request)
-
-
-def test_what_is_not_offered_yet_says_so(mount: Path):
-    """Goal: hard links, special files and extended attributes are refused with an errno that programs understand."""
-    (mount / "file").touch()
-    with contextlib.suppress(FileExistsError), pytest.raises(OSError) as refused:  # noqa: PT011
-        os.link(mount / "file", mount / "link")
-    assert refused.value.errno in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-    with pytest.raises(OSError) as refused:  # noqa: PT011
-        os.setxattr(mount / "file", "user.name", b"value")
-    assert refused.value.errno in (errno.EOPNOTSUPP, errno.ENOSYS)
-    assert sorted(os.listdir(mount)) == ["file"]

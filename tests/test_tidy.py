@@ -107,8 +107,9 @@ def test_drivers_reach_the_file_system_alone(name: str) -> None:
 
 
 CORES = [
-    "servers.tree", "servers.rename", "servers.content", "servers.sessions", "servers.records", "servers.directory",
-    "servers.locks", "servers.claims", "dfsfuse.chunks", "dfsfuse.errors",
+    "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
+    "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
+    "dfsfuse.chunks", "dfsfuse.errors",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
 

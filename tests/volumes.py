@@ -70,6 +70,21 @@ class Volume:
     def make(self, path: str, mode: int = FILE, **more: Any) -> Attributes:
         return self.change(messages.Create(names=names(path), ino=more.pop("ino", 0), mode=mode, **more))
 
+    def link(self, old: str | int, new: str) -> Attributes:
+        """Another name for what has a path, or an inode number."""
+        base, below = (old, []) if isinstance(old, int) else (messages.ROOT_INO, names(old))
+        return self.change(messages.Link(base=base, names=below, new_names=names(new)))
+
+    def make_unnamed(self, session: int, folder: str = "", sequence: int = 1, **more: Any) -> Attributes:
+        """A file without a name, open in `session`."""
+        once = {"session": session, "slot": 99, "sequence": sequence, "opening": more.pop("opening", 1)}
+        request = messages.Create(names=names(folder), ino=0, mode=more.pop("mode", FILE), unnamed=True, **once, **more)
+        return self.change(request)
+
+    def close(self, session: int, ino: int, version: int = 0, opening: int = 1) -> None:
+        closed = [messages.Closed(ino, version, opening)]
+        self.core.renew(messages.Renew(session=session, closed=closed), self.now_s)
+
     def remove(self, path: str, folder: bool = False) -> None:
         self.change(messages.Remove(names=names(path), folder=folder))
 

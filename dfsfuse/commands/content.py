@@ -104,7 +104,7 @@ def open_to_write(files: FileSystem, names: Names, mode: int = 0o666, flags: int
     for _ in range(_ATTEMPTS_MAX):
         with contextlib.suppress(errors.NotFound):
             check_file(files.lookup(place))
-            return files.open(place, os.O_WRONLY | flags, pid)[0], False
+            return files.open(place, os.O_WRONLY | flags, pid, privileged=os.getuid() == 0)[0], False
         with contextlib.suppress(errors.AlreadyExists):
             kind_and_mode = stat.S_IFREG | mode & ~umask()
             return files.create(place, kind_and_mode, os.getuid(), os.getgid(), os.O_WRONLY, pid)[0], True

@@ -93,8 +93,8 @@ def as_json(attributes: Attributes) -> dict[str, object]:
     a = attributes
     found: dict[str, object] = {
         "type": type_of(a), "inode": a.ino, "mode": f"{stat.S_IMODE(a.mode):04o}", "nlink": a.nlink, "uid": a.uid,
-        "gid": a.gid, "size": a.size, "version": a.version, "commit_id": a.commit_id.hex(), "mtime_ns": a.mtime_ns,
-        "ctime_ns": a.ctime_ns, "atime_ns": a.atime_ns,
+        "gid": a.gid, "size": a.size, "allocated_bytes": a.allocated_bytes, "version": a.version,
+        "commit_id": a.commit_id.hex(), "mtime_ns": a.mtime_ns, "ctime_ns": a.ctime_ns, "atime_ns": a.atime_ns,
     }  # fmt: skip
     if stat.S_ISLNK(a.mode):
         found["target"] = bytes_as_text(a.target)
@@ -124,6 +124,8 @@ def _stat_rows(names: Names, a: Attributes) -> Iterator[list[str]]:
     yield ["owner", f"{_user(a.uid)} ({a.uid})"]
     yield ["group", f"{_group(a.gid)} ({a.gid})"]
     yield ["size", f"{a.size} bytes"]
+    if stat.S_ISREG(a.mode):
+        yield ["stored", f"{a.allocated_bytes} bytes"]
     yield ["version", str(a.version)]
     yield ["commit id", a.commit_id.hex() or "-"]
     for title, time_ns in (("modified", a.mtime_ns), ("changed", a.ctime_ns), ("accessed", a.atime_ns)):

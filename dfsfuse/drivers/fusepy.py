@@ -35,6 +35,8 @@ KERNEL_HOLD_S = 0.25
 REQUEST_BYTES = 1 << 20
 _NANO = 10**9
 _RENAME_EXCHANGE = 2
+_ROOT_UID = 0
+"""Has the capabilities that let set-id bits stay at a write, and trusted attributes be listed."""
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _WANT_NOT = (1 << 11) | (1 << 12)
 """FUSE_CAP_HANDLE_KILLPRIV: the kernel clears set-uid bits itself. FUSE_CAP_AUTO_INVAL_DATA: would drop the pages at
@@ -138,6 +140,15 @@ class Driver(mfusepy.Operations):
         uid, gid, _ = mfusepy.fuse_get_context()
         self._fs.make(place_of(path), 0o120777, uid, gid, target=os.fsencode(target))
 
+    def mknod(self, path: str, mode: int, device: int) -> None:
+        uid, gid, _ = mfusepy.fuse_get_context()
+        self._fs.make(place_of(path), mode, uid, gid, rdev=device)
+
+    def link(self, new: str, old: str) -> None:
+        self._fs.link(self._place(old), place_of(new))
+        self._nodes.removed(new)
+        self._look_again(old)
+
     def unlink(self, path: str) -> None:
         self._fs.remove(place_of(path), folder=False)
         self._nodes.removed(path)
@@ -149,22 +160,37 @@ class Driver(mfusepy.Operations):
         self._fs.rename(place_of(old), place_of(new), flags)
         self._nodes.renamed(old, new, bool(flags & _RENAME_EXCHANGE))
 
-    def chmod(self, path: str, mode: int) -> None:
-        self._fs.set_attributes(self._place(path), mode=mode)
+    def chmod(self, path: str | None, mode: int, fi=None) -> None:
+        self._fs.set_attributes(self._place(path, fi), mode=mode)
 
-    def chown(self, path: str, uid: int, gid: int) -> None:
+    def chown(self, path: str | None, uid: int, gid: int, fi=None) -> None:
         none = 0xFFFFFFFF
         changed = {"uid": None if uid & none == none else uid, "gid": None if gid & none == none else gid}
-        self._fs.set_attributes(self._place(path), **changed)
+        self._fs.set_attributes(self._place(path, fi), **changed)
 
-    def utimens(self, path: str, times: tuple[int | None, int | None]) -> None:
-        self._fs.set_attributes(self._place(path), atime_ns=times[0], mtime_ns=times[1])
+    def utimens(self, path: str | None, times: tuple[int | None, int | None], fi=None) -> None:
+        self._fs.set_attributes(self._place(path, fi), atime_ns=times[0], mtime_ns=times[1])
 
-    def _place(self, path: str | None) -> Place:
-        """libfuse passes no path for an unlinked file that is still open, and no handle either."""
-        if path is None:
+    def getxattr(self, path: str | None, name: bytes) -> bytes:
+        return self._fs.getxattr(self._place(path), name)
+
+    def setxattr(self, path: str | None, name: bytes, value: bytes, flags: int) -> None:
+        self._fs.setxattr(self._place(path), name, value, flags)
+
+    def listxattr(self, path: str | None) -> bytes:
+        privileged = mfusepy.fuse_get_context()[0] == _ROOT_UID
+        return b"".join(name + b"\0" for name in self._fs.listxattr(self._place(path), privileged))
+
+    def removexattr(self, path: str | None, name: bytes) -> None:
+        self._fs.removexattr(self._place(path), name)
+
+    def _place(self, path: str | None, fi=None) -> Place:
+        """libfuse passes no path where it passes a handle, which it seldom does, and none for an unlinked file."""
+        if path is not None:
+            return place_of(path)
+        if fi is None:
             raise mfusepy.FuseOSError(errno.ESTALE)
-        return place_of(path)
+        return self._handle(fi).content.ino, ()
 
     # -- files
 
@@ -172,8 +198,9 @@ class Driver(mfusepy.Operations):
         """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
         kernel look it up and open it, which waits outside that lock."""
         uid, gid, pid = mfusepy.fuse_get_context()
+        place, mode = place_of(path), 0o100000 | mode & 0o7777
         try:
-            handle, attributes = self._fs.create(place_of(path), 0o100000 | mode & 0o7777, uid, gid, fi.flags, pid)
+            handle, attributes = self._fs.create(place, mode, uid, gid, fi.flags, pid, uid == _ROOT_UID)
         except AlreadyExists:
             raise mfusepy.FuseOSError(errno.EEXIST if fi.flags & os.O_EXCL else errno.ESTALE) from None
         self._nodes.removed(path)
@@ -181,8 +208,8 @@ class Driver(mfusepy.Operations):
         return 0
 
     def open(self, path: str, fi) -> int:
-        pid = mfusepy.fuse_get_context()[2]
-        handle, attributes = self._fs.open(place_of(path), fi.flags, pid, interrupted)
+        uid, _, pid = mfusepy.fuse_get_context()
+        handle, attributes = self._fs.open(place_of(path), fi.flags, pid, interrupted, uid == _ROOT_UID)
         self._opened(path, handle, attributes, fi)
         return 0
 
@@ -191,7 +218,11 @@ class Driver(mfusepy.Operations):
         fi.fh = self._number(_Open(handle, node, direct))
         fi.keep_cache, fi.direct_io, fi.noflush = keep, direct, not handle.writable
         if look_again:
-            _libfuse.fuse_invalidate_path(_libfuse.fuse_get_context().contents.fuse, os.fsencode(path))
+            self._look_again(path)
+
+    def _look_again(self, path: str) -> None:
+        """The kernel's attributes and pages of a path are not right any more."""
+        _libfuse.fuse_invalidate_path(_libfuse.fuse_get_context().contents.fuse, os.fsencode(path))
 
     def _handle(self, fi) -> Handle:
         return self._handles[fi.fh].handle
@@ -216,7 +247,8 @@ class Driver(mfusepy.Operations):
         if fi is not None:
             self._fs.files.resize(self._handle(fi), length)
             return
-        self._fs.truncate(self._place(path), length, mfusepy.fuse_get_context()[2], interrupted)
+        uid, _, pid = mfusepy.fuse_get_context()
+        self._fs.truncate(self._place(path), length, pid, interrupted, uid == _ROOT_UID)
 
     def flush(self, path: str | None, fi) -> None:
         self._fs.files.flush(self._handle(fi))
@@ -267,7 +299,7 @@ class _Fuse(mfusepy.FUSE):
         st = buf.contents
         st.st_ino, st.st_mode, st.st_nlink = attributes.ino, attributes.mode, attributes.nlink
         st.st_uid, st.st_gid, st.st_rdev, st.st_size = attributes.uid, attributes.gid, attributes.rdev, attributes.size
-        st.st_blksize, st.st_blocks = BLOCK_BYTES, -(-attributes.size // 512)
+        st.st_blksize, st.st_blocks = BLOCK_BYTES, -(-attributes.allocated_bytes // 512)
         _set_time(st.st_mtimespec, attributes.mtime_ns)
         _set_time(st.st_ctimespec, attributes.ctime_ns)
         _set_time(st.st_atimespec, attributes.atime_ns)
@@ -284,8 +316,26 @@ class _Fuse(mfusepy.FUSE):
     def copy_file_range(self, path_in, fi_in, offset_in, path_out, fi_out, offset_out, size, flags) -> int:
         return self.operations.copy_file_range(fi_in.contents)
 
+    def getxattr(self, path, name: bytes, buf, size: int, *more) -> int:
+        return _given(self.operations.getxattr(self._text(path), name), buf, size)
+
+    def listxattr(self, path, buf, size: int) -> int:
+        return _given(self.operations.listxattr(self._text(path)), buf, size)
+
+    def setxattr(self, path, name: bytes, value, size: int, flags: int, *more) -> int:
+        return self.operations.setxattr(self._text(path), name, ctypes.string_at(value, size), flags)
+
+    def removexattr(self, path, name: bytes) -> int:
+        return self.operations.removexattr(self._text(path), name)
+
     def truncate_fuse_3(self, path, length: int, fip) -> int:
         return self.operations.truncate(self._text(path), length, fip.contents if fip else None)
+
+    def chmod_fuse_3(self, path, mode: int, fip) -> int:
+        return self.operations.chmod(self._text(path), mode, fip.contents if fip else None)
+
+    def chown_fuse_3(self, path, uid: int, gid: int, fip) -> int:
+        return self.operations.chown(self._text(path), uid, gid, fip.contents if fip else None)
 
     def rename_fuse_3(self, old, new, flags: int) -> int:
         return self.operations.rename(self._text(old), self._text(new), flags)
@@ -294,12 +344,21 @@ class _Fuse(mfusepy.FUSE):
         return self.operations.flock(self._text(path), fip.contents, operation)
 
     def utimens_fuse_3(self, path, buf, fip) -> int:
-        if not buf:
-            return self.operations.utimens(self._text(path), (_now_ns(), _now_ns()))
-        return self.operations.utimens(self._text(path), (_time(buf.contents.actime), _time(buf.contents.modtime)))
+        times = (_time(buf.contents.actime), _time(buf.contents.modtime)) if buf else (_now_ns(), _now_ns())
+        return self.operations.utimens(self._text(path), times, fip.contents if fip else None)
 
     def _text(self, path: bytes | None) -> str | None:
         return None if path is None else path.decode(self.encoding, self.errors)
+
+
+def _given(value: bytes, buf, size: int) -> int:
+    """The value's length, which is all that is asked for with a size of 0."""
+    if not size:
+        return len(value)
+    if len(value) > size:
+        return -errno.ERANGE
+    ctypes.memmove(buf, value, len(value))
+    return len(value)
 
 
 def _set_time(spec, time_ns: int) -> None:

@@ -2,7 +2,8 @@
 must be told to look again.
 
 The kernel has one node for a path, with one page cache. Its pages are those of one content; they may be kept over opens
-while that content changes by writes through this node alone. While a program has an older content open, a newer one is
+while that content changes by writes through this node alone: never where the file has several names, and so several
+nodes. While a program has an older content open, a newer one is
 opened with direct I/O, past the pages, and the node goes on reporting the older one's size: two versions never mix.
 
 One content may come through several nodes, as other clients rename files. What is written through one of them is not
@@ -99,9 +100,13 @@ class KernelNodes:
             alone = self._open_through(node, content)
             if node.users and node.content is not content:
                 return node, False, True, False
+            several = attributes.nlink > 1
+            if several:
+                content.read_elsewhere()
             pages = (content.row, content.lineage)
             keep = node.pages == pages
-            node.users, node.content, node.pages = node.users + 1, content, pages if alone else None
+            kept = pages if alone and not several else None
+            node.users, node.content, node.pages = node.users + 1, content, kept
             self._forget_closed()
             return node, keep, False, self._knows_other(path, node, attributes)
 

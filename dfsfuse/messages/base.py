@@ -5,12 +5,20 @@ import msgspec
 ROOT_INO = 1
 NAME_BYTES_MAX = 255
 LIST_PAGE_MAX = 1000
+LINKS_MAX = 65_000
 BODY_BYTES_MAX = 8 << 20
 COMMIT_ID_BYTES = 16
 SEGMENT_ENTRIES = 1024
 INLINE_ENTRIES = 16
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 << 10
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_CAPABILITY = b"security.capability"
+"""The extended attribute that lets a program run with more rights than its user has."""
 
 
 class Message(msgspec.Struct, omit_defaults=True, gc=False):

@@ -111,7 +111,7 @@ class Renew(Message, kw_only=True):
 
 class Renewed(Message, kw_only=True):
     """`revived`: the lease had ended meanwhile. `rows_kept`: the directory could not write, so what was closed is to be
-    told again. Space is of the volume, all copies of a byte counted as one."""
+    told again. Space is of the volume, all copies of a byte counted as one, and within its quota."""
 
     cluster: Cluster
     revived: bool = False
@@ -119,6 +119,23 @@ class Renewed(Message, kw_only=True):
     total_bytes: int = 0
     free_bytes: int = 0
     inodes: int = 0
+    inodes_free: int = 0
+
+
+class Quota(Message, kw_only=True):
+    """Limit what the volume may hold; None leaves a limit as it is, 0 is no limit."""
+
+    bytes_max: int | None = None
+    inodes_max: int | None = None
+
+
+class QuotaReply(Message, kw_only=True):
+    """The limits (0: none), and what is used: bytes that files have stored, holes not counted."""
+
+    bytes_max: int
+    inodes_max: int
+    used_bytes: int
+    used_inodes: int
 
 
 class End(Message):

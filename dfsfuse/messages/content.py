@@ -43,6 +43,7 @@ class Open(Message, kw_only=True):
 
     With `token` the file is opened for writing: its fence is raised, and `ino` must be what the lock was taken for.
     `opening` numbers the opens of a session; an open row lasts until Closed with that number or a later one.
+    `atime_ns`, if not 0, is when the file is read: it becomes its atime where relatime has it so.
     """
 
     session: int
@@ -53,6 +54,7 @@ class Open(Message, kw_only=True):
     token: int = 0
     have_version: int = 0
     have_commit_id: bytes = b""
+    atime_ns: int = 0
 
 
 class Opened(Message, kw_only=True):
@@ -90,7 +92,9 @@ class Commit(Change, kw_only=True):
 
     `receipts` covers each chunk of `manifest.entries` that the base manifest does not have; those of segments came with
     PutSegments. `durable`: answer when it is on disk.
-    `mtime_ns` is None where the content's times were set after the last write.
+    `mtime_ns` is None where the content's times were set after the last write. `clears_set_ids`: a program without the
+    right to keep set-id bits has written since the mode was set. `clears_capability`: something was written since
+    security.capability was set.
     """
 
     ino: int
@@ -104,6 +108,8 @@ class Commit(Change, kw_only=True):
     receipts: list[ChunkReceipts] = []
     durable: bool = False
     opening: int = 0
+    clears_set_ids: bool = False
+    clears_capability: bool = False
 
 
 class Whereabouts(Message, kw_only=True):

@@ -1,10 +1,13 @@
 """Messages about names, folders and attributes."""
 
+import stat
+
 from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
 
 
 class Attributes(Message, kw_only=True):
-    """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too."""
+    """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too.
+    `has_xattrs`: it has extended attributes. `allocated_bytes`: what of a file's content is no hole."""
 
     ino: int
     mode: int
@@ -19,6 +22,8 @@ class Attributes(Message, kw_only=True):
     commit_id: bytes = b""
     target: bytes = b""
     rdev: int = 0
+    has_xattrs: bool = False
+    allocated_bytes: int = 0
 
 
 class FolderEntry(Message):
@@ -56,6 +61,9 @@ class Create(Change, kw_only=True):
     """A new inode and its name. `mode` carries the type; the inode number comes from the session's range.
 
     With `token` (a file's write lock) and `opening` the file is opened for writing by the same transaction.
+
+    `unnamed`: a file without a name (O_TMPFILE), which needs `session` and `opening`; `names` lead to the folder that
+    it is made in. A `linkable` one may be given a name by Link.
     """
 
     base: int = ROOT_INO
@@ -69,6 +77,17 @@ class Create(Change, kw_only=True):
     rdev: int = 0
     token: int = 0
     opening: int = 0
+    unnamed: bool = False
+    linkable: bool = True
+
+
+class Link(Change, kw_only=True):
+    """One more name, at the new place, for what is at the old one; folders have one name alone."""
+
+    base: int = ROOT_INO
+    names: list[bytes] = []
+    new_base: int = ROOT_INO
+    new_names: list[bytes]
 
 
 class Remove(Change, kw_only=True):
@@ -90,7 +109,7 @@ class Rename(Change, kw_only=True):
 
 
 class SetAttributes(Change, kw_only=True):
-    """Change what is not None. `mode` carries permission bits alone."""
+    """Change what is not None. `mode` carries permission bits alone; a new owner gets no set-id bits but by `mode`."""
 
     base: int = ROOT_INO
     names: list[bytes] = []
@@ -99,3 +118,11 @@ class SetAttributes(Change, kw_only=True):
     gid: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
+
+
+def without_set_ids(mode: int) -> int:
+    """A mode after a change of owner or content: set-user-id goes, and set-group-id where the group may execute.
+
+    Without group execution the bit is no right but a mark for mandatory locks, which Linux leaves too."""
+    gone = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return mode & ~gone

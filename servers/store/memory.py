@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from heapq import merge
 
 from servers.store import Result, Transaction
 
@@ -18,15 +19,16 @@ class MemoryTransaction:
 
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         keys = self._store.keys
-        stored = keys[bisect_left(keys, start) : bisect_left(keys, end)]
-        changed = {key for key in self.changes if start <= key < end}
+        stored = (keys[index] for index in range(bisect_left(keys, start), bisect_left(keys, end)))
+        changed = sorted(key for key in self.changes if start <= key < end)
         found: list[tuple[bytes, bytes]] = []
-        for key in sorted(changed.union(stored)) if changed else stored:
-            if len(found) >= limit:
-                break
+        for key in merge(stored, changed) if limit > 0 else ():
             value = self.get(key)
-            if value is not None:
-                found.append((key, value))
+            if value is None or (found and found[-1][0] == key):
+                continue
+            found.append((key, value))
+            if len(found) == limit:
+                break
         return found
 
     def put(self, key: bytes, value: bytes) -> None:

@@ -1,0 +1,71 @@
+"""Extended attributes, as getxattr(2), setxattr(2), listxattr(2) and removexattr(2) have them.
+
+Whether an inode has any is known with its attributes: where it has none, which kernels ask for at every write and
+listing, nobody is asked.
+"""
+
+from collections.abc import Callable
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.messages import (
+    XATTR_CAPABILITY,
+    XATTR_NAMESPACES,
+    Attributes,
+    GetXattr,
+    ListXattrs,
+    RemoveXattr,
+    SetXattr,
+    Xattr,
+    XattrNames,
+    bytes_as_text,
+)
+from dfsfuse.openfiles import OpenFiles
+from dfsfuse.session import Session
+
+
+class Xattrs:
+    """`lookup` gives the attributes of what is at a place."""
+
+    def __init__(
+        self, session: Session, attributes: AttributeTable, files: OpenFiles, lookup: Callable[[Place], Attributes]
+    ):
+        self._session, self._attributes, self._files, self._lookup = session, attributes, files, lookup
+
+    def get(self, place: Place, name: bytes) -> bytes:
+        _check_namespace(name)
+        if not self._has_any(place):
+            raise errors.NoAttribute(f"no attribute {bytes_as_text(name)!r}")
+        reply: Xattr = self._session.query(GetXattr(base=place[0], names=list(place[1]), name=name), Xattr)
+        return reply.value
+
+    def _has_any(self, place: Place) -> bool:
+        known = self._attributes.get(place)
+        return (known or self._lookup(place)).has_xattrs
+
+    def names(self, place: Place, privileged: bool) -> list[bytes]:
+        if not self._has_any(place):
+            return []
+        reply: XattrNames = self._session.query(ListXattrs(place[0], list(place[1])), XattrNames)
+        return [name for name in reply.names if privileged or not name.startswith(b"trusted.")]
+
+    def set(self, place: Place, name: bytes, value: bytes, flags: int) -> None:
+        attributes = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
+        content = self._files.of_inode(attributes.ino)
+        if content is not None and name == XATTR_CAPABILITY:
+            content.capability_set()
+
+    def remove(self, place: Place, name: bytes) -> None:
+        self._change(RemoveXattr(base=place[0], names=list(place[1]), name=name))
+
+    def _change(self, request: SetXattr | RemoveXattr) -> Attributes:
+        _check_namespace(request.name)
+        attributes: Attributes = self._session.change(request, Attributes)
+        self._attributes.put_changed(attributes)
+        return attributes
+
+
+def _check_namespace(name: bytes) -> None:
+    """Kernels and `ls` ask for access control lists, in `system.`, again and again."""
+    if not name.startswith(XATTR_NAMESPACES):
+        raise errors.NotSupported(f"{bytes_as_text(name)!r} is in none of the namespaces user, trusted and security")

@@ -1,0 +1,183 @@
+"""A client's whole file system without a mount and without a network: every part but sockets is the real one.
+
+The session asks the directory's core directly, each message written and read on the way; locks are granted at once,
+with rising tokens; chunks are kept in a dictionary (clients.Servers). Several Machines of one Volume are several
+mounts.
+"""
+
+import itertools
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clients import Servers
+from volumes import Volume
+
+from dfsfuse import errors, messages
+from dfsfuse.attributes import HOLD_S, AttributeTable, Place
+from dfsfuse.cache import Cache
+from dfsfuse.commits import Committer
+from dfsfuse.copies import Copies
+from dfsfuse.filesystem import FileSystem, place_of
+from dfsfuse.locks import Lock, never
+from dfsfuse.messages import Attributes, Message, Renew, from_msgpack, to_msgpack
+from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.recovery import Recovery
+from dfsfuse.session import Identity
+from dfsfuse.unsent import Unsent
+
+_tokens = itertools.count(1)
+
+
+def carried(message: Message) -> Any:
+    """As it arrives on the other side."""
+    return from_msgpack(to_msgpack(message), type(message))
+
+
+class CoreSession:
+    """What the client's parts need of a session. `asked` counts requests by the names of their classes."""
+
+    def __init__(self, volume: Volume):
+        self._volume, self.id = volume, volume.begin()
+        self.identity = Identity("here", os.getpid(), "/mnt", "root")
+        self.asked: Counter[str] = Counter()
+        self._openings, self._slots = itertools.count(1), itertools.count(1)
+        self._closed: list[messages.Closed] = []
+        self._new_session: list[Callable[[], None]] = []
+        self.renew()
+
+    def query(self, request: Message, reply: type, interrupted: object = None, timeout_s: float | None = None) -> Any:
+        self.asked[type(request).__name__] += 1
+        core, request = self._volume.core, carried(request)
+        if isinstance(request, messages.Open):
+            return carried(core.open(request))
+        if isinstance(request, messages.PutSegments):
+            return carried(core.put_segments(request, self._volume.now_s))
+        return carried(self._volume.ask(request))
+
+    def change(self, request: messages.Change, reply: type) -> Any:
+        self.asked[type(request).__name__] += 1
+        request.session, request.slot, request.sequence = self.id, next(self._slots), 1
+        request = carried(request)
+        if isinstance(request, messages.Commit):
+            return carried(self._volume.core.commit(request, self._volume.tick(), self._volume.now_s))
+        return carried(self._volume.change(request))
+
+    def new_inode(self) -> int:
+        return self._volume.core.allocate(messages.AllocateInodes(self.id, 1)).first
+
+    def new_opening(self) -> int:
+        return next(self._openings)
+
+    def closed(self, ino: int, version: int, opening: int) -> None:
+        self._closed.append(messages.Closed(ino, version, opening))
+
+    def renew(self) -> None:
+        closed, self._closed = self._closed, []
+        self.space = self._volume.core.renew(Renew(session=self.id, closed=closed), self._volume.now_s)
+        self.cluster = self.space.cluster
+
+    def on_new_session(self, tell: Callable[[], None]) -> None:
+        self._new_session.append(tell)
+
+    def report_unsent(self, files: int) -> None: ...
+
+    def sync(self) -> None: ...
+
+
+class FreeLocks:
+    """Every lock is free, or shared by those who have it on this client."""
+
+    def __init__(self, session: CoreSession):
+        self._session = session
+        self._held: dict[int, Lock] = {}
+
+    def acquire(self, ino: int, path: bytes, pid: int, wait: bool = True, interrupted: object = never) -> Lock:
+        if ino in self._held:
+            self._held[ino].pids.append(pid)
+        return self._held.setdefault(ino, Lock(ino, next(_tokens), 1e12, pid, path))
+
+    def reserve(self, path: bytes, pid: int) -> Lock:
+        return self.acquire(self._session.new_inode(), path, pid)
+
+    def release(self, lock: Lock, pid: int) -> None:
+        lock.pids.remove(pid)
+        if not lock.pids:
+            self._held.pop(lock.ino, None)
+
+
+class Machine:
+    """One client, with a cache in `home`. Paths are text from the root of the volume."""
+
+    def __init__(self, volume: Volume, servers: Servers, home: Path, hold_s: float = HOLD_S):
+        self.volume, self.servers, self.home, self._hold_s = volume, servers, home, hold_s
+        self.start()
+
+    def start(self) -> None:
+        self.session = CoreSession(self.volume)
+        self.cache = Cache(self.home, 1 << 40)
+        locks, table = FreeLocks(self.session), AttributeTable(self._hold_s)
+        committer = Committer(self.session, self.servers, self.cache)
+        copies = Copies(self.session, locks, self.cache, self.servers, committer)
+        self.unsent = Unsent(self.session, locks, self.cache, committer, copies)
+        files = OpenFiles(self.session, locks, table, self.cache, self.servers, committer, copies, self.unsent)
+        self.files = FileSystem(self.session, locks, table, files)
+        Recovery(self.session, self.cache, self.servers, self.unsent).run()
+        self.unsent.retry()
+
+    def kill(self) -> None:
+        """Another client takes the folder, and nothing was closed; the directory ends the dead session."""
+        self.volume.core.end(messages.End(self.session.id))
+        self.start()
+
+    # -- short ways
+
+    def make(self, path: str, mode: int = stat.S_IFDIR | 0o755, **more: Any) -> Attributes:
+        return self.files.make(place_of(path), mode, more.pop("uid", 0), more.pop("gid", 0), **more)
+
+    def create(self, path: str, mode: int = 0o644, flags: int = os.O_RDWR, **more: Any) -> Handle:
+        place, uid = place_of(path), more.pop("uid", 0)
+        return self.files.create(place, stat.S_IFREG | mode, uid, uid, flags, os.getpid(), **more)[0]
+
+    def create_unnamed(self, folder: str = "/", flags: int = os.O_RDWR, **more: Any) -> Handle:
+        return self.files.create_unnamed(place_of(folder), stat.S_IFREG | 0o600, 0, 0, flags, os.getpid(), **more)[0]
+
+    def open(self, path: str | Place, flags: int = os.O_RDONLY, **more: Any) -> Handle:
+        place = place_of(path) if isinstance(path, str) else path
+        return self.files.open(place, flags, os.getpid(), **more)[0]
+
+    def put(self, handle: Handle, data: bytes, offset: int = 0) -> None:
+        self.files.files.write(handle, data, offset)
+
+    def close(self, handle: Handle) -> None:
+        """As the kernel does it: FLUSH, RELEASE, and the renewal that follows tells the directory."""
+        try:
+            self.files.files.flush(handle)
+        finally:
+            self.files.files.release(handle)
+            self.session.renew()
+
+    def write(self, path: str, data: bytes, **more: Any) -> None:
+        """The content of a file that is there, or is made for it."""
+        try:
+            handle = self.create(path, **more)
+        except errors.AlreadyExists:
+            handle = self.open(path, os.O_WRONLY | os.O_TRUNC, **more)
+        self.put(handle, data)
+        self.close(handle)
+
+    def read(self, path: str) -> bytes:
+        handle = self.open(path)
+        try:
+            return self.files.files.read(handle, 1 << 30, 0)
+        finally:
+            self.close(handle)
+
+    def stat(self, path: str) -> Attributes:
+        return self.files.lookup(place_of(path))
+
+    def names(self, path: str = "/") -> list[bytes]:
+        return [entry.name for entry in self.files.list_folder(place_of(path))]
