@@ -142,10 +142,24 @@ class FileSystem:
         """fstat: what the handle has open, wherever its name leads now."""
         return self._look_up_last(handle.content.ino)
 
-    def list_folder(self, place: Place) -> Iterator[FolderEntry]:
-        """All entries of a folder; their attributes are remembered for the look-ups that follow."""
+    def lookup_open(self, ino: int) -> Attributes:
+        """The same for a driver that knows which inodes programs have open."""
+        return self._look_up_last(ino)
+
+    def known(self, ino: int) -> Attributes | None:
+        """What may be told of an inode without asking; None where that is nothing."""
+        known = self._attributes.get((ino, ()))
+        return None if known is None else self._as_written(known)
+
+    def forget_names(self) -> None:
+        """A name did not lead where it was thought to: names are asked for again."""
+        self._attributes.forget_all()
+
+    def list_folder(self, place: Place, after: bytes = b"") -> Iterator[FolderEntry]:
+        """The entries of a folder whose names sort after `after`; their attributes are remembered for the look-ups that
+        follow."""
         _check_names(place)
-        after, more = b"", True
+        more = True
         while more:
             asked_at = self._attributes.now()
             request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
@@ -236,25 +250,45 @@ class FileSystem:
 
     # -- files
 
-    def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
+    def create(
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, shown: bytes = b""
+    ) -> tuple[Handle, Attributes]:
+        """`shown` is the place as a path for people, where the place itself does not begin at the root."""
         self._check_change(place)
-        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid))
+        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid, shown))
 
     def open(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool] = never
+        self,
+        place: Place,
+        flags: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
-        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part."""
+        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part. With `ino`: Stale where the place leads to
+        another inode. `shown` as in `create`."""
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC
         if writes:
             self._check_change(place)
         _check_names(place)
-        handle, attributes = self.files.open(place, flags, pid, interrupted)
+        handle, attributes = self.files.open(place, flags, pid, interrupted, ino=ino, shown=shown)
         return handle, self._as_written(attributes)
 
-    def truncate(self, place: Place, size: int, pid: int, interrupted: Callable[[], bool] = never) -> None:
-        """Without an open file: takes the write lock, as writing does."""
+    def truncate(
+        self,
+        place: Place,
+        size: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
+    ) -> None:
+        """Without an open file: takes the write lock, as writing does. `ino` and `shown` as in `open`."""
         flags = os.O_WRONLY | (os.O_TRUNC if size == 0 else 0)
-        handle, _ = self.open(place, flags, pid, interrupted)
+        handle, _ = self.open(place, flags, pid, interrupted, ino=ino, shown=shown)
         try:
             if handle.content.size != size:
                 self.files.resize(handle, size)

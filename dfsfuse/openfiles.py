@@ -83,9 +83,12 @@ class OpenFiles:
 
     # -- opening
 
-    def create(self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int) -> tuple[Handle, Attributes]:
+    def create(
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, shown: bytes = b""
+    ) -> tuple[Handle, Attributes]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock."""
-        lock = self._locks.reserve(_shown(place), pid)
+        shown = shown or _shown(place)
+        lock = self._locks.reserve(shown, pid)
         now_ns = time.time_ns()
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=now_ns,
@@ -93,7 +96,7 @@ class OpenFiles:
         )  # fmt: skip
         try:
             attributes: Attributes = self._session.change(request, Attributes)
-            content = self._cache.create(lock.ino, _shown(place), now_ns)
+            content = self._cache.create(lock.ino, shown, now_ns)
         except errors.DfsError:
             self._locks.release(lock, pid)
             raise
@@ -104,28 +107,38 @@ class OpenFiles:
         return Handle(content, place, flags, pid, lock), attributes
 
     def open(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool] = never
+        self,
+        place: Place,
+        flags: int,
+        pid: int,
+        interrupted: Callable[[], bool] = never,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
+        """`ino`: the inode that is expected at the place. Stale where there is another one."""
+        shown = shown or _shown(place)
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
-            opened, content = self._open_version(place, 0, 0)
+            opened, content = self._open_version(place, ino, 0, shown)
             return Handle(content, place, flags, pid, None), opened
+        if ino:
+            return self._open_to_write(place, ino, flags, pid, interrupted, shown)
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return self._open_to_write(place, flags, pid, interrupted)
+                return self._open_to_write(place, self._ino_at(place), flags, pid, interrupted, shown)
             except errors.Stale:
                 self._attributes.forget_place(place)
         raise errors.Stale("the name leads to another file each time it is looked up")
 
     def _open_to_write(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool]
+        self, place: Place, ino: int, flags: int, pid: int, interrupted: Callable[[], bool], shown: bytes
     ) -> tuple[Handle, Attributes]:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
-        ino = self._ino_at(place)
         wait = not flags & os.O_NONBLOCK
-        lock = self._locks.acquire(ino, _shown(place), pid, wait, interrupted)
+        lock = self._locks.acquire(ino, shown, pid, wait, interrupted)
         try:
-            attributes, content = self._open_version(place, ino, lock.token)
+            attributes, content = self._open_version(place, ino, lock.token, shown)
             try:
                 self._begin_writing(content, flags)
             except BaseException:
@@ -140,9 +153,9 @@ class OpenFiles:
         known = self._attributes.get(place)
         return known.ino if known is not None else self._session.query(Lookup(place[0], list(place[1])), Attributes).ino
 
-    def _open_version(self, place: Place, ino: int, token: int) -> tuple[Attributes, Content]:
-        known = self._attributes.get(place)
-        held = self._base_of(known.ino) if known is not None else _NO_BASE
+    def _open_version(self, place: Place, ino: int, token: int, shown: bytes) -> tuple[Attributes, Content]:
+        known = None if ino else self._attributes.get(place)
+        held = self._base_of(known.ino if known is not None else ino)
         request = Open(
             session=self._session.id,
             opening=self._session.new_opening(),
@@ -159,7 +172,7 @@ class OpenFiles:
             entries, segments = held.entries, held.segments
         else:
             entries, segments = self._expand(opened.manifest, opened.attributes), opened.manifest.segments
-        content = self._cache.open(opened.attributes, entries, segments, _shown(place))
+        content = self._cache.open(opened.attributes, entries, segments, shown)
         content.opening = max(content.opening, request.opening)
         self._attributes.put(place, opened.attributes, asked_at)
         return opened.attributes, content
@@ -175,7 +188,7 @@ class OpenFiles:
                 log.warning("%s is open here and unknown to the directory: %s", os.fsdecode(content.where), error)
 
     def _base_of(self, ino: int) -> Base:
-        content = self._cache.peek(ino)
+        content = self._cache.peek(ino) if ino else None
         return (content.base() if content is not None else None) or _NO_BASE
 
     def _expand(self, manifest: Manifest, attributes: Attributes) -> list[Entry]:
@@ -226,18 +239,19 @@ class OpenFiles:
         buffer = bytearray(max(0, min(length, handle.content.size - offset)))
         return bytes(buffer[: self.read_into(handle, memoryview(buffer), offset)])
 
-    def write(self, handle: Handle, data: bytes | memoryview, offset: int) -> int:
+    def write(self, handle: Handle, data: bytes | memoryview, offset: int, at_offset: bool = False) -> int:
+        """With O_APPEND at the end; `at_offset`: at its place all the same, as it was stored through a mapping."""
         self._check_writable(handle)
-        content = handle.content
+        content, append = handle.content, handle.append and not at_offset
         if offset + len(data) > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        start = content.size if handle.append else offset
+        start = content.size if append else offset
         self._bring(content, lambda c: c.unready(start, start + len(data)))
         try:
-            news = content.write(data, offset, time.time_ns(), handle.append)
+            news = content.write(data, offset, time.time_ns(), append)
         except OSError as error:
             self._cache.on_full_disk(error)
-            news = self._write_again(content, data, offset, handle.append)
+            news = self._write_again(content, data, offset, append)
         if news:
             self._cache.mark_open(content)
         return len(data)

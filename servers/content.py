@@ -59,12 +59,12 @@ def open_file(tx: Transaction, request: Open) -> Opened:
 
 
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:
+    if request.ino and request.ino != ino:
+        raise errors.Stale("the name leads to another file now")
     if inode.is_folder:
         raise errors.IsADirectory("a folder has no content")
     if not inode.is_file:
         raise errors.InvalidArgument("only regular files have content")
-    if request.ino and request.ino != ino:
-        raise errors.Stale("the name leads to another file now")
 
 
 def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:
