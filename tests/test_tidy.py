@@ -20,6 +20,7 @@ SOCKETS = {"pycurl", "socket", "http", "requests", "urllib3", "uvicorn", "httpto
 NETWORK = {"dfsfuse.rpc", "dfsfuse.cluster", "servers.http", "servers.peers", "servers.bodies"}
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
+    ("dfsfuse.drivers.linux_mount", "socket"): "a socketpair, through which fusermount3 sends a descriptor",
     ("servers.children", "socket"): "free ports for children, and whether they answer",
     ("servers.registration", "socket"): "which address of this machine others reach",
     ("servers.supervisor", "socket"): "a socketpair that wakes it",
