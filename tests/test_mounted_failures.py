@@ -112,7 +112,7 @@ def test_supervisor_is_killed(fresh):
 
 def remounted(mount: Mount) -> str:
     """mount.py on the folder on which a killed client has left its mount; what it says on standard error."""
-    outcome = run_mount(mount.point, "--home", mount.home)
+    outcome = run_mount(mount.point, "--home", mount.home, "--driver", mount.cluster.driver)
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stderr
 
@@ -162,7 +162,7 @@ def test_killed_client_keeps_what_was_not_closed(fresh):
     (copy,) = copies()
     assert copy.startswith("file (recovered ")
     assert copy.endswith(").txt")
-    assert (other.point / copy).read_bytes() == b"halfed"
+    wait_until(lambda: (other.point / copy).read_bytes() == b"halfed", "the copy has its content", 5)
 
 
 def test_unsent_content_that_lost_its_base_becomes_a_copy(fresh):

@@ -199,7 +199,7 @@ class Driver(mfusepy.Operations):
         raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].direct else errno.EOPNOTSUPP)
 
     def write(self, fi, data: memoryview, offset: int) -> int:
-        return self._fs.files.write(self._handle(fi), data, offset)
+        return self._fs.files.write(self._handle(fi), data, offset, at_offset=bool(fi.writepage))
 
     def truncate(self, path: str | None, length: int, fi=None) -> None:
         if fi is not None:
