@@ -118,7 +118,7 @@ class Driver(mfusepy.Operations):
         yield "."
         yield ".."
         opened = self._handles[fh]
-        for entry in self._fs.list_folder((opened.ino, ()), opened.place):
+        for entry in self._fs.list_folder((opened.ino, ()), seen_at=opened.place):
             attributes = entry.attributes
             yield os.fsdecode(entry.name), {"st_mode": attributes.mode, "st_ino": attributes.ino}, 0
 
