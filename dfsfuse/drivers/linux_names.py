@@ -14,6 +14,7 @@ from dfsfuse.drivers.linux_files import Files, without_set_ids
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
+_ROOT_UID = 0
 _NANO = 10**9
 _OWNER = fuse.FATTR_UID | fuse.FATTR_GID
 
@@ -183,7 +184,7 @@ class Names:
         return _as_asked(request, self._fs.getxattr(self._place(request), name))
 
     def listxattr(self, request: Request) -> bytes:
-        names = self._fs.listxattr(self._place(request))
+        names = self._fs.listxattr(self._place(request), request.uid == _ROOT_UID)
         return _as_asked(request, b"".join(name + b"\0" for name in names))
 
     def removexattr(self, request: Request) -> bytes:
