@@ -155,15 +155,19 @@ class FileSystem:
         """A name did not lead where it was thought to: names are asked for again."""
         self._attributes.forget_all()
 
-    def list_folder(self, place: Place, after: bytes = b"") -> Iterator[FolderEntry]:
+    def list_folder(self, place: Place, after: bytes = b"", ino: int = 0) -> Iterator[FolderEntry]:
         """The entries of a folder whose names sort after `after`; their attributes are remembered for the look-ups that
-        follow."""
+        follow. With `ino`: of this inode, and Stale where the place leads to another one."""
         _check_names(place)
         more = True
         while more:
             asked_at = self._attributes.now()
             request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
             page: Listing = self.session.query(request, Listing)
+            if ino:
+                if page.folder.ino != ino:
+                    raise errors.Stale("the name leads to another folder now")
+                place = ino, ()
             for entry in page.entries:
                 self._attributes.put((place[0], (*place[1], entry.name)), entry.attributes, asked_at)
             yield from page.entries

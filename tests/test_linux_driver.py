@@ -331,6 +331,20 @@ def test_fsyncdir_and_unknown_folders(kernel):
     assert kernel.ask(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(99, 0, 4096, 0, 0, 0)).error == errno.EBADF
 
 
+def test_folder_that_is_gone(kernel):
+    """Goal: opening it is ESTALE, so that the kernel looks the name up; one that was open is at its end."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), folder))[0]
+    kernel.fs.remove((1, (b"d",)), True)
+    del kernel.fs.inodes[folder]
+    assert kernel.ask(fuse.FUSE_OPENDIR, bytes(8), folder).error == errno.ESTALE
+    assert kernel.fs.forgotten == 1
+    read = fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0)
+    kernel.ask(fuse.FUSE_READDIR, read, folder)
+    assert kernel.ask(fuse.FUSE_READDIR, read, folder).error == errno.ENOENT
+
+
 # -- files
 
 
