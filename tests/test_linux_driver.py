@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import random
+import socket
 import stat
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from fuse_requests import Kernel, entries_of, reply_of, request_bytes
 
 from dfsfuse import errors
 from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
 
 FLUSH = fuse.fuse_flush_in.pack
@@ -776,6 +778,38 @@ def test_no_request_ends_the_driver(seed, caplog):
     kernel.fs.add(b"still here")
     assert kernel.lookup(b"still here")
     assert all(node.lookups > 0 for node in kernel.driver.nodes._nodes.values() if node.id != 1)
+    kernel.driver.end()
+    assert all(handle.closed for handle in kernel.fs.handles)
+    kernel.close()
+
+
+def test_requests_in_many_threads(caplog):
+    """Goal: the same with four threads at once: each still works afterwards, names and nodes fit together, and what is
+    open is closed once."""
+    caplog.set_level(logging.CRITICAL)
+    choose, kernel = random.Random(9), Kernel(Offering())
+    kernel.fs.add(b"dir", stat.S_IFDIR | 0o755)
+    for name in (b"a", b"b"):
+        kernel.fs.add(name)
+    nodes = [1, *(kernel.lookup(name) for name in (b"a", b"b", b"dir")), 999]
+    workers = Workers(kernel.theirs.fileno(), kernel.driver.answer, os.dup)
+    workers.start()
+    workers._grow(3)
+    kernel.ours.settimeout(10)
+    for _ in range(ROUNDS // 20):
+        # As many as the socket takes without anybody reading the replies.
+        for _ in range(20):
+            kernel.ours.send(random_request(choose, nodes, [1, 2]) or b"?")
+        last = request_bytes(fuse.FUSE_STATFS)
+        kernel.ours.send(last)
+        while reply_of(kernel.ours.recv(2 << 20)).unique != fuse.fuse_in_header.unpack_from(last)[2]:
+            pass
+    kernel.ours.shutdown(socket.SHUT_RDWR)
+    assert workers.join() == 0
+    table = kernel.driver.nodes
+    assert all(node.lookups > 0 for node in table._nodes.values() if node.id != 1)
+    assert all(node.name == name for name, node in table._named.items())
+    assert {node.name for node in table._nodes.values() if node.name} == set(table._named)
     kernel.driver.end()
     assert all(handle.closed for handle in kernel.fs.handles)
     kernel.close()
