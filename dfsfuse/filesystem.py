@@ -175,12 +175,16 @@ class FileSystem:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
         return self._ask(place).ino if place[1] else place[0]
 
-    def list_folder(self, place: Place, after: bytes = b"", seen_at: Place | None = None) -> Iterator[FolderEntry]:
-        """All entries of a folder whose names sort after `after`, each once, in the order of their names. Their
-        attributes are remembered for the look-ups that follow: below `seen_at`, for a driver that knows paths and lists
-        by inode, while that place is known to lead to the folder."""
+    def list_folder(
+        self, place: Place, after: bytes = b"", ino: int = 0, seen_at: Place | None = None
+    ) -> Iterator[FolderEntry]:
+        """All entries of a folder whose names sort after `after`, each once, in the order of their names. With `ino`:
+        of this inode, and Stale where the place leads to another one.
+
+        Their attributes are remembered for the look-ups that follow: below the inode, or below `seen_at`, for a driver
+        that knows paths and lists by inode, while that place is known to lead to the folder."""
         _check_names(place)
-        return listings.list_folder(self.session, self._attributes, place, after, seen_at or place)
+        return listings.list_folder(self.session, self._attributes, place, after, ino, seen_at)
 
     def space(self) -> Space:
         """From memory: never waits for a server."""

@@ -13,28 +13,36 @@ from dfsfuse.session import Session
 
 
 def list_folder(
-    session: Session, attributes: AttributeTable, place: Place, after: bytes, seen_at: Place
+    session: Session, attributes: AttributeTable, place: Place, after: bytes, ino: int, seen_at: Place | None
 ) -> Iterator[FolderEntry]:
     """All entries whose names sort after `after`; what they are is remembered below `seen_at`, while that place is
     known to lead to this folder. It goes on when the folder is renamed meanwhile, and ends when it is removed, as on a
-    local disk."""
-    page = _page(session, attributes, place, after, seen_at)
+    local disk. With `ino`: Stale where the place leads to another folder; `seen_at` is by the inode then."""
+    page, asked_at = _page(session, attributes, place, after)
     folder = page.folder.ino, ()
+    if ino and page.folder.ino != ino:
+        raise errors.Stale("the name leads to another folder now")
+    seen_at = folder if ino else seen_at or place
+    _remember(attributes, page, asked_at, seen_at, place)
     yield from page.entries
     while page.more:
         try:
-            page = _page(session, attributes, folder, page.entries[-1].name, seen_at)
+            page, asked_at = _page(session, attributes, folder, page.entries[-1].name)
         except (errors.NotFound, errors.Stale):
             return
+        _remember(attributes, page, asked_at, seen_at, folder)
         yield from page.entries
 
 
-def _page(session: Session, attributes: AttributeTable, place: Place, after: bytes, seen_at: Place) -> Listing:
+def _page(session: Session, attributes: AttributeTable, place: Place, after: bytes) -> tuple[Listing, float]:
+    """The next page, and when it was asked for."""
     asked_at = attributes.now()
     request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
-    page: Listing = session.query(request, Listing)
-    learnt_at = asked_at if seen_at == place else attributes.learnt(seen_at, page.folder.ino)
+    return session.query(request, Listing), asked_at
+
+
+def _remember(attributes: AttributeTable, page: Listing, asked_at: float, seen_at: Place, place: Place) -> None:
+    known_at = asked_at if seen_at == place or not seen_at[1] else attributes.learnt(seen_at, page.folder.ino)
     base, names = seen_at
-    for entry in page.entries if learnt_at else ():
-        attributes.put((base, (*names, entry.name)), entry.attributes, min(asked_at, learnt_at))
-    return page
+    for entry in page.entries if known_at else ():
+        attributes.put((base, (*names, entry.name)), entry.attributes, min(asked_at, known_at))

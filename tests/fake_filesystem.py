@@ -145,8 +145,10 @@ class FakeFileSystem:
     def space(self) -> Space:
         return Space(total_bytes=100 << 20, free_bytes=40 << 20, inodes=7, inodes_free=1000)
 
-    def list_folder(self, place: Place, after: bytes = b"") -> Iterator[FolderEntry]:
+    def list_folder(self, place: Place, after: bytes = b"", ino: int = 0) -> Iterator[FolderEntry]:
         folder = self._at(place)
+        if ino and folder != ino:
+            raise errors.Stale
         while True:
             later = sorted(name for parent, name in self.names if parent == folder and name > after)[:1000]
             for name in later:

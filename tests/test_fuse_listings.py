@@ -11,6 +11,7 @@ from dfsfuse.drivers.fuse_listings import DOTS, ENTRIES_A_REPLY_MAX, Listing
 from dfsfuse.messages import FolderEntry
 
 PAGE = 1000
+HOLD_S = 60.0
 
 
 class Folder:
@@ -34,6 +35,10 @@ class Folder:
             name = page[-1]
 
 
+def begun(folder: Folder, hold_s: float = HOLD_S) -> Listing:
+    return Listing(folder.after(b""), folder.after, hold_s)
+
+
 def listed(listing: Listing, at_once: int, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """All (offset, name), taken `at_once` at a time and asked for again from the offset of the last one."""
     while taken := list(itertools.islice(listing.entries_from(offset), at_once)):
@@ -45,14 +50,14 @@ def listed(listing: Listing, at_once: int, offset: int = 0) -> Iterator[tuple[in
 def test_every_entry_comes_once(at_once):
     """Goal: whatever the room in a reply, all names come in order, at offsets that rise."""
     folder = Folder(2500)
-    found = list(listed(Listing(folder.after), at_once))
+    found = list(listed(begun(folder), at_once))
     assert [name for _, name in found] == sorted(folder.names)
     assert [offset for offset, _ in found] == list(range(DOTS + 1, DOTS + 2501))
 
 
 def test_a_reply_has_an_end():
     """Goal: one reply takes a bounded number of entries, so what the kernel may go back to is still remembered."""
-    listing = Listing(Folder(5000).after)
+    listing = begun(Folder(5000))
     assert len(list(listing.entries_from(0))) == ENTRIES_A_REPLY_MAX
 
 
@@ -62,7 +67,7 @@ def test_others_add_and_remove_meanwhile():
     folder = Folder(4000)
     stays = {name for name in folder.names if int(name) % 3}
     found = []
-    for _, name in listed(Listing(folder.after), 13):
+    for _, name in listed(begun(folder), 13):
         found.append(name)
         if random.random() < 0.5:
             folder.names.discard(b"%06d" % (3 * random.randrange(1400)))
@@ -74,7 +79,7 @@ def test_others_add_and_remove_meanwhile():
 def test_removing_what_was_listed():
     """Goal: `rm -r` removes what it has been given while it goes on: nothing is passed over."""
     folder = Folder(3000)
-    for _, name in listed(Listing(folder.after), 100):
+    for _, name in listed(begun(folder), 100):
         folder.names.remove(name)
     assert not folder.names
 
@@ -82,7 +87,7 @@ def test_removing_what_was_listed():
 def test_going_back_within_what_is_remembered():
     """Goal: the kernel asks again from any entry of its latest reply, and gets the same ones, without a request."""
     folder = Folder(3000)
-    listing = Listing(folder.after)
+    listing = begun(folder)
     offsets = dict(listed(listing, 500))
     names = sorted(folder.names)
     folder.names.clear()
@@ -96,7 +101,7 @@ def test_going_back_within_what_is_remembered():
 def test_going_back_far(number):
     """Goal: seekdir() to any offset that telldir() gave leads to the same entry, in a folder that stays as it is."""
     folder = Folder(5000)
-    listing = Listing(folder.after)
+    listing = begun(folder)
     assert len(list(listed(listing, 999))) == 5000
     rest = [name for _, name in listed(listing, 999, number + DOTS)]
     assert rest == sorted(folder.names)[number:]
@@ -105,16 +110,32 @@ def test_going_back_far(number):
 def test_beginning_again_shows_what_is_new():
     """Goal: rewinddir() reads the folder anew."""
     folder = Folder(3)
-    listing = Listing(folder.after)
+    listing = begun(folder)
     assert len(list(listed(listing, 10))) == 3
     folder.names.add(b"000003")
     assert len(list(listed(listing, 10))) == 4
 
 
+def test_first_entries_are_asked_for_once():
+    """Goal: opening asks for them, and so fails where there is no folder; reading uses what was asked for, save where
+    it comes later."""
+    folder = Folder(10)
+    listing = begun(folder)
+    assert folder.asked == [b""]
+    assert len(list(listing.entries_from(0))) == 10
+    assert folder.asked == [b"", b"000009"]
+    late = begun(folder, -1.0)
+    folder.names.clear()
+    assert list(late.entries_from(0)) == []
+    folder.fails = 1
+    with pytest.raises(TimeoutError):
+        begun(folder)
+
+
 def test_failure_does_not_end_the_listing():
     """Goal: who asks again after an error goes on where it was, and does not get a shorter folder."""
     folder = Folder(2500)
-    listing, found = Listing(folder.after), []
+    listing, found = begun(folder), []
     for offset, name in listed(listing, 10):
         found.append(name)
         if len(found) == 1000:
@@ -127,7 +148,7 @@ def test_failure_does_not_end_the_listing():
 
 def test_memory_does_not_grow_with_the_folder():
     """Goal: of a large folder a few pages are held, and one name for each page before them."""
-    listing = Listing(Folder(20_000).after)
+    listing = begun(Folder(20_000))
     assert sum(1 for _ in listed(listing, 1000)) == 20_000
     assert len(listing._entries) <= 2 * ENTRIES_A_REPLY_MAX
     assert len(listing._marks) == 21
@@ -135,6 +156,6 @@ def test_memory_does_not_grow_with_the_folder():
 
 def test_offsets_that_nobody_gave_out():
     """Goal: an offset beyond the end is the end."""
-    listing = Listing(Folder(10).after)
+    listing = begun(Folder(10))
     assert list(listing.entries_from(1 << 40)) == []
     assert len(list(listing.entries_from(0))) == 10

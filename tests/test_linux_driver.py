@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import random
+import socket
 import stat
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from fuse_requests import Kernel, entries_of, reply_of, request_bytes
 
 from dfsfuse import errors
 from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
 
 FLUSH = fuse.fuse_flush_in.pack
@@ -329,6 +331,20 @@ def test_fsyncdir_and_unknown_folders(kernel):
     kernel.do(fuse.FUSE_FSYNCDIR, bytes(16))
     assert kernel.fs.session.synced == 1
     assert kernel.ask(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(99, 0, 4096, 0, 0, 0)).error == errno.EBADF
+
+
+def test_folder_that_is_gone(kernel):
+    """Goal: opening it is ESTALE, so that the kernel looks the name up; one that was open is at its end."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), folder))[0]
+    kernel.fs.remove((1, (b"d",)), True)
+    del kernel.fs.inodes[folder]
+    assert kernel.ask(fuse.FUSE_OPENDIR, bytes(8), folder).error == errno.ESTALE
+    assert kernel.fs.forgotten == 1
+    read = fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0)
+    kernel.ask(fuse.FUSE_READDIR, read, folder)
+    assert kernel.ask(fuse.FUSE_READDIR, read, folder).error == errno.ENOENT
 
 
 # -- files
@@ -764,6 +780,38 @@ def test_no_request_ends_the_driver(seed, caplog):
     kernel.fs.add(b"still here")
     assert kernel.lookup(b"still here")
     assert all(node.lookups > 0 for node in kernel.driver.nodes._nodes.values() if node.id != 1)
+    kernel.driver.end()
+    assert all(handle.closed for handle in kernel.fs.handles)
+    kernel.close()
+
+
+def test_requests_in_many_threads(caplog):
+    """Goal: the same with four threads at once: each still works afterwards, names and nodes fit together, and what is
+    open is closed once."""
+    caplog.set_level(logging.CRITICAL)
+    choose, kernel = random.Random(9), Kernel(Offering())
+    kernel.fs.add(b"dir", stat.S_IFDIR | 0o755)
+    for name in (b"a", b"b"):
+        kernel.fs.add(name)
+    nodes = [1, *(kernel.lookup(name) for name in (b"a", b"b", b"dir")), 999]
+    workers = Workers(kernel.theirs.fileno(), kernel.driver.answer, os.dup)
+    workers.start()
+    workers._grow(3)
+    kernel.ours.settimeout(10)
+    for _ in range(ROUNDS // 20):
+        # As many as the socket takes without anybody reading the replies.
+        for _ in range(20):
+            kernel.ours.send(random_request(choose, nodes, [1, 2]) or b"?")
+        last = request_bytes(fuse.FUSE_STATFS)
+        kernel.ours.send(last)
+        while reply_of(kernel.ours.recv(2 << 20)).unique != fuse.fuse_in_header.unpack_from(last)[2]:
+            pass
+    kernel.ours.shutdown(socket.SHUT_RDWR)
+    assert workers.join() == 0
+    table = kernel.driver.nodes
+    assert all(node.lookups > 0 for node in table._nodes.values() if node.id != 1)
+    assert all(node.name == name for name, node in table._named.items())
+    assert {node.name for node in table._nodes.values() if node.name} == set(table._named)
     kernel.driver.end()
     assert all(handle.closed for handle in kernel.fs.handles)
     kernel.close()

@@ -97,6 +97,22 @@ def test_open_through_folders_that_were_replaced_elsewhere(two_mounts):
         os.rename(there / "a", there / f"moved-{number}")
 
 
+def test_listing_of_a_folder_that_was_replaced_elsewhere(two_mounts):
+    """Goal: the same for opendir(): the new folder's names, at once, and neither an error nor an empty folder."""
+    here, there = two_mounts
+    for number in range(5):
+        (there / "a").mkdir()
+        (there / "a" / f"old-{number}").touch()
+        assert os.listdir(here / "a") == [f"old-{number}"]
+        (there / "a" / f"old-{number}").unlink()
+        (there / "a").rmdir()
+        (there / "b").mkdir()
+        (there / "b" / f"new-{number}").touch()
+        os.rename(there / "b", there / "a")
+        assert os.listdir(here / "a") == [f"new-{number}"]
+        os.rename(there / "a", there / f"moved-{number}")
+
+
 def test_folder_that_is_open_is_that_folder_wherever_it_is(two_mounts):
     """Goal: openat() below a folder's descriptor reaches that folder, also after another client has moved it and put
     another one in its place."""
@@ -217,6 +233,49 @@ def test_size_in_a_listing_is_what_was_just_written(mount: Path):
                 os.close(os.dup(handle.fileno()))
             assert [entry.stat().st_size for entry in os.scandir(mount)] == [size]
     assert [entry.stat().st_size for entry in os.scandir(mount)] == [29]
+
+
+# -- many at once
+
+
+CROWD = """
+import errno, os, random, sys, time
+choose, base, until = random.Random(int(sys.argv[1])), sys.argv[2], time.monotonic() + 3
+usual = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.EINVAL}
+def folder(): return base + '/' + choose.choice(('.', 'd0', 'd1', 'd1/d0'))
+def name(): return folder() + '/n%d' % choose.randrange(9)
+def write():
+    with open(name(), choose.choice(('wb', 'ab'))) as file: file.write(b'x' * choose.randrange(9000))
+def hold():
+    handle = os.open(name(), os.O_RDWR)
+    os.pwrite(handle, b'held', 3), os.fstat(handle), os.ftruncate(handle, 50), os.fchmod(handle, 0o644)
+    os.close(handle)
+calls = [
+    write, hold, lambda: open(name(), 'rb').read(), lambda: os.stat(name()), lambda: os.rename(name(), name()),
+    lambda: [entry.stat(follow_symlinks=False) for entry in os.scandir(folder())], lambda: os.unlink(name()),
+    lambda: os.mkdir(folder() + '/d%d' % choose.randrange(2)), lambda: os.truncate(name(), 100),
+    lambda: os.rename(folder() + '/d0', folder() + '/d1'), lambda: os.rmdir(folder() + '/d0'),
+]
+while time.monotonic() < until:
+    try: choose.choice(calls)()
+    except OSError as error:
+        if error.errno not in usual: print(errno.errorcode[error.errno], error)
+"""
+
+
+def test_many_programs_at_once(two_mounts):
+    """Goal: eight programs make, rename, write, cut, list and remove the same names for a while: no call fails but for
+    a reason that it has on a local disk, and both mounts have the same tree afterwards."""
+    here, there = two_mounts
+    crowd = [python(CROWD, number, here) for number in range(8)]
+    assert [process.communicate(timeout=60) for process in crowd] == [("", "")] * 8
+
+    def tree(folder: Path) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")
+        }
+
+    wait_until(lambda: tree(here) == tree(there), "both mounts agree", 5)
 
 
 # -- what the kernel leaves to the driver

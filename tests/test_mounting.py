@@ -321,7 +321,8 @@ def test_former_client_of_the_mountpoint_is_waited_for(home, point):
 def test_soft_limit_of_who_mounts_is_not_that_of_all_programs(fresh):
     """Goal: a client and its servers open as many files as the hard limit allows, each for all programs and clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    low = 50 + max(int(number) for number in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
     try:
         mounted = fresh.mount()
     finally:
@@ -329,5 +330,5 @@ def test_soft_limit_of_who_mounts_is_not_that_of_all_programs(fresh):
     for pid in (mounted.pid, *(server.pid for server in fresh.servers().values())):
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context((mounted.point / f"{number}").open("w")) for number in range(150)]
+        opened = [stack.enter_context((mounted.point / f"{number}").open("w")) for number in range(low + 50)]
         assert len(os.listdir(mounted.point)) == len(opened)

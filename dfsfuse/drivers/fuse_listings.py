@@ -9,6 +9,7 @@ have gone.
 Threads: the kernel lists through one open folder in one thread at a time.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -21,11 +22,18 @@ _REMEMBERED = 2 * ENTRIES_A_REPLY_MAX
 
 
 class Listing:
-    """`list_after` gives the entries whose names sort after one; it asks for them as they are taken."""
+    """`list_after` gives the entries whose names sort after one, `first` all of them; they are asked for as they are
+    taken. The first one is asked for at once: so this fails if the folder cannot be listed. What was asked for then is
+    used if it is taken within `hold_s`."""
 
-    def __init__(self, list_after: Callable[[bytes], Iterator[FolderEntry]]):
+    def __init__(
+        self, first: Iterator[FolderEntry], list_after: Callable[[bytes], Iterator[FolderEntry]], hold_s: float
+    ):
         self._list_after = list_after
         self._begin()
+        self._more = first
+        self._entry(0)
+        self._begun_until = time.monotonic() + hold_s
 
     def _begin(self) -> None:
         self._marks = [b""]
@@ -41,7 +49,9 @@ class Listing:
         """(offset of what follows, entry), at most ENTRIES_A_REPLY_MAX of them; `offset` is that of an entry."""
         number = max(0, offset - DOTS)
         if number == 0:
-            self._begin()
+            if time.monotonic() > self._begun_until:
+                self._begin()
+            self._begun_until = 0.0
         elif not self._first <= number <= self._first + len(self._entries):
             self._go_on(min(number // MARK, len(self._marks) - 1))
         last = number + ENTRIES_A_REPLY_MAX

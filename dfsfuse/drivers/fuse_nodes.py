@@ -19,17 +19,21 @@ Threads: one mutex; no request is made under it.
 import errno
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
+from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
 
 GENERATION = 0
 _DEPTH_MAX = 256
+
+Result = TypeVar("Result")
 
 Name = tuple[int, bytes]
 """(the folder's inode number, the name in it)."""
@@ -38,7 +42,7 @@ Name = tuple[int, bytes]
 class Node:
     """`mode` is the latest that the kernel was told. `opens` are the files that it has open through the node, `users`
     those of them that go through its pages; `content` is theirs while there are any. `pages` names the content that
-    the pages are of."""
+    the pages are of. `told` is what the kernel was told last, and `told_at` when; 0.0: it asks again anyway."""
 
     __slots__ = ("id", "ino", "lookups", "name", "mode", "opens", "users", "content", "pages", "told", "told_at")
 
@@ -48,7 +52,7 @@ class Node:
         self.name: Name | None = None
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
-        self.told: tuple[int, int] | None = None
+        self.told = 0
         self.told_at = 0.0
 
 
@@ -116,6 +120,16 @@ class Nodes:
         names.reverse()
         return (base, tuple(names)), b"/" + b"/".join(names)
 
+    def through_name(self, node: Node, act: Callable[[Place, bytes], Result]) -> Result:
+        """`act(place, path for people)` with a node's name. Stale where the name does not lead to it any more: then the
+        kernel looks the names up again, and those that nobody looks up are left out next time."""
+        place, shown = self.place_of(node)
+        try:
+            return act(place, shown)
+        except (Stale, NotFound, NotADirectory):
+            self.doubt(node)
+            raise Stale("the name leads to something else now") from None
+
     def parent_of(self, folder: Node) -> int:
         """The inode number for ".."; the folder's own where its name is in doubt."""
         return folder.name[0] if folder.name is not None else folder.ino
@@ -165,7 +179,7 @@ class Nodes:
         content = node.content
         if content is not None and attributes.size != content.size:
             attributes = msgspec.structs.replace(attributes, size=content.size)
-        node.mode, node.told, node.told_at = attributes.mode, (attributes.size, attributes.mtime_ns), time.monotonic()
+        node.mode, node.told, node.told_at = attributes.mode, _told(attributes), time.monotonic()
         return attributes
 
     def changed_by_kernel(self, node: Node) -> None:
@@ -174,7 +188,7 @@ class Nodes:
 
     def _knows_other(self, node: Node, attributes: Attributes) -> bool:
         """Does the kernel perhaps go on using other attributes than these?"""
-        if node.told == (attributes.size, attributes.mtime_ns):
+        if node.told == _told(attributes):
             return False
         # Its hold begins with the reply, which comes later than what it was told.
         return time.monotonic() - node.told_at < 2 * self._hold_s
@@ -199,3 +213,8 @@ class Nodes:
             node.users -= not direct
             if node.users == 0:
                 node.content = None
+
+
+def _told(attributes: Attributes) -> int:
+    """What makes the kernel's idea of a file right or wrong, in one number: there may be a million nodes."""
+    return hash((attributes.size, attributes.mtime_ns))

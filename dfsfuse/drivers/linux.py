@@ -145,6 +145,9 @@ class Driver:
             number = errno.EIO
             log.error("%s failed", name, exc_info=error)
         request.give_up()
+        if number == errno.ESTALE:
+            # The kernel looks all names on the way up again: it must not get what has led here.
+            self._fs.forget_names()
         if request.opcode not in _NO_REPLY:
             request.fail(number)
 

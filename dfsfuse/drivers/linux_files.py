@@ -12,8 +12,6 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Callable
-from typing import TypeVar
 
 from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
@@ -30,7 +28,7 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
-from dfsfuse.errors import AlreadyExists, DfsError, NotADirectory, NotFound, Stale
+from dfsfuse.errors import AlreadyExists, DfsError
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import Attributes
 from dfsfuse.openfiles import Handle
@@ -39,8 +37,6 @@ log = logging.getLogger(__name__)
 
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
-
-Result = TypeVar("Result")
 
 
 class _Opened:
@@ -87,16 +83,6 @@ class Files:
 
     # -- opening
 
-    def through_name(self, node: Node, act: Callable[[Place, bytes], Result]) -> Result:
-        """`act(place, path for people)` with the node's name; ESTALE where it does not lead there any more."""
-        place, shown = self._nodes.place_of(node)
-        try:
-            return act(place, shown)
-        except (Stale, NotFound, NotADirectory):
-            self._nodes.doubt(node)
-            self._fs.forget_names()
-            raise Stale("the name leads to another file now") from None
-
     def open(self, request: Request) -> bytes:
         flags, open_flags = fuse.fuse_open_in.unpack_from(request.buffer, BODY)
         node = self._nodes.get(request.nodeid)
@@ -105,7 +91,7 @@ class Files:
             interrupted = self._interrupts.of(request)
             return self._fs.open(place, flags, request.pid, interrupted, True, ino=node.ino, shown=shown)
 
-        handle, attributes = self.through_name(node, act)
+        handle, attributes = self._nodes.through_name(node, act)
         fh, kept, look_again = self._hold(request, handle, node, attributes)
         if open_flags & fuse.FUSE_OPEN_KILL_SUIDGID:
             self._drop_set_ids(node)

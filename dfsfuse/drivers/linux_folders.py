@@ -1,5 +1,8 @@
 """The Linux driver's requests on open folders: listing, with and without attributes.
 
+The first entries are asked for when a folder is opened: so opendir() is never of what stood under that name before,
+and nothing is asked for twice.
+
 READDIRPLUS names nodes, and so counts look-ups. What of an entry is not known freshly enough goes without a node: the
 kernel then looks it up when somebody asks.
 
@@ -11,12 +14,15 @@ import functools
 import itertools
 from collections.abc import Iterator
 
+from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, PAYLOAD_BYTES_MAX, Handlers, Request, beyond, refusal
 from dfsfuse.drivers.fuse_listings import DOTS, Listing
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
+from dfsfuse.messages import FolderEntry
 
 _FOLDER = 0o040000
 _OFFSETS = 1 << 63
@@ -44,8 +50,16 @@ class Folders:
 
     def opendir(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)
+
+        def list_after(name: bytes) -> Iterator[FolderEntry]:
+            return self._fs.list_folder((node.ino, ()), name)
+
+        def begin(place: Place, shown: bytes) -> Listing:
+            return Listing(self._fs.list_folder(place, ino=node.ino), list_after, replies.KERNEL_HOLD_S)
+
+        listing = self._nodes.through_name(node, begin)
         fh = next(self._numbers)
-        self._listings[fh] = Listing(lambda after: self._fs.list_folder((node.ino, ()), after))
+        self._listings[fh] = listing
         request.undo = functools.partial(self._listings.pop, fh, None)
         return replies.open_out(fh, 0)
 
@@ -94,8 +108,12 @@ class Folders:
             yield folder.ino, b".", _FOLDER, 1, False
         if offset < DOTS:
             yield self._nodes.parent_of(folder), b"..", _FOLDER, DOTS, False
-        for following, entry in listing.entries_from(offset):
-            yield entry.attributes.ino, entry.name, entry.attributes.mode, following, True
+        try:
+            for following, entry in listing.entries_from(offset):
+                yield entry.attributes.ino, entry.name, entry.attributes.mode, following, True
+        except Stale:
+            # Of a folder that is gone, as on a local disk: programs see the end of the listing.
+            raise refusal(errno.ENOENT) from None
 
     def _looked_up(self, folder: Node, name: bytes, ino: int, counted: list[Node]) -> bytes:
         attributes = self._fs.known(ino)

@@ -113,7 +113,7 @@ class Names:
             interrupted = self._interrupts.of(request)
             self._fs.truncate(place, size, request.pid, interrupted, True, ino=node.ino, shown=shown)
 
-        self._files.through_name(node, truncate)
+        self._nodes.through_name(node, truncate)
 
     # -- changing names
 
