@@ -178,8 +178,8 @@ def test_unix_socket(mount: Path):
             second.bind(str(mount / "socket"))
 
 
-def test_device_nodes(two_mounts: tuple[Path, Path]):
-    """Goal: kept with their numbers; the mount does not let them be opened, as it is nodev."""
+def test_device_nodes(first: Mount, two_mounts: tuple[Path, Path]):
+    """Goal: kept with their numbers, which `dfs ls` shows; the mount does not let them be opened, as it is nodev."""
     here, there = two_mounts
     for name, kind, device in (
         ("null", stat.S_IFCHR, os.makedev(1, 3)),
@@ -191,6 +191,8 @@ def test_device_nodes(two_mounts: tuple[Path, Path]):
             assert (stat.S_IFMT(known.st_mode), known.st_rdev, known.st_size) == (kind, device, 0)
     with error(errno.EACCES):
         os.open(there / "null", os.O_RDONLY)
+    shown = Dfs(first.cluster)("ls", "-l", f"/{here.name}").decode().splitlines()
+    assert [line.split()[4:6] for line in shown] == [["259,", "70000"], ["1,", "3"]]
     os.mknod(here / "plain", stat.S_IFREG | 0o600)
     (there / "plain").write_bytes(b"a file like any other")
 
@@ -210,6 +212,17 @@ def test_symlinks_that_lead_nowhere(mount: Path):
     with (mount / "dangling").open("w") as file:
         file.write("made through it")
     assert (mount / "none").read_text() == "made through it"
+
+
+def test_folders_list_themselves(mount: Path):
+    """Goal: `.` and `..` are in every listing, as folders with inode numbers: programs that read the entries skip those
+    without."""
+    (mount / "d" / "sub").mkdir(parents=True)
+    listed = subprocess.run(["ls", "-fi", "d"], cwd=mount, capture_output=True, text=True, check=True).stdout
+    numbers = {name: int(number) for number, name in (line.split() for line in listed.splitlines())}
+    assert sorted(numbers) == [".", "..", "sub"]
+    assert (numbers["."], numbers["sub"]) == (os.stat(mount / "d").st_ino, os.stat(mount / "d" / "sub").st_ino)
+    assert numbers[".."] == os.stat(mount).st_ino
 
 
 # -- extended attributes
