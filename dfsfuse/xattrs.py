@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.content import Content
 from dfsfuse.messages import (
     XATTR_CAPABILITY,
     XATTR_NAMESPACES,
@@ -57,19 +58,19 @@ class Xattrs:
         return [name for name in reply.names if name != gone and (privileged or not name.startswith(b"trusted."))]
 
     def set(self, place: Place, name: bytes, value: bytes, flags: int) -> None:
-        attributes = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
-        content = self._files.of_inode(attributes.ino)
+        content = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
         if content is not None and name == XATTR_CAPABILITY:
             content.capability_set()
 
     def remove(self, place: Place, name: bytes) -> None:
         self._change(RemoveXattr(base=place[0], names=list(place[1]), name=name))
 
-    def _change(self, request: SetXattr | RemoveXattr) -> Attributes:
+    def _change(self, request: SetXattr | RemoveXattr) -> Content | None:
+        """The content of a file that is being written here."""
         _check_namespace(request.name)
         attributes: Attributes = self._session.change(request, Attributes)
         self._attributes.put_changed(attributes)
-        return attributes
+        return self._files.attributes_set(attributes.ino)
 
 
 def _check_namespace(name: bytes) -> None:

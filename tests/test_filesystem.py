@@ -479,6 +479,26 @@ def test_atime_alone_changes_nothing_else(machine: Machine, other: Machine, volu
     assert (known.atime_ns, known.mtime_ns, other.read("/f")) == (78, written, b"changed")
 
 
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_fsync_covers_attributes(machine: Machine, flags: int) -> None:
+    """Goal: what was set since the last fsync is on the directory's disk after the next; without a change nothing is
+    asked."""
+    machine.write("/f", b"content")
+    handle = machine.open("/f", flags)
+    machine.files.files.flush(handle, durable=True)
+    for change in (
+        lambda: machine.files.set_attributes(place_of("/f"), mode=0o600),
+        lambda: machine.files.setxattr(place_of("/f"), b"user.a", b"1"),
+        lambda: machine.files.removexattr(place_of("/f"), b"user.a"),
+    ):
+        change()
+        for more in (1, 0):
+            before = machine.session.asked["Sync"]
+            machine.files.files.flush(handle, durable=True)
+            assert machine.session.asked["Sync"] - before == more
+    machine.close(handle)
+
+
 # -- listing
 
 
