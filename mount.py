@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _NAME = "mount.dfs" if os.path.basename(sys.argv[0]) == "mount.dfs" else "mount.py"
-_NEEDED = ("mfusepy", "requests", "msgspec", "blake3", "httptools")
+_NEEDED = ("requests", "msgspec", "blake3", "httptools")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def _mount(wanted: mounting.Wanted, foreground: bool) -> None:
     from dfsfuse import mounting, mountpoint
 
+    wanted = replace(wanted, driver=mounting.choose_driver(wanted.driver, _tell))
     with mounting.prepare(wanted, _tell) as endpoint:
         line = f"volume {endpoint.volume} of {endpoint.url} is mounted on {wanted.mountpoint}; "
         line += f"to unmount it: {mountpoint.unmount_command(wanted.mountpoint)}"
@@ -70,6 +72,7 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         timeout_s=arguments.timeout,
         cache_bytes=arguments.cache_bytes,
         log_level=arguments.log_level,
+        driver=arguments.driver,
     )
 
 
@@ -87,7 +90,7 @@ def _found(arguments: argparse.Namespace) -> mounting.Found:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dfsfuse import options
+    from dfsfuse import mounting, options
 
     parser = argparse.ArgumentParser(prog=_NAME, description="Mount a dfsfuse volume.")
     add = parser.add_argument
@@ -103,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", metavar="S", type=_timeout, default=options.TIMEOUT_S, help=timeout)
     cache = "what clean content may take on the local disk, such as 500M (10G)"
     add("--cache-bytes", metavar="N", type=_bytes, default=options.CACHE_BYTES, help=cache)
+    driver = "what speaks FUSE (linux, which needs Linux 5.15; else fusepy)"
+    add("--driver", choices=mounting.DRIVERS, default="", help=driver)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
     for hidden in ("--found-url", "--found-volume"):
         add(hidden, default="", help=argparse.SUPPRESS)

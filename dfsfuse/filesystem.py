@@ -158,11 +158,24 @@ class FileSystem:
         """fstat: what the handle has open, wherever its name leads now."""
         return self._look_up_last(handle.content.ino)
 
+    def lookup_open(self, ino: int) -> Attributes:
+        """The same for a driver that knows which inodes programs have open."""
+        return self._look_up_last(ino)
+
+    def known(self, ino: int) -> Attributes | None:
+        """What may be told of an inode without asking; None where that is nothing."""
+        known = self._attributes.get((ino, ()))
+        return None if known is None else self._as_written(known)
+
+    def forget_names(self) -> None:
+        """A name did not lead where it was thought to: names are asked for again."""
+        self._attributes.forget_all()
+
     def open_folder(self, place: Place) -> int:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
         return self._ask(place).ino if place[1] else place[0]
 
-    def list_folder(self, place: Place, seen_at: Place | None = None, after: bytes = b"") -> Iterator[FolderEntry]:
+    def list_folder(self, place: Place, after: bytes = b"", seen_at: Place | None = None) -> Iterator[FolderEntry]:
         """All entries of a folder whose names sort after `after`, each once, in the order of their names. Their
         attributes are remembered for the look-ups that follow: below `seen_at`, for a driver that knows paths and lists
         by inode, while that place is known to lead to the folder."""
@@ -282,11 +295,20 @@ class FileSystem:
     # -- files
 
     def create(
-        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+        self,
+        place: Place,
+        mode: int,
+        uid: int,
+        gid: int,
+        flags: int,
+        pid: int,
+        privileged: bool = False,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
-        """`privileged`, here and below: who opens may keep set-id bits when writing (CAP_FSETID)."""
+        """`privileged`, here and below: who opens may keep set-id bits when writing (CAP_FSETID). `shown` is the place
+        as a path for people, where the place itself does not begin at the root."""
         self._check_change(place)
-        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid, privileged))
+        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid, privileged, shown))
 
     def create_unnamed(
         self, folder: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
@@ -305,15 +327,19 @@ class FileSystem:
         pid: int,
         interrupted: Callable[[], bool] = never,
         privileged: bool = False,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
-        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part, O_TMPFILE `create_unnamed`'s."""
+        """The flags are open(2)'s; O_CREAT and O_EXCL are `create`'s part, O_TMPFILE `create_unnamed`'s. With `ino`:
+        Stale where the place leads to another inode. `shown` as in `create`."""
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC
         if writes:
             self._check_change(place)
         _check_names(place)
         flags |= os.O_NOATIME if self._read_only else 0
         try:
-            handle, attributes = self.files.open(place, flags, pid, interrupted, privileged)
+            handle, attributes = self.files.open(place, flags, pid, interrupted, privileged, ino=ino, shown=shown)
         except errors.NotFound:
             self._attributes.forget_place(place)
             raise
@@ -326,10 +352,13 @@ class FileSystem:
         pid: int,
         interrupted: Callable[[], bool] = never,
         privileged: bool = False,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
     ) -> None:
-        """Without an open file: takes the write lock, as writing does."""
+        """Without an open file: takes the write lock, as writing does. `ino` and `shown` as in `open`."""
         flags = os.O_WRONLY | (os.O_TRUNC if size == 0 else 0)
-        handle, _ = self.open(place, flags, pid, interrupted, privileged)
+        handle, _ = self.open(place, flags, pid, interrupted, privileged, ino=ino, shown=shown)
         try:
             if handle.content.size != size:
                 self.files.resize(handle, size)

@@ -26,6 +26,7 @@ from dfsfuse.mountpoint import MountError
 
 log = logging.getLogger(__name__)
 
+DRIVERS = ("linux", "fusepy")
 READY_GRACE_S = 30.0
 END_S = 5.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -35,7 +36,8 @@ _LOOK_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the user asked for. `cluster_url` None: the cluster of `home`. Times in seconds."""
+    """What the user asked for. `cluster_url` None: the cluster of `home`. Times in seconds. `driver` is one of DRIVERS;
+    "": the first that this machine can have."""
 
     mountpoint: str
     home: Path
@@ -45,6 +47,7 @@ class Wanted:
     timeout_s: float = options.TIMEOUT_S
     cache_bytes: int = options.CACHE_BYTES
     log_level: str = "info"
+    driver: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +62,26 @@ class Found:
     users_lock: int | None = None
 
 
+def choose_driver(asked: str, tell: Callable[[str], None]) -> str:
+    """The driver to use; `tell` is told why where it is not the first choice. Raises MountError."""
+    from dfsfuse.drivers.linux_mount import unsupported
+
+    why = unsupported()
+    if asked == "linux" and why:
+        raise MountError(f"the linux driver cannot be used: {why}; try --driver fusepy")
+    if not asked and why:
+        tell(f"the fusepy driver is used, as {why}")
+    driver = asked or ("fusepy" if why else "linux")
+    if driver == "fusepy":
+        os.environ["FUSE_LIBRARY_PATH"] = mountpoint.require_libfuse()
+    return driver
+
+
 def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
     """Everything before the mount itself; `tell` takes a line for the user. Raises MountError and DfsError."""
     mountpoint.free(wanted.mountpoint, tell)
     mountpoint.require_folder(wanted.mountpoint)
-    os.environ["FUSE_LIBRARY_PATH"] = mountpoint.require_fuse()
+    mountpoint.require_fuse()
     home.prepare(wanted.home)
     if os.path.realpath(wanted.home).startswith(wanted.mountpoint.rstrip("/") + "/"):
         raise MountError(f"{wanted.mountpoint}: home {wanted.home} lies below it; choose another with --home DIR")
@@ -124,6 +142,7 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
     arguments = ["--home", str(wanted.home), "--lock-wait", str(wanted.lock_wait_s)]
     arguments += ["--timeout", str(wanted.timeout_s), "--cache-bytes", str(wanted.cache_bytes)]
     arguments += ["--log-level", wanted.log_level, "--ready-fd", str(ready)]
+    arguments += ["--driver", wanted.driver] if wanted.driver else []
     arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume]
     if endpoint.users_lock is not None:
         arguments += ["--users-fd", str(endpoint.users_lock)]
@@ -207,15 +226,15 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
     )
     claim = _claim(asked)
     try:
-        _mount(asked, on_ready)
+        _mount(asked, wanted.driver or choose_driver("", log.warning), on_ready)
     finally:
         os.close(claim)
 
 
-def _mount(asked: options.ClientOptions, on_ready: Callable[[], None]) -> None:
+def _mount(asked: options.ClientOptions, driver: str, on_ready: Callable[[], None]) -> None:
     from dfsfuse.client import connect
-    from dfsfuse.drivers import fusepy
 
+    run = _run_of(driver)
     mounted: list[bool] = []
 
     def on_mounted() -> None:
@@ -223,11 +242,11 @@ def _mount(asked: options.ClientOptions, on_ready: Callable[[], None]) -> None:
         on_ready()
 
     filesystem = connect(asked)
-    # libfuse unmounts cleanly at these signals, if nobody else has claimed them.
+    # The driver unmounts cleanly at these signals; libfuse does if nobody else has claimed them.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     try:
-        fusepy.run(
+        run(
             filesystem,
             asked.mountpoint,
             read_only=asked.read_only,
@@ -239,11 +258,22 @@ def _mount(asked: options.ClientOptions, on_ready: Callable[[], None]) -> None:
         # libfuse ends its loop with a status other than 0 when it was a signal that ended it.
         if mounted:
             return
-        why = f"libfuse cannot mount it ({error}); it says why in {asked.folder / 'client.log'}"
+        why = f"the {driver} driver cannot mount it ({error}); its log is {asked.folder / 'client.log'}"
         raise MountError(f"{asked.mountpoint}: {why}") from None
     finally:
         filesystem.close()
         log.info("%s is unmounted", asked.mountpoint)
+
+
+def _run_of(driver: str) -> Callable[..., None]:
+    """Imports one driver alone: what the other one needs may be missing."""
+    if driver == "fusepy":
+        from dfsfuse.drivers import fusepy
+
+        return fusepy.run
+    from dfsfuse.drivers import linux
+
+    return linux.run
 
 
 def _claim(asked: options.ClientOptions) -> int:

@@ -8,6 +8,7 @@ the mount itself is asked by a thread that nobody waits for too long.
 import ctypes
 import ctypes.util
 import errno
+import importlib.util
 import os
 import re
 import shlex
@@ -101,8 +102,8 @@ def require_folder(point: str) -> None:
         raise MountError(f"{point}: cannot be a mountpoint: {error.strerror}") from None
 
 
-def require_fuse() -> str:
-    """The name of libfuse 3's library. Raises MountError when this machine cannot mount through FUSE."""
+def require_fuse() -> None:
+    """Raises MountError when this machine cannot mount through FUSE."""
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except PermissionError:
@@ -110,11 +111,17 @@ def require_fuse() -> str:
     except OSError:
         hint = "load the kernel's module with `modprobe fuse`, or give the device to the container"
         raise MountError(f"there is no {FUSE_DEVICE}: {hint}") from None
+    if os.geteuid() != 0 and not shutil.which(FUSERMOUNT):
+        raise MountError(f"there is no {FUSERMOUNT}, which mounts for users other than root; on Debian: package fuse3")
+
+
+def require_libfuse() -> str:
+    """What the fusepy driver needs; the name of libfuse 3's library. Raises MountError."""
     library = os.environ.get("FUSE_LIBRARY_PATH") or ctypes.util.find_library("fuse3")
     if not library:
         raise MountError("there is no libfuse 3; install it, on Debian with: apt-get install fuse3")
-    if os.geteuid() != 0 and not shutil.which(FUSERMOUNT):
-        raise MountError(f"there is no {FUSERMOUNT}, which mounts for users other than root; on Debian: package fuse3")
+    if importlib.util.find_spec("mfusepy") is None:
+        raise MountError("there is no mfusepy, which the fusepy driver needs; install it with: pip install mfusepy")
     return library
 
 

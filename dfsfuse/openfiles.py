@@ -23,7 +23,7 @@ from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock, LockTable, never
 from dfsfuse.messages import Attributes, Create, Lookup
-from dfsfuse.openings import Openings, shown
+from dfsfuse.openings import Openings, as_path
 from dfsfuse.processes import process_of
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
@@ -73,13 +73,22 @@ class OpenFiles:
     # -- opening
 
     def create(
-        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+        self,
+        place: Place,
+        mode: int,
+        uid: int,
+        gid: int,
+        flags: int,
+        pid: int,
+        privileged: bool = False,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
-        """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock.
+        """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock. `shown` is its
+        path for people.
 
         With O_TMPFILE in a folder, without a name, which it can be given if O_EXCL is not there too."""
         unnamed = flags & os.O_TMPFILE == os.O_TMPFILE
-        where, pid = b"" if unnamed else shown(place), process_of(pid)
+        where, pid = b"" if unnamed else shown or as_path(place), process_of(pid)
         lock = self._locks.reserve(where, pid)
         now_ns = time.time_ns()
         request = Create(
@@ -100,7 +109,7 @@ class OpenFiles:
         """A file without a name that is open here has got one: what a crash leaves of it is worth keeping."""
         content = self._cache.current(ino)
         if content is not None and not content.where:
-            content.where = shown(place)
+            content.where = as_path(place)
             self._cache.index.set_path(content.row, content.where)
 
     def open(
@@ -110,27 +119,41 @@ class OpenFiles:
         pid: int,
         interrupted: Callable[[], bool] = never,
         privileged: bool = False,
+        *,
+        ino: int = 0,
+        shown: bytes = b"",
     ) -> tuple[Handle, Attributes]:
+        """`ino`: the inode that is expected at the place. Stale where there is another one."""
+        shown = shown or as_path(place)
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
-            opened, content = self._openings.open(place, 0, 0, 0 if flags & os.O_NOATIME else time.time_ns())
+            atime_ns = 0 if flags & os.O_NOATIME else time.time_ns()
+            opened, content = self._openings.open(place, ino, 0, shown, atime_ns)
             return Handle(content, place, flags, pid, None), opened
+        if ino:
+            return self._open_to_write(place, ino, flags, pid, interrupted, privileged, shown)
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return self._open_to_write(place, flags, pid, interrupted, privileged)
+                return self._open_to_write(place, self._ino_at(place), flags, pid, interrupted, privileged, shown)
             except errors.Stale:
                 self._attributes.forget_place(place)
         raise errors.Stale("the name leads to another file each time it is looked up")
 
     def _open_to_write(
-        self, place: Place, flags: int, pid: int, interrupted: Callable[[], bool], privileged: bool
+        self,
+        place: Place,
+        ino: int,
+        flags: int,
+        pid: int,
+        interrupted: Callable[[], bool],
+        privileged: bool,
+        shown: bytes,
     ) -> tuple[Handle, Attributes]:
         """Stale where the name has come to lead to another file than the one whose lock was taken."""
-        ino, pid = self._ino_at(place), process_of(pid)
-        wait = not flags & os.O_NONBLOCK
-        lock = self._locks.acquire(ino, shown(place), pid, wait, interrupted)
+        wait, pid = not flags & os.O_NONBLOCK, process_of(pid)
+        lock = self._locks.acquire(ino, shown, pid, wait, interrupted)
         try:
-            attributes, content = self._openings.open(place, ino, lock.token)
+            attributes, content = self._openings.open(place, ino, lock.token, shown)
             try:
                 self._begin_writing(content, flags, lock.token, privileged)
             except BaseException:

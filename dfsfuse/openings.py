@@ -29,11 +29,11 @@ class Openings:
         self._session, self._attributes, self._cache = session, attributes, cache
         session.on_new_session(self._open_again)
 
-    def open(self, place: Place, ino: int, token: int, atime_ns: int = 0) -> tuple[Attributes, Content]:
-        """What is at the place now, until `close`. With `token` for writing: Stale where that is not `ino`. `atime_ns`:
-        when it was opened for reading, for relatime."""
-        known = self._attributes.get(place)
-        held = self._base_of(known.ino) if known is not None else _NO_BASE
+    def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Attributes, Content]:
+        """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
+        `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
+        known = None if ino else self._attributes.get(place)
+        held = self._base_of(known.ino if known is not None else ino)
         request = Open(
             session=self._session.id,
             opening=self._session.new_opening(),
@@ -48,7 +48,7 @@ class Openings:
         asked_at = self._attributes.now()
         opened: Opened = self._session.query(request, Opened)
         try:
-            content = self._content_of(opened, held, place, request.opening)
+            content = self._content_of(opened, held, shown, request.opening)
         except BaseException:
             self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)
             raise
@@ -65,12 +65,12 @@ class Openings:
                 raise errors.from_os_error(error, "making a file in the local cache") from None
             raise
 
-    def _content_of(self, opened: Opened, held: Base, place: Place, opening: int) -> Content:
+    def _content_of(self, opened: Opened, held: Base, shown: bytes, opening: int) -> Content:
         if opened.manifest is None:
             entries, segments = held.entries, held.segments
         else:
             entries, segments = self._expand(opened.manifest, opened.attributes), opened.manifest.segments
-        return self._cache.open(opened.attributes, entries, segments, shown(place), opening)
+        return self._cache.open(opened.attributes, entries, segments, shown, opening)
 
     def _close_failed(self, ino: int, version: int, opening: int) -> None:
         """The directory has a row of an open that has failed here."""
@@ -95,7 +95,7 @@ class Openings:
                 self._session.closed(*row)
 
     def _base_of(self, ino: int) -> Base:
-        content = self._cache.peek(ino)
+        content = self._cache.peek(ino) if ino else None
         return (content.base() if content is not None else None) or _NO_BASE
 
     def _expand(self, manifest: Manifest, attributes: Attributes) -> list[Entry]:
@@ -124,6 +124,6 @@ class Openings:
         return entries
 
 
-def shown(place: Place) -> bytes:
+def as_path(place: Place) -> bytes:
     """A path for people, as far as it is known."""
     return b"/" + b"/".join(place[1])

@@ -69,11 +69,11 @@ def _moves_atime(inode: Inode, atime_ns: int) -> bool:
 
 
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:
+    if request.ino and request.ino != ino:
+        raise errors.Stale("the name leads to another file now")
     if inode.is_folder:
         raise errors.IsADirectory("a folder has no content")
     _check_file(inode)
-    if request.ino and request.ino != ino:
-        raise errors.Stale("the name leads to another file now")
 
 
 def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:

@@ -1,6 +1,7 @@
 """Fixtures of all tests. What a fixture has started, or a test in its folder, is ended also when the test fails."""
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Mount, MountedCluster, clean_up, hung, mounted_cluster
+from support import DRIVER, Mount, MountedCluster, clean_up, hung, mounted_cluster
 
 from dfsfuse import mountpoint
 from dfsfuse.cluster import Endpoint, find_or_start
@@ -50,17 +51,31 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"NOT RUN: ALL TESTS ON REAL MOUNTS, as there is no {mountpoint.FUSE_DEVICE}")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "driver" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("drivers")
+        drivers = marker.args if marker else (DRIVER,)
+        wanted = [name for name in drivers if name == os.environ.get("DFS_TEST_DRIVER", name)]
+        metafunc.parametrize("driver", wanted, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[MountedCluster]:
+def driver(request: pytest.FixtureRequest) -> str:
+    """The driver of the mounts."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def shared(driver: str) -> Iterator[MountedCluster]:
     """One cluster for all tests of a module; they must leave it as they find it."""
-    with mounted_cluster() as cluster:
+    with mounted_cluster(driver) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def fresh() -> Iterator[MountedCluster]:
+def fresh(driver: str) -> Iterator[MountedCluster]:
     """A cluster for one test, which may do to it what it wants."""
-    with mounted_cluster() as cluster, watched(cluster):
+    with mounted_cluster(driver) as cluster, watched(cluster):
         yield cluster
 
 

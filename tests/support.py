@@ -26,6 +26,8 @@ from servers.http import App, Listener
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_S = 30.0
+DRIVER = os.environ.get("DFS_TEST_DRIVER", "linux")
+"""The driver of tests on real mounts, save those that are marked with the `drivers` on which they run."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -115,10 +117,10 @@ class Mount:
 
 
 class MountedCluster:
-    """An embedded cluster in `folder`/home with any number of real mounts."""
+    """An embedded cluster in `folder`/home with any number of real mounts, through `driver`."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.home = folder, folder / "home"
+    def __init__(self, folder: Path, driver: str = DRIVER):
+        self.folder, self.home, self.driver = folder, folder / "home", driver
         self._made = 0
 
     def mount(self, *arguments: object, home: Path | None = None, point: Path | None = None) -> Mount:
@@ -128,7 +130,7 @@ class MountedCluster:
             point = self.folder / f"m{self._made}"
             point.mkdir()
         home = home or self.home
-        outcome = run_mount(point, "--home", home, *arguments)
+        outcome = run_mount(point, "--home", home, "--driver", self.driver, *arguments)
         assert outcome.returncode == 0, outcome.stderr
         return Mount(self, point, home)
 
@@ -189,11 +191,11 @@ class MountedCluster:
 
 
 @contextlib.contextmanager
-def mounted_cluster() -> Iterator[MountedCluster]:
+def mounted_cluster(driver: str = DRIVER) -> Iterator[MountedCluster]:
     """A cluster for real mounts; other users may reach its mounts, but not its home."""
     folder = Path(tempfile.mkdtemp(prefix="dfs-", dir="/tmp"))
     folder.chmod(0o711)
-    cluster = MountedCluster(folder)
+    cluster = MountedCluster(folder, driver)
     try:
         yield cluster
     finally:

@@ -78,6 +78,18 @@ def test_open_for_an_inode_that_the_name_has_left(volume: Volume) -> None:
         volume.core.open(messages.Open(session=0, names=[b"f"], ino=old, token=9))
 
 
+@pytest.mark.parametrize("mode", [FOLDER, LINK])
+def test_open_where_the_name_is_no_file_any_more(volume: Volume, mode: int) -> None:
+    """Goal: who expects an inode is told that the name has left it, and not that what stands there has no content:
+    then the kernel looks the name up again."""
+    old = volume.make("f").ino
+    volume.make("g", mode, **({"target": b"x"} if mode == LINK else {}))
+    volume.remove("f")
+    volume.rename("g", "f")
+    with refused(volume, errors.Stale):
+        volume.core.open(messages.Open(session=0, names=[b"f"], ino=old))
+
+
 def test_the_fence_rises_with_each_token(volume: Volume) -> None:
     """Goal: an open for writing fences off older tokens, for opens and commits, and stays over a restart."""
     ino = volume.make("f").ino

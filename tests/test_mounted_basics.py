@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import error
 
-pytestmark = pytest.mark.mounted
+pytestmark = [pytest.mark.mounted, pytest.mark.drivers("linux", "fusepy")]
 
 
 # -- content

@@ -111,7 +111,7 @@ def test_supervisor_is_killed(fresh):
 
 def remounted(mount: Mount) -> str:
     """mount.py on the folder on which a killed client has left its mount; what it says on standard error."""
-    outcome = run_mount(mount.point, "--home", mount.home)
+    outcome = run_mount(mount.point, "--home", mount.home, "--driver", mount.cluster.driver)
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stderr
 

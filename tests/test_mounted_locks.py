@@ -158,6 +158,7 @@ def test_programs_on_one_mount_share_its_lock(folders):
 # -- a wait that ends early
 
 
+@pytest.mark.drivers("linux", "fusepy")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_signal_ends_a_waiting_open(shared, folders, number):
     """Goal: S5, S13. Ctrl-C, kill and kill -9 end a waiting open at once, and its place in the queue is given up."""
@@ -188,6 +189,7 @@ def test_signal_ends_a_local_wait(folders):
     assert ahead.communicate(timeout=10)[0].strip() == "opened"
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_waiting_open_does_not_block_its_folder(shared, folders):
     """Goal: while an open waits, everything else in the same folder of that mount goes on at once: also O_CREAT of the
     name that is waited for, which waits itself, outside the folder's lock."""
@@ -246,6 +248,7 @@ print(*ended, flush=True)
 """
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_two_hundred_waiting_opens_leave_stat_quick(folders):
     """Goal: waiting opens are bounded below the driver's threads: those beyond get EBUSY at once, and stat stays
     quick."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import wait_until
 
-pytestmark = pytest.mark.mounted
+pytestmark = [pytest.mark.mounted, pytest.mark.drivers("linux", "fusepy")]
 
 PAGE = 4096
 
@@ -309,6 +309,17 @@ def test_store_through_a_mapping_after_close(two_mounts):
     mapped[10:14] = b"late"
     mapped.close()
     wait_until(lambda: (there / "file").read_bytes()[:14] == b"early\0\0\0\0\0late", "both stores arrive", 5)
+
+
+def test_store_through_a_mapping_of_an_appending_descriptor(two_mounts):
+    """Goal: a store lands where it was made, though writes through the same descriptor go to the end."""
+    here, there = two_mounts
+    (here / "file").write_bytes(b"a" * 100)
+    with opened(here / "file", os.O_RDWR | os.O_APPEND) as handle, mmap.mmap(handle, 100) as mapped:
+        mapped[10:13] = b"xyz"
+        mapped.flush()
+        os.write(handle, b"end")
+    assert (there / "file").read_bytes() == b"a" * 10 + b"xyz" + b"a" * 87 + b"end"
 
 
 def test_program_that_is_replaced_while_it_runs(mount: Path):

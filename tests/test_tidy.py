@@ -22,6 +22,7 @@ NETWORK = {
 }  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
+    ("dfsfuse.drivers.linux_mount", "socket"): "a socketpair, through which fusermount3 sends a descriptor",
     ("servers.children", "socket"): "free ports for children, and whether they answer",
     ("servers.registration", "socket"): "which address of this machine others reach",
     ("servers.supervisor", "socket"): "a socketpair that wakes it",

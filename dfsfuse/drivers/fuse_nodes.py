@@ -1,0 +1,201 @@
+"""The kernel's nodes: which inode each stands for, how often the kernel has looked it up, by which name, and what it
+was told of it.
+
+A node is what the kernel has one page cache for. Its number is the inode's for now; a node keeps both, as another
+version of an open file may get a node of its own. Inode numbers are never used again, so the generation is always 0.
+
+Look-ups are counted: each reply that names a node adds one, FORGET takes them back, and a node without any is gone.
+
+The pages of a node are those of one content. They may be kept over opens while that content changes by writes through
+this node alone. While a program has an older content open, a newer one is opened with direct I/O, past the pages, and
+the node goes on reporting the older one's size: two versions never mix.
+
+A name is what the latest look-up found the node under. Other clients may have moved it since, so an open says both the
+path and the inode that it expects there.
+
+Threads: one mutex; no request is made under it.
+"""
+
+import errno
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from dfsfuse.attributes import Place
+from dfsfuse.content import Content
+from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
+from dfsfuse.messages import ROOT_INO, Attributes
+
+GENERATION = 0
+_DEPTH_MAX = 256
+
+Name = tuple[int, bytes]
+"""(the folder's inode number, the name in it)."""
+
+
+class Node:
+    """`mode` is the latest that the kernel was told. `opens` are the files that it has open through the node, `users`
+    those of them that go through its pages; `content` is theirs while there are any. `pages` names the content that
+    the pages are of."""
+
+    __slots__ = ("id", "ino", "lookups", "name", "mode", "opens", "users", "content", "pages", "told", "told_at")
+
+    def __init__(self, number: int, ino: int):
+        self.id, self.ino = number, ino
+        self.lookups = self.mode = self.opens = self.users = 0
+        self.name: Name | None = None
+        self.content: Content | None = None
+        self.pages: tuple[int, int] | None = None
+        self.told: tuple[int, int] | None = None
+        self.told_at = 0.0
+
+
+class Nodes:
+    """`hold_s`: for how long the kernel uses attributes without asking again."""
+
+    def __init__(self, hold_s: float):
+        self._hold_s = hold_s
+        self._mutex = threading.Lock()
+        self._root = Node(FUSE_ROOT_ID, ROOT_INO)
+        self._nodes = {FUSE_ROOT_ID: self._root}
+        self._named: dict[Name, Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, nodeid: int) -> Node:
+        """ESTALE, for which the kernel looks the name up again, where there is no such node."""
+        node = self._nodes.get(nodeid)
+        if node is None:
+            raise OSError(errno.ESTALE, f"node {nodeid} is not known")
+        return node
+
+    # -- look-ups
+
+    def found(self, ino: int, name: Name | None) -> Node:
+        """The node for an inode, which is about to be named in a reply; one look-up more."""
+        with self._mutex:
+            node = self._nodes.get(ino)
+            if node is None:
+                node = self._nodes[ino] = Node(ino, ino)
+            node.lookups += 1
+            if name is not None and node.name != name:
+                self._give_name(node, name)
+            return node
+
+    def forget(self, nodeid: int, lookups: int) -> None:
+        with self._mutex:
+            node = self._nodes.get(nodeid)
+            if node is None or node is self._root:
+                return
+            node.lookups -= lookups
+            if node.lookups <= 0:
+                self._take_name(node)
+                del self._nodes[nodeid]
+
+    def forget_all_of(self, nodes: Sequence[Node]) -> None:
+        """Look-ups of a reply that the kernel has not taken."""
+        for node in nodes:
+            self.forget(node.id, 1)
+
+    # -- names
+
+    def place_of(self, node: Node) -> tuple[Place, bytes]:
+        """(by which place to reach the inode, that place as a path for people). Names that are in doubt are left
+        out."""
+        names: list[bytes] = []
+        base = node.ino
+        with self._mutex:
+            at: Node | None = node
+            while at is not None and at.name is not None and len(names) < _DEPTH_MAX:
+                base, name = at.name
+                names.append(name)
+                at = self._nodes.get(base)
+        names.reverse()
+        return (base, tuple(names)), b"/" + b"/".join(names)
+
+    def parent_of(self, folder: Node) -> int:
+        """The inode number for ".."; the folder's own where its name is in doubt."""
+        return folder.name[0] if folder.name is not None else folder.ino
+
+    def doubt(self, node: Node) -> None:
+        """The names on the way to a node have not led to it: they are to be looked up again."""
+        with self._mutex:
+            at: Node | None = node
+            while at is not None and at.name is not None:
+                base = at.name[0]
+                self._take_name(at)
+                at = self._nodes.get(base)
+
+    def removed(self, name: Name) -> None:
+        with self._mutex:
+            node = self._named.get(name)
+            if node is not None:
+                self._take_name(node)
+
+    def renamed(self, old: Name, new: Name, exchanged: bool) -> None:
+        with self._mutex:
+            moved, other = self._named.get(old), self._named.get(new)
+            for node in (moved, other):
+                if node is not None:
+                    self._take_name(node)
+            if moved is not None:
+                self._give_name(moved, new)
+            if exchanged and other is not None:
+                self._give_name(other, old)
+
+    def _give_name(self, node: Node, name: Name) -> None:
+        self._take_name(node)
+        former = self._named.get(name)
+        if former is not None:
+            former.name = None
+        node.name, self._named[name] = name, node
+
+    def _take_name(self, node: Node) -> None:
+        if node.name is not None:
+            del self._named[node.name]
+            node.name = None
+
+    # -- attributes
+
+    def tell(self, node: Node, attributes: Attributes) -> Attributes:
+        """What to report of a node: the size is that of the content whose pages the kernel has."""
+        content = node.content
+        if content is not None and attributes.size != content.size:
+            attributes = msgspec.structs.replace(attributes, size=content.size)
+        node.mode, node.told, node.told_at = attributes.mode, (attributes.size, attributes.mtime_ns), time.monotonic()
+        return attributes
+
+    def changed_by_kernel(self, node: Node) -> None:
+        """The kernel has made the change itself, and asks for the attributes before it uses them again."""
+        node.told_at = 0.0
+
+    def _knows_other(self, node: Node, attributes: Attributes) -> bool:
+        """Does the kernel perhaps go on using other attributes than these?"""
+        if node.told == (attributes.size, attributes.mtime_ns):
+            return False
+        # Its hold begins with the reply, which comes later than what it was told.
+        return time.monotonic() - node.told_at < 2 * self._hold_s
+
+    # -- opens
+
+    def open(self, node: Node, content: Content, attributes: Attributes) -> tuple[bool, bool, bool]:
+        """(keep pages, direct I/O, the kernel must ask for the attributes again)."""
+        with self._mutex:
+            node.opens += 1
+            if node.users and node.content is not content:
+                return False, True, False
+            pages = (content.row, content.lineage)
+            keep = node.pages == pages
+            node.users, node.content, node.pages = node.users + 1, content, pages
+            return keep, False, self._knows_other(node, attributes)
+
+    def close(self, node: Node, direct: bool) -> None:
+        """As `open` has answered."""
+        with self._mutex:
+            node.opens -= 1
+            node.users -= not direct
+            if node.users == 0:
+                node.content = None

@@ -1,0 +1,252 @@
+"""The driver for Linux: speaks the kernel's FUSE protocol on /dev/fuse itself, and calls the file system.
+
+    linux_names    names and attributes          fuse_protocol   structures, opcodes, flags
+    linux_files    open files                    fuse_channel    requests and replies on /dev/fuse
+    linux_folders  open folders                  fuse_workers    the threads that serve them
+    linux_locks    locks between programs        fuse_nodes      what the kernel knows, and was told
+    linux_mount    mount(2), fusermount3         fuse_replies    attributes -> structures
+
+What the file system does not offer is answered with the errno that makes the kernel or programs do without it
+(`OPTIONAL`, `REFUSED`). A request that is not of the protocol's form gets EINVAL, an unknown one ENOSYS, and what fails
+unexpectedly EIO and a traceback in the log: no request ends the driver.
+
+Threads: those of fuse_workers. The driver itself is not changed once it has begun.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_channel import (
+    BODY,
+    PAYLOAD_BYTES_MAX,
+    Handler,
+    Handlers,
+    Interrupts,
+    Notifier,
+    Request,
+    beyond,
+    clone,
+    refusal,
+)
+from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_replies import KERNEL_HOLD_S
+from dfsfuse.drivers.fuse_workers import Workers
+from dfsfuse.drivers.linux_files import Files
+from dfsfuse.drivers.linux_folders import Folders
+from dfsfuse.drivers.linux_locks import Locks
+from dfsfuse.drivers.linux_mount import CannotMount, mount, unmount
+from dfsfuse.drivers.linux_names import Names
+from dfsfuse.errors import DfsError
+from dfsfuse.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+WANTED = (
+    fuse.FUSE_ASYNC_READ | fuse.FUSE_ASYNC_DIO | fuse.FUSE_BIG_WRITES | fuse.FUSE_MAX_PAGES
+    | fuse.FUSE_PARALLEL_DIROPS | fuse.FUSE_DO_READDIRPLUS | fuse.FUSE_READDIRPLUS_AUTO | fuse.FUSE_ATOMIC_O_TRUNC
+    | fuse.FUSE_POSIX_LOCKS | fuse.FUSE_FLOCK_LOCKS | fuse.FUSE_HANDLE_KILLPRIV_V2 | fuse.FUSE_CACHE_SYMLINKS
+    | fuse.FUSE_ABORT_ERROR | fuse.FUSE_INIT_EXT
+)  # fmt: skip
+"""Locks are asked for even where they are refused: the kernel would grant them by itself. HANDLE_KILLPRIV_V2: else the
+kernel would ask for an extended attribute before each write. CACHE_SYMLINKS: a symlink's target never changes.
+
+Not asked for: AUTO_INVAL_DATA would drop the pages at every change of mtime, our own included; EXPORT_SUPPORT needs the
+parent of any folder, which the file system does not tell; NO_OPEN_SUPPORT, as each open asks the directory;
+WRITEBACK_CACHE, as a commit must know what was written."""
+
+OPTIONAL: dict[int, tuple[str, int]] = {
+    fuse.FUSE_LINK: ("link", errno.EPERM),
+    fuse.FUSE_SETXATTR: ("setxattr", errno.ENOSYS),
+    fuse.FUSE_GETXATTR: ("getxattr", errno.ENOSYS),
+    fuse.FUSE_LISTXATTR: ("listxattr", errno.ENOSYS),
+    fuse.FUSE_REMOVEXATTR: ("removexattr", errno.ENOSYS),
+    fuse.FUSE_GETLK: ("get_lock", errno.ENOLCK),
+    fuse.FUSE_SETLK: ("set_lock", errno.ENOLCK),
+    fuse.FUSE_SETLKW: ("set_lock", errno.ENOLCK),
+    fuse.FUSE_FALLOCATE: ("fallocate", errno.EOPNOTSUPP),
+    fuse.FUSE_LSEEK: ("lseek", errno.ENOSYS),
+    fuse.FUSE_TMPFILE: ("create_unnamed", errno.EOPNOTSUPP),
+    fuse.FUSE_SYNCFS: ("sync", errno.ENOSYS),
+}
+"""Opcode -> the method of FileSystem that it needs, and the errno where there is none. After ENOSYS the kernel does not
+ask again: programs get EOPNOTSUPP for extended attributes, and SEEK_DATA and SEEK_HOLE see a file without holes."""
+
+REFUSED: dict[int, int] = {
+    fuse.FUSE_ACCESS: errno.ENOSYS,
+    fuse.FUSE_POLL: errno.ENOSYS,
+    fuse.FUSE_BMAP: errno.ENOSYS,
+    fuse.FUSE_IOCTL: errno.ENOTTY,
+}
+"""ACCESS: the kernel checks permissions itself (default_permissions). POLL: files are always ready, as the kernel then
+says. BMAP: there are no blocks of a disk. IOCTL: files have no flags and no commands."""
+
+_MAX_BACKGROUND, _CONGESTION_THRESHOLD = 64, 48
+_in_header = fuse.fuse_in_header.unpack_from
+_NO_REPLY = (fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT, fuse.FUSE_NOTIFY_REPLY)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FINISH_S = 2.0
+
+
+class Driver:
+    """Answers requests. `device` is where notifications go."""
+
+    def __init__(self, filesystem: FileSystem, device: int):
+        self._fs = filesystem
+        self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S), Interrupts()
+        self.files = Files(filesystem, self.nodes, self.interrupts, Notifier(device))
+        self.ready, self.unfit = False, ""
+        self._handlers = self._table()
+
+    def _table(self) -> Handlers:
+        names = Names(self._fs, self.nodes, self.interrupts, self.files)
+        folders, locks = Folders(self._fs, self.nodes), Locks(self._fs, self.interrupts, self.files)
+        table: Handlers = {
+            fuse.FUSE_INIT: (self.init, beyond(fuse.fuse_init_in)),
+            fuse.FUSE_INTERRUPT: (self.interrupt, beyond(fuse.fuse_interrupt_in)),
+            fuse.FUSE_DESTROY: (self.destroy, BODY),
+            fuse.FUSE_SYNCFS: (self.syncfs, BODY),
+        }
+        for room in (names, self.files, folders, locks):
+            table |= room.handlers()
+        missing = {code: number for code, (method, number) in OPTIONAL.items() if not hasattr(self._fs, method)}
+        return table | {code: (_refuse(number), BODY) for code, number in (REFUSED | missing).items()}
+
+    def answer(self, request: Request) -> None:
+        """Never raises."""
+        if request.length < BODY:
+            log.error("a request of %d bytes: that is less than its header", request.length)
+            return
+        length, opcode, request.unique, request.nodeid, request.uid, request.gid, request.pid, _, _ = _in_header(
+            request.buffer
+        )
+        request.opcode, request.undo = opcode, None
+        try:
+            handler, least = self._handlers.get(opcode, _UNKNOWN)
+            if length != request.length or length < least:
+                raise refusal(errno.EINVAL, "too short, or not as long as it says")
+            body = handler(request)
+            if body is not None:
+                request.reply(body)
+        except Exception as error:
+            self._refused(request, error)
+
+    def _refused(self, request: Request, error: Exception) -> None:
+        name = fuse.OPCODES.get(request.opcode, str(request.opcode))
+        if isinstance(error, DfsError | OSError):
+            number = error.errno or errno.EIO
+            log.debug("%s: %s", name, error)
+        else:
+            number = errno.EIO
+            log.error("%s failed", name, exc_info=error)
+        request.give_up()
+        if request.opcode not in _NO_REPLY:
+            request.fail(number)
+
+    # -- the connection
+
+    def init(self, request: Request) -> bytes:
+        """The kernel's version and what it offers; the reply chooses."""
+        major, minor, readahead, flags = fuse.fuse_init_in.unpack_from(request.buffer, BODY)
+        if major > fuse.FUSE_KERNEL_VERSION:
+            # It comes again with our version.
+            return _init_out(minor, 0, 0)
+        if major < fuse.FUSE_KERNEL_VERSION or minor < fuse.FUSE_MINOR_VERSION_MIN:
+            self.unfit = f"the kernel speaks version {major}.{minor} of the protocol, which is too old"
+            raise refusal(errno.EPROTO, self.unfit)
+        self.ready = True
+        return _init_out(minor, readahead, flags & WANTED)
+
+    def interrupt(self, request: Request) -> None:
+        self.interrupts.arrived(fuse.fuse_interrupt_in.unpack_from(request.buffer, BODY)[0])
+
+    def destroy(self, request: Request) -> bytes:
+        return b""
+
+    def syncfs(self, request: Request) -> bytes:
+        self._fs.sync()
+        return b""
+
+    def end(self) -> None:
+        """The mount has ended: what is still open is closed."""
+        self.interrupts.everything()
+        self.files.close_all()
+
+
+def _refuse(number: int) -> Handler:
+    def handler(request: Request) -> bytes:
+        raise refusal(number)
+
+    return handler
+
+
+_UNKNOWN = _refuse(errno.ENOSYS), BODY
+
+
+def _init_out(minor: int, readahead: int, flags: int) -> bytes:
+    return fuse.fuse_init_out.pack(
+        fuse.FUSE_KERNEL_VERSION, min(minor, fuse.FUSE_KERNEL_MINOR_VERSION), min(readahead, PAYLOAD_BYTES_MAX),
+        flags & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION_THRESHOLD, PAYLOAD_BYTES_MAX, 1,
+        max(1, PAYLOAD_BYTES_MAX // mmap.PAGESIZE), 0, flags >> 32, 0,
+    )  # fmt: skip
+
+
+def run(
+    filesystem: FileSystem,
+    mountpoint: str,
+    *,
+    read_only: bool,
+    allow_other: bool,
+    fsname: str,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount and serve until unmounted, or until a signal says so. Raises CannotMount."""
+    device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other)
+    driver = Driver(filesystem, device)
+    workers = Workers(device, driver.answer, clone)
+    try:
+        _begin(driver, device)
+        _end_at_signals(workers, mountpoint)
+        workers.start()
+        on_ready()
+    except BaseException:
+        unmount(mountpoint)
+        raise
+    workers.wait()
+    log.info("unmounting")
+    driver.interrupts.everything()
+    left = workers.join()
+    driver.end()
+    if not left:
+        os.close(device)
+
+
+def _begin(driver: Driver, device: int) -> None:
+    """INIT, which comes before everything else."""
+    request = Request(device)
+    while not driver.ready:
+        if not request.receive():
+            raise CannotMount("the kernel has ended the mount before it began")
+        driver.answer(request)
+        if driver.unfit:
+            raise CannotMount(driver.unfit)
+    request.close()
+
+
+def _end_at_signals(workers: Workers, mountpoint: str) -> None:
+    """What is being answered is answered first, if that is soon. Signals reach the main thread alone."""
+
+    def end(number: int, frame: object) -> None:
+        log.info("signal %d", number)
+        workers.finish(_FINISH_S)
+        unmount(mountpoint)
+        workers.stop()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, end)

@@ -1,0 +1,272 @@
+"""The Linux driver's requests on files and on what is open.
+
+An open goes by the name that the kernel looked up, and says which inode it expects there: between look-up and open
+another client may have put another file in its place. ESTALE then makes the kernel look the name up again.
+
+Threads: the driver's. `_opened` is a dictionary whose single operations are atomic.
+"""
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+from dfsfuse.attributes import Place
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers import fuse_replies as replies
+from dfsfuse.drivers.fuse_channel import (
+    BODY,
+    DATA,
+    PAYLOAD_BYTES_MAX,
+    Handlers,
+    Interrupts,
+    Notifier,
+    Request,
+    beyond,
+    refusal,
+)
+from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.errors import AlreadyExists, DfsError, NotADirectory, NotFound, Stale
+from dfsfuse.filesystem import FileSystem
+from dfsfuse.messages import Attributes
+from dfsfuse.openfiles import Handle
+
+log = logging.getLogger(__name__)
+
+_WRITE_DATA = BODY + fuse.fuse_write_in.size
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
+
+Result = TypeVar("Result")
+
+
+class _Opened:
+    """An open file of the kernel's, and whether it goes past the pages of its node."""
+
+    __slots__ = ("handle", "node", "direct")
+
+    def __init__(self, handle: Handle, node: Node, direct: bool):
+        self.handle, self.node, self.direct = handle, node, direct
+
+
+class Files:
+    """What is open, by the number that the kernel has for it."""
+
+    def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, notifier: Notifier):
+        self._fs, self._nodes, self._interrupts, self._notifier = filesystem, nodes, interrupts, notifier
+        self._copy_range = getattr(filesystem, "copy_range", None)
+        # POSIX locks go when any descriptor of the file is closed, so the kernel must tell of each.
+        self._release_locks = getattr(filesystem, "release_locks", None)
+        self._opened: dict[int, _Opened] = {}
+        self._numbers = itertools.count(1)
+
+    def handlers(self) -> Handlers:
+        return {
+            fuse.FUSE_OPEN: (self.open, beyond(fuse.fuse_open_in)),
+            fuse.FUSE_CREATE: (self.create, beyond(fuse.fuse_create_in)),
+            fuse.FUSE_TMPFILE: (self.tmpfile, beyond(fuse.fuse_create_in)),
+            fuse.FUSE_READ: (self.read, beyond(fuse.fuse_read_in)),
+            fuse.FUSE_WRITE: (self.write, beyond(fuse.fuse_write_in)),
+            fuse.FUSE_FALLOCATE: (self.fallocate, beyond(fuse.fuse_fallocate_in)),
+            fuse.FUSE_LSEEK: (self.lseek, beyond(fuse.fuse_lseek_in)),
+            fuse.FUSE_COPY_FILE_RANGE: (self.copy_file_range, beyond(fuse.fuse_copy_file_range_in)),
+            fuse.FUSE_COPY_FILE_RANGE_64: (self.copy_file_range, beyond(fuse.fuse_copy_file_range_in)),
+            fuse.FUSE_FLUSH: (self.flush, beyond(fuse.fuse_flush_in)),
+            fuse.FUSE_FSYNC: (self.fsync, beyond(fuse.fuse_fsync_in)),
+            fuse.FUSE_RELEASE: (self.release, beyond(fuse.fuse_release_in)),
+        }
+
+    def _get(self, fh: int) -> _Opened:
+        opened = self._opened.get(fh)
+        if opened is None:
+            raise refusal(errno.EBADF)
+        return opened
+
+    # -- opening
+
+    def through_name(self, node: Node, act: Callable[[Place, bytes], Result]) -> Result:
+        """`act(place, path for people)` with the node's name; ESTALE where it does not lead there any more."""
+        place, shown = self._nodes.place_of(node)
+        try:
+            return act(place, shown)
+        except (Stale, NotFound, NotADirectory):
+            self._nodes.doubt(node)
+            self._fs.forget_names()
+            raise Stale("the name leads to another file now") from None
+
+    def open(self, request: Request) -> bytes:
+        flags, open_flags = fuse.fuse_open_in.unpack_from(request.buffer, BODY)
+        node = self._nodes.get(request.nodeid)
+
+        def act(place: Place, shown: bytes) -> tuple[Handle, Attributes]:
+            interrupted = self._interrupts.of(request)
+            return self._fs.open(place, flags, request.pid, interrupted, True, ino=node.ino, shown=shown)
+
+        handle, attributes = self.through_name(node, act)
+        fh, kept, look_again = self._hold(request, handle, node, attributes)
+        if open_flags & fuse.FUSE_OPEN_KILL_SUIDGID:
+            self._drop_set_ids(node)
+        if look_again and not flags & os.O_TRUNC:
+            self._notifier.attributes_changed(node.id)
+        return replies.open_out(fh, kept)
+
+    def create(self, request: Request) -> bytes:
+        """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
+        kernel look it up and open it, which waits outside that lock."""
+        flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
+        folder, name = self._nodes.get(request.nodeid), request.name(BODY + fuse.fuse_create_in.size)
+        shown = self._nodes.place_of(folder)[1].rstrip(b"/") + b"/" + name
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        try:
+            handle, attributes = self._fs.create(
+                (folder.ino, (name,)), mode, request.uid, request.gid, flags, request.pid, True, shown
+            )
+        except AlreadyExists:
+            raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
+        return self._created(request, handle, attributes, (folder.ino, name))
+
+    def tmpfile(self, request: Request) -> bytes:
+        flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
+        folder, mode = self._nodes.get(request.nodeid), stat.S_IFREG | stat.S_IMODE(mode)
+        handle, attributes = self._fs.create_unnamed(
+            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, True
+        )
+        return self._created(request, handle, attributes, None)
+
+    def _created(
+        self, request: Request, handle: Handle, attributes: Attributes, name: tuple[int, bytes] | None
+    ) -> bytes:
+        node = self._nodes.found(attributes.ino, name)
+        fh, kept, _ = self._hold(request, handle, node, attributes)
+        give_up, nodeid = request.undo, node.id
+
+        def undo() -> None:
+            give_up()
+            self._nodes.forget(nodeid, 1)
+
+        request.undo = undo
+        return replies.create_out(node, self._nodes.tell(node, attributes), fh, kept)
+
+    def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, bool]:
+        """(number, FOPEN_ flags, the kernel must ask for the attributes again) of a new open file."""
+        keep, direct, look_again = self._nodes.open(node, handle.content, attributes)
+        fh = next(self._numbers)
+        self._opened[fh] = _Opened(handle, node, direct)
+        request.undo = functools.partial(self._give_up, fh)
+        flags = fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct
+        no_flush = not handle.writable and self._release_locks is None
+        return fh, flags | fuse.FOPEN_NOFLUSH * no_flush, look_again
+
+    # -- reading and writing
+
+    def read(self, request: Request) -> None:
+        fh, offset, size, read_flags, _, _ = fuse.fuse_read_in.unpack_from(request.buffer, BODY)
+        opened = self._get(fh)
+        if opened.direct and not read_flags & fuse.FUSE_READ_LOCKOWNER:
+            # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
+            raise refusal(errno.EINVAL)
+        room = request.view[DATA : DATA + min(size, PAYLOAD_BYTES_MAX)]
+        request.reply_data(self._fs.files.read_into(opened.handle, room, offset))
+
+    def write(self, request: Request) -> bytes:
+        fh, offset, size, write_flags, _, flags = fuse.fuse_write_in.unpack_from(request.buffer, BODY)
+        opened, data = self._get(fh), request.data(_WRITE_DATA, size)
+        node = opened.node
+        if write_flags & fuse.FUSE_WRITE_KILL_SUIDGID and node.mode & _SET_IDS:
+            self._drop_set_ids(node)
+        append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
+        written = self._fs.files.write(opened.handle, data, offset, append)
+        self._nodes.changed_by_kernel(node)
+        return fuse.fuse_write_out.pack(written)
+
+    def _drop_set_ids(self, node: Node) -> None:
+        """Who may write a program's file does not get the rights that its owner has given to the program."""
+        mode = without_set_ids(node.mode)
+        if mode != node.mode:
+            self._fs.set_attributes((node.ino, ()), mode=stat.S_IMODE(mode))
+            node.mode = mode
+
+    def handle(self, fh: int) -> Handle:
+        return self._get(fh).handle
+
+    def resize(self, fh: int, size: int) -> None:
+        self._fs.files.resize(self._get(fh).handle, size)
+
+    def fallocate(self, request: Request) -> bytes:
+        fh, offset, length, mode = fuse.fuse_fallocate_in.unpack_from(request.buffer, BODY)
+        opened = self._get(fh)
+        self._fs.fallocate(opened.handle, mode, offset, length)
+        self._nodes.changed_by_kernel(opened.node)
+        return b""
+
+    def lseek(self, request: Request) -> bytes:
+        fh, offset, whence = fuse.fuse_lseek_in.unpack_from(request.buffer, BODY)
+        return fuse.fuse_lseek_out.pack(self._fs.lseek(self._get(fh).handle, offset, whence))
+
+    def copy_file_range(self, request: Request) -> bytes:
+        fh_in, off_in, _, fh_out, off_out, length, _ = fuse.fuse_copy_file_range_in.unpack_from(request.buffer, BODY)
+        source, target = self._get(fh_in), self._get(fh_out)
+        if self._copy_range is None:
+            # Where the pages are another version's, the kernel's own copy would be of that: then the program has to
+            # read and write, as it does on EINVAL.
+            raise refusal(errno.EINVAL if source.direct else errno.EOPNOTSUPP)
+        copied = self._copy_range(source.handle, off_in, target.handle, off_out, length)
+        self._nodes.changed_by_kernel(target.node)
+        if request.opcode == fuse.FUSE_COPY_FILE_RANGE_64:
+            return fuse.fuse_copy_file_range_out.pack(copied)
+        return fuse.fuse_write_out.pack(copied)
+
+    # -- closing
+
+    def flush(self, request: Request) -> bytes:
+        fh, owner = fuse.fuse_flush_in.unpack_from(request.buffer, BODY)
+        handle = self._get(fh).handle
+        try:
+            self._fs.files.flush(handle)
+        finally:
+            if self._release_locks is not None:
+                self._release_locks(handle, owner, False)
+        return b""
+
+    def fsync(self, request: Request) -> bytes:
+        fh, _ = fuse.fuse_fsync_in.unpack_from(request.buffer, BODY)
+        self._fs.files.flush(self._get(fh).handle, durable=True)
+        return b""
+
+    def release(self, request: Request) -> bytes:
+        fh, _, release_flags, owner = fuse.fuse_release_in.unpack_from(request.buffer, BODY)
+        if release_flags & fuse.FUSE_RELEASE_FLOCK_UNLOCK and self._release_locks is not None:
+            self._release_locks(self._get(fh).handle, owner, True)
+        self._close(fh)
+        return b""
+
+    def _close(self, fh: int) -> None:
+        opened = self._opened.pop(fh, None)
+        if opened is None:
+            raise refusal(errno.EBADF)
+        try:
+            self._fs.files.release(opened.handle)
+        finally:
+            self._nodes.close(opened.node, opened.direct)
+
+    def _give_up(self, fh: int) -> None:
+        try:
+            self._close(fh)
+        except (DfsError, OSError) as error:
+            log.error("a file that nobody waits for any more cannot be closed: %s", error)
+
+    def close_all(self) -> None:
+        """The mount has ended, and with it requests that would have closed these."""
+        for fh in list(self._opened):
+            self._give_up(fh)
+
+
+def without_set_ids(mode: int) -> int:
+    """After a change of owner or content: set-user-id goes, and set-group-id where the group may execute. Without that
+    it is no right but a mark for mandatory locks; on a folder it is about new files."""
+    if stat.S_ISDIR(mode):
+        return mode
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

@@ -1,0 +1,106 @@
+"""The Linux driver's requests on open folders: listing, with and without attributes.
+
+READDIRPLUS names nodes, and so counts look-ups. What of an entry is not known freshly enough goes without a node: the
+kernel then looks it up when somebody asks.
+
+Threads: the driver's. `_listings` is a dictionary whose single operations are atomic.
+"""
+
+import errno
+import functools
+import itertools
+from collections.abc import Iterator
+
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers import fuse_replies as replies
+from dfsfuse.drivers.fuse_channel import BODY, PAYLOAD_BYTES_MAX, Handlers, Request, beyond, refusal
+from dfsfuse.drivers.fuse_listings import DOTS, Listing
+from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.filesystem import FileSystem
+
+_FOLDER = 0o040000
+_OFFSETS = 1 << 63
+
+Entry = tuple[int, bytes, int, int, bool]
+"""(inode number, name, mode, offset of what follows, whether the kernel may look it up)."""
+
+
+class Folders:
+    """What is open, by the number that the kernel has for it."""
+
+    def __init__(self, filesystem: FileSystem, nodes: Nodes):
+        self._fs, self._nodes = filesystem, nodes
+        self._listings: dict[int, Listing] = {}
+        self._numbers = itertools.count(1)
+
+    def handlers(self) -> Handlers:
+        return {
+            fuse.FUSE_OPENDIR: (self.opendir, BODY),
+            fuse.FUSE_READDIR: (self.readdir, beyond(fuse.fuse_read_in)),
+            fuse.FUSE_READDIRPLUS: (self.readdirplus, beyond(fuse.fuse_read_in)),
+            fuse.FUSE_RELEASEDIR: (self.releasedir, beyond(fuse.fuse_release_in)),
+            fuse.FUSE_FSYNCDIR: (self.fsyncdir, BODY),
+        }
+
+    def opendir(self, request: Request) -> bytes:
+        node = self._nodes.get(request.nodeid)
+        fh = next(self._numbers)
+        self._listings[fh] = Listing(lambda after: self._fs.list_folder((node.ino, ()), after))
+        request.undo = functools.partial(self._listings.pop, fh, None)
+        return replies.open_out(fh, 0)
+
+    def releasedir(self, request: Request) -> bytes:
+        self._listings.pop(fuse.fuse_release_in.unpack_from(request.buffer, BODY)[0], None)
+        return b""
+
+    def fsyncdir(self, request: Request) -> bytes:
+        self._fs.session.sync()
+        return b""
+
+    def readdir(self, request: Request) -> bytes:
+        listing, offset, room = self._asked(request)
+        node, parts = self._nodes.get(request.nodeid), []
+        for ino, name, mode, following, _ in self._entries(node, listing, offset):
+            part = replies.dirent(name, ino, following, mode)
+            room -= len(part)
+            if room < 0:
+                break
+            parts.append(part)
+        return b"".join(parts)
+
+    def readdirplus(self, request: Request) -> bytes:
+        listing, offset, room = self._asked(request)
+        node, parts = self._nodes.get(request.nodeid), []
+        counted: list[Node] = []
+        request.undo = functools.partial(self._nodes.forget_all_of, counted)
+        for ino, name, mode, following, real in self._entries(node, listing, offset):
+            part = replies.dirent(name, ino, following, mode)
+            room -= len(part) + len(replies.NO_ENTRY)
+            if room < 0:
+                break
+            parts += (self._looked_up(node, name, ino, counted) if real else replies.NO_ENTRY), part
+        return b"".join(parts)
+
+    def _asked(self, request: Request) -> tuple[Listing, int, int]:
+        fh, offset, size, *_ = fuse.fuse_read_in.unpack_from(request.buffer, BODY)
+        listing = self._listings.get(fh)
+        if listing is None or offset >= _OFFSETS:
+            raise refusal(errno.EBADF)
+        return listing, offset, min(size, PAYLOAD_BYTES_MAX)
+
+    def _entries(self, folder: Node, listing: Listing, offset: int) -> Iterator[Entry]:
+        """From `offset` on: "." and "..", which nobody looks up, and the folder's own."""
+        if offset < 1:
+            yield folder.ino, b".", _FOLDER, 1, False
+        if offset < DOTS:
+            yield self._nodes.parent_of(folder), b"..", _FOLDER, DOTS, False
+        for following, entry in listing.entries_from(offset):
+            yield entry.attributes.ino, entry.name, entry.attributes.mode, following, True
+
+    def _looked_up(self, folder: Node, name: bytes, ino: int, counted: list[Node]) -> bytes:
+        attributes = self._fs.known(ino)
+        if attributes is None:
+            return replies.NO_ENTRY
+        node = self._nodes.found(ino, (folder.ino, name))
+        counted.append(node)
+        return replies.entry_out(node, self._nodes.tell(node, attributes))

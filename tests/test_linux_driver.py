@@ -1,0 +1,777 @@
+"""The Linux driver over a file system in memory: what it translates, which errno it answers with, and that nothing that
+the kernel could send ends it. The requests are bytes; nothing is mounted."""
+
+import errno
+import fcntl
+import logging
+import os
+import random
+import stat
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from fake_filesystem import FakeFileSystem
+from fuse_requests import Kernel, entries_of, reply_of, request_bytes
+
+from dfsfuse import errors
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
+
+FLUSH = fuse.fuse_flush_in.pack
+ROUNDS = 40_000 if os.environ.get("DFS_LONG") else 4000
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    yield made
+    made.close()
+
+
+def setattr_body(valid: int, **fields: int) -> bytes:
+    """`fuse_setattr_in` with these fields."""
+    order = (
+        "fh", "size", "lock_owner", "atime", "mtime", "ctime", "atimensec", "mtimensec", "ctimensec", "mode", "uid",
+        "gid",
+    )  # fmt: skip
+    assert set(fields) <= set(order)
+    return fuse.fuse_setattr_in.pack(valid, *(fields.get(name, 0) for name in order))
+
+
+def attr(body: bytes, start: int = 0) -> dict[str, int]:
+    """The fields of a fuse_attr that tests look at."""
+    values = fuse.fuse_attr.unpack_from(body, start)
+    names = ("ino", "size", "blocks", "atime", "mtime", "ctime", "atimensec", "mtimensec", "ctimensec", "mode", "nlink",
+             "uid", "gid", "rdev")  # fmt: skip
+    return dict(zip(names, values, strict=False))
+
+
+_ATTR_START, _ENTRY_ATTR_START = 16, 40
+
+
+# -- INIT
+
+
+def init(kernel: Kernel, major: int = 7, minor: int = 45, flags: int = 0xFFFFFFFF):
+    body = fuse.fuse_init_in_ext.pack(major, minor, 1 << 17, flags, 0xFFFFFFFF)
+    return kernel.ask(fuse.FUSE_INIT, body)
+
+
+def test_init_chooses_what_the_kernel_offers(kernel):
+    """Goal: requests of 1 MiB, and those of the wanted flags that the kernel has, no others."""
+    reply = fuse.fuse_init_out.unpack(init(kernel).body)
+    assert reply[:2] == (7, fuse.FUSE_KERNEL_MINOR_VERSION)
+    assert reply[3] == WANTED
+    assert (reply[6], reply[8] * 4096) == (1 << 20, 1 << 20)
+    assert fuse.fuse_init_out.unpack(init(kernel, minor=36, flags=fuse.FUSE_ASYNC_READ).body)[1:4:2] == (36, 1)
+    assert kernel.driver.ready
+
+
+def test_flags_that_are_left_out_on_purpose():
+    """Goal: none of what would break a promise is negotiated by accident."""
+    never = fuse.FUSE_WRITEBACK_CACHE | fuse.FUSE_NO_OPEN_SUPPORT | fuse.FUSE_AUTO_INVAL_DATA | fuse.FUSE_EXPORT_SUPPORT
+    assert not WANTED & (never | fuse.FUSE_NO_OPENDIR_SUPPORT | fuse.FUSE_DONT_MASK | fuse.FUSE_POSIX_ACL)
+
+
+def test_versions_of_the_protocol(kernel):
+    """Goal: a kernel with a later major version is told ours, and asks again; one that is too old is refused."""
+    assert fuse.fuse_init_out.unpack(init(kernel, major=8).body)[:2] == (7, fuse.FUSE_KERNEL_MINOR_VERSION)
+    assert not kernel.driver.ready
+    assert init(kernel, minor=20).error == errno.EPROTO
+    assert "7.20" in kernel.driver.unfit
+
+
+# -- names and attributes
+
+
+def test_lookup_tells_everything(kernel):
+    """Goal: an entry carries node, attributes to the nanosecond, and how long they may be used."""
+    times = {"mtime_ns": 5 * 10**9 + 6, "ctime_ns": 7 * 10**9 + 8, "atime_ns": -1}
+    ino = kernel.fs.add(b"file", 0o100640, uid=12, gid=34, nlink=2, **times)
+    kernel.fs.contents[ino].data.extend(b"x" * 1000)
+    body = kernel.do(fuse.FUSE_LOOKUP, b"file\0")
+    nodeid, generation, entry_s, attr_s, entry_ns, attr_ns = fuse.fuse_entry_out.unpack(body)[:6]
+    assert (nodeid, generation) == (ino, 0)
+    assert (entry_s, attr_s, entry_ns, attr_ns) == (0, 0, 250_000_000, 250_000_000)
+    assert attr(body, _ENTRY_ATTR_START) == {
+        "ino": ino, "size": 1000, "blocks": 2, "atime": -1, "mtime": 5, "ctime": 7, "atimensec": 999_999_999,
+        "mtimensec": 6, "ctimensec": 8, "mode": 0o100640, "nlink": 2, "uid": 12, "gid": 34, "rdev": 0,
+    }  # fmt: skip
+
+
+def test_getattr_and_statx(kernel):
+    """Goal: both tell the same; statx says that only the basic fields are there."""
+    ino = kernel.fs.add(b"dev", stat.S_IFCHR | 0o600, rdev=os.makedev(5, 300))
+    kernel.lookup(b"dev")
+    plain = attr(kernel.do(fuse.FUSE_GETATTR, bytes(16), ino), _ATTR_START)
+    assert (plain["ino"], plain["mode"], plain["rdev"]) == (ino, stat.S_IFCHR | 0o600, os.makedev(5, 300))
+    more = fuse.fuse_statx_out.unpack(kernel.do(fuse.FUSE_STATX, bytes(24), ino))
+    assert more[3] == fuse.STATX_BASIC_STATS
+    assert more[11] == ino
+    assert more[9] == stat.S_IFCHR | 0o600
+    assert more[-4:-2] == (5, 300)
+
+
+def test_readlink_and_symlink(kernel):
+    """Goal: the target's bytes go both ways unchanged."""
+    body = kernel.do(fuse.FUSE_SYMLINK, b"link\0/no/\xff where\0")
+    nodeid = fuse.fuse_entry_out.unpack(body)[0]
+    assert kernel.do(fuse.FUSE_READLINK, b"", nodeid) == b"/no/\xff where"
+    kernel.fs.add(b"file")
+    assert kernel.ask(fuse.FUSE_READLINK, b"", kernel.lookup(b"file")).error == errno.EINVAL
+
+
+def test_making_and_removing(kernel):
+    """Goal: folders and special files with their mode, owner and number; and they go again."""
+    folder = fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_MKDIR, fuse.fuse_mkdir_in.pack(0o2750, 0) + b"d\0"))[0]
+    made = kernel.fs.inodes[folder]
+    assert (made.mode, made.uid, made.gid) == (stat.S_IFDIR | 0o2750, 1000, 1001)
+    mknod = fuse.fuse_mknod_in.pack(stat.S_IFIFO | 0o600, 0, 0, 0) + b"pipe\0"
+    assert kernel.fs.inodes[fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_MKNOD, mknod, folder))[0]].mode == 0o010600
+    assert kernel.ask(fuse.FUSE_RMDIR, b"d\0").error == errno.ENOTEMPTY
+    assert kernel.ask(fuse.FUSE_RMDIR, b"pipe\0", folder).error == errno.ENOTDIR
+    kernel.do(fuse.FUSE_UNLINK, b"pipe\0", folder)
+    kernel.do(fuse.FUSE_RMDIR, b"d\0")
+    assert kernel.fs.names == {}
+
+
+def test_rename_with_flags(kernel):
+    """Goal: RENAME2 passes the flags; both forms move the node's name."""
+    one, two = kernel.fs.add(b"a"), kernel.fs.add(b"b")
+    kernel.lookup(b"a"), kernel.lookup(b"b")
+    rename2 = lambda flags: fuse.fuse_rename2_in.pack(1, flags) + b"a\0b\0"  # noqa: E731
+    assert kernel.ask(fuse.FUSE_RENAME2, rename2(1)).error == errno.EEXIST
+    kernel.do(fuse.FUSE_RENAME2, rename2(2))
+    assert (kernel.fs.names[1, b"a"], kernel.fs.names[1, b"b"]) == (two, one)
+    assert kernel.driver.nodes.place_of(kernel.driver.nodes.get(one))[1] == b"/b"
+    kernel.do(fuse.FUSE_RENAME, fuse.fuse_rename_in.pack(1) + b"b\0c\0")
+    assert kernel.driver.nodes.place_of(kernel.driver.nodes.get(one))[1] == b"/c"
+
+
+@pytest.mark.parametrize(
+    ("valid", "fields", "changed"),
+    [
+        (fuse.FATTR_MODE, {"mode": 0o104751}, {"mode": 0o104751}),
+        (fuse.FATTR_UID, {"uid": 9}, {"uid": 9, "mode": 0o100755}),
+        (fuse.FATTR_GID, {"gid": 9}, {"gid": 9, "mode": 0o100755}),
+        (fuse.FATTR_UID | fuse.FATTR_MODE, {"uid": 9, "mode": 0o6711}, {"uid": 9, "mode": 0o106711}),
+        (fuse.FATTR_KILL_SUIDGID, {}, {"mode": 0o100755}),
+        (fuse.FATTR_ATIME, {"atime": -2, "atimensec": 3}, {"atime_ns": -2 * 10**9 + 3}),
+        (fuse.FATTR_MTIME, {"mtime": 2, "mtimensec": 3}, {"mtime_ns": 2 * 10**9 + 3}),
+    ],
+)
+def test_setattr(kernel, valid, fields, changed):
+    """Goal: exactly what is marked as valid changes; a new owner takes the set-id bits away, save where a mode comes
+    with it."""
+    ino = kernel.fs.add(b"file", 0o106755)
+    kernel.lookup(b"file")
+    before = msgspec.structs.asdict(kernel.fs.inodes[ino])
+    body = kernel.do(fuse.FUSE_SETATTR, setattr_body(valid, **fields), ino)
+    assert msgspec.structs.asdict(kernel.fs.inodes[ino]) == {**before, **changed}
+    assert attr(body, _ATTR_START)["mode"] == kernel.fs.inodes[ino].mode
+
+
+def test_setattr_now(kernel):
+    """Goal: UTIME_NOW is this machine's clock."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    now = fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_ATIME_NOW | fuse.FATTR_MTIME_NOW
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(now, mtime=1), ino)
+    assert kernel.fs.inodes[ino].mtime_ns > 10**18
+    assert kernel.fs.inodes[ino].atime_ns > 10**18
+
+
+def test_new_owner_of_a_folder_keeps_its_bits(kernel):
+    """Goal: on a folder set-group-id is about the group of new files."""
+    ino = kernel.fs.add(b"d", stat.S_IFDIR | 0o2775)
+    kernel.lookup(b"d")
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_UID, uid=7), ino)
+    assert kernel.fs.inodes[ino].mode == stat.S_IFDIR | 0o2775
+
+
+def test_size_with_and_without_an_open_file(kernel):
+    """Goal: ftruncate goes to its open file, truncate takes the way of an open."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    body = kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE | fuse.FATTR_FH, fh=fh, size=5), ino)
+    assert attr(body, _ATTR_START)["size"] == kernel.fs.contents[ino].size == 5
+    opens = len(kernel.fs.handles)
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE, size=2), ino)
+    assert kernel.fs.contents[ino].size == 2
+    assert len(kernel.fs.handles) == opens + 1
+    assert kernel.fs.handles[-1].closed
+
+
+def test_statfs(kernel):
+    """Goal: figures in blocks, from memory."""
+    blocks, free, available, files, free_files, size, name_max, *_ = fuse.fuse_statfs_out.unpack(
+        kernel.do(fuse.FUSE_STATFS)
+    )
+    assert (blocks * size, free * size, available * size) == (100 << 20, 40 << 20, 40 << 20)
+    assert (files - free_files, name_max) == (7, 255)
+
+
+# -- look-ups are counted
+
+
+def test_forget_takes_back_what_was_counted(kernel):
+    """Goal: FORGET and BATCH_FORGET, without a reply; a node is gone with its last look-up."""
+    one, two = kernel.fs.add(b"a"), kernel.fs.add(b"b")
+    for _ in range(3):
+        kernel.lookup(b"a"), kernel.lookup(b"b")
+    assert kernel.send(request_bytes(fuse.FUSE_FORGET, fuse.fuse_forget_in.pack(2), one)) == []
+    kernel.do(fuse.FUSE_GETATTR, bytes(16), one)
+    pairs = fuse.fuse_forget_one.pack(one, 1) + fuse.fuse_forget_one.pack(two, 3)
+    assert kernel.send(request_bytes(fuse.FUSE_BATCH_FORGET, fuse.fuse_batch_forget_in.pack(2, 0) + pairs)) == []
+    assert len(kernel.driver.nodes) == 1
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), one).error == errno.ESTALE
+
+
+def everything_that_counts(kernel: Kernel) -> list[bytes]:
+    """A request of each kind that names nodes in its reply."""
+    kernel.fs.add(b"there")
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8)))[0]
+    return [
+        request_bytes(fuse.FUSE_LOOKUP, b"there\0"),
+        request_bytes(fuse.FUSE_MKDIR, bytes(8) + b"d\0"),
+        request_bytes(fuse.FUSE_MKNOD, fuse.fuse_mknod_in.pack(stat.S_IFIFO, 0, 0, 0) + b"f\0"),
+        request_bytes(fuse.FUSE_SYMLINK, b"l\0target\0"),
+        request_bytes(fuse.FUSE_CREATE, fuse.fuse_create_in.pack(os.O_WRONLY, 0o644, 0, 0) + b"c\0"),
+        request_bytes(fuse.FUSE_READDIRPLUS, fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0)),
+    ]
+
+
+def test_reply_that_is_not_taken_is_undone(kernel):
+    """Goal: where the kernel does not take a reply, its look-ups do not count, and a file that it would have opened is
+    closed."""
+    for message in everything_that_counts(kernel):
+        kernel._request.device = os.open(os.devnull, os.O_RDONLY)
+        try:
+            kernel.send(message)
+        finally:
+            os.close(kernel._request.device)
+        assert len(kernel.driver.nodes) == 1
+    assert all(handle.closed for handle in kernel.fs.handles)
+    assert len(kernel.fs.handles) == 1
+
+
+def test_what_fails_halfway_is_undone(kernel):
+    """Goal: a listing that fails after some entries has counted none."""
+    for number in range(20):
+        kernel.fs.add(b"%02d" % number)
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8)))[0]
+    known, left = kernel.fs.known, [10]
+
+    def fails(ino: int):
+        left[0] -= 1
+        if not left[0]:
+            raise errors.TimedOut
+        return known(ino)
+
+    kernel.fs.known = fails
+    ask = fuse.fuse_read_in.pack(fh, 0, 8192, 0, 0, 0)
+    assert kernel.ask(fuse.FUSE_READDIRPLUS, ask).error == errno.ETIMEDOUT
+    assert len(kernel.driver.nodes) == 1
+    assert len(entries_of(kernel.do(fuse.FUSE_READDIRPLUS, ask), plus=True)) == 22
+
+
+# -- listings
+
+
+def listing(kernel: Kernel, size: int, plus: bool = False, nodeid: int = 1) -> list:
+    """All entries, as far as each reply goes, each reply asked for from the offset of the last entry."""
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), nodeid))[0]
+    opcode, found, offset = fuse.FUSE_READDIRPLUS if plus else fuse.FUSE_READDIR, [], 0
+    while True:
+        body = kernel.do(opcode, fuse.fuse_read_in.pack(fh, offset, size, 0, 0, 0), nodeid)
+        assert len(body) <= size
+        if not body:
+            break
+        found += entries_of(body, plus)
+        offset = found[-1].following
+    kernel.do(fuse.FUSE_RELEASEDIR, fuse.fuse_release_in.pack(fh, 0, 0, 0), nodeid)
+    return found
+
+
+@pytest.mark.parametrize("size", [512, 4096, 1 << 20])
+@pytest.mark.parametrize("plus", [False, True])
+def test_listing(kernel, size, plus):
+    """Goal: every entry once with its type, `.` and `..` first; with attributes each counts a look-up, those two do
+    not."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    for number in range(300):
+        kernel.fs.add(b"%03d" % number + b"x" * (number % 9), parent=folder)
+    found = listing(kernel, size, plus, folder)
+    assert [(entry.name, entry.ino, entry.kind) for entry in found[:2]] == [(b".", folder, 4), (b"..", 1, 4)]
+    assert len({entry.name for entry in found}) == len(found) == 302
+    assert all(entry.kind == stat.S_IFREG >> 12 for entry in found[2:])
+    assert all(entry.nodeid == entry.ino * plus for entry in found[2:])
+    assert [entry.nodeid for entry in found[:2]] == [0, 0]
+    assert len(kernel.driver.nodes) == 2 + 300 * plus
+
+
+def test_entries_that_are_not_known_freshly_come_without_a_node(kernel):
+    """Goal: the kernel looks them up when somebody asks, rather than use what is old."""
+    old = kernel.fs.add(b"old")
+    kernel.fs.add(b"new")
+    known = kernel.fs.known
+    kernel.fs.known = lambda ino: None if ino == old else known(ino)
+    nodes = {entry.name: entry.nodeid for entry in listing(kernel, 4096, plus=True)}
+    assert nodes[b"old"] == 0
+    assert nodes[b"new"] > 0
+
+
+def test_fsyncdir_and_unknown_folders(kernel):
+    """Goal: fsync of a folder is the directory's sync; a number that is not open is EBADF."""
+    kernel.do(fuse.FUSE_FSYNCDIR, bytes(16))
+    assert kernel.fs.session.synced == 1
+    assert kernel.ask(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(99, 0, 4096, 0, 0, 0)).error == errno.EBADF
+
+
+# -- files
+
+
+def test_open_read_write_close(kernel):
+    """Goal: bytes go both ways, flags, pid and path arrive, and each call reaches the file system once."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    ino = kernel.fs.add(b"file", parent=folder)
+    kernel.lookup(b"d")
+    kernel.lookup(b"file", folder)
+    fh, flags = kernel.open(ino, os.O_RDWR | os.O_APPEND)
+    assert kernel.fs.files.calls == [("open", (1, (b"d", b"file")), os.O_RDWR | os.O_APPEND, 77, b"/d/file")]
+    assert flags == 0
+    assert kernel.write(fh, b"hello" * 1000) == 5000
+    assert kernel.read(fh, 4096).body == (b"hello" * 1000)[:4096]
+    assert kernel.read(fh, 4096, 4990).body == b"hello" * 2
+    assert kernel.read(fh, 4096, 6000).body == b""
+    kernel.do(fuse.FUSE_FLUSH, FLUSH(fh, 1))
+    kernel.do(fuse.FUSE_FSYNC, fuse.fuse_fsync_in.pack(fh, 1))
+    kernel.release(fh)
+    assert kernel.fs.files.calls[2:] == [("flush", ino, False), ("flush", ino, True), ("release", ino)]
+    assert kernel.read(fh, 1).error == errno.EBADF
+    assert kernel.ask(fuse.FUSE_RELEASE, fuse.fuse_release_in.pack(fh, 0, 0, 0)).error == errno.EBADF
+
+
+def test_megabytes_in_one_request(kernel):
+    """Goal: the largest requests that were negotiated pass in one piece, and larger ones are cut."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    data = os.urandom(1 << 20)
+    assert kernel.write(fh, data) == 1 << 20
+    assert kernel.read(fh, 1 << 20).body == data
+    assert kernel.read(fh, 1 << 30).body == data
+
+
+def test_pages_are_kept_and_read_only_files_need_no_flush(kernel):
+    """Goal: FOPEN_KEEP_CACHE where the kernel has these very pages; FOPEN_NOFLUSH for what cannot have changed."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH
+    assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH | fuse.FOPEN_KEEP_CACHE
+    assert kernel.open(ino, os.O_RDWR)[1] == fuse.FOPEN_KEEP_CACHE
+
+
+def test_newer_version_while_the_older_is_open(kernel):
+    """Goal: it is read past the pages, and what would go through them gets EINVAL; copy_file_range too, so that
+    programs read and write."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    old, _ = kernel.open(ino)
+    kernel.fs.replace_content(ino, b"newer")
+    new, flags = kernel.open(ino)
+    assert flags & fuse.FOPEN_DIRECT_IO
+    assert kernel.read(new, 10, flags=fuse.FUSE_READ_LOCKOWNER).body == b"newer"
+    assert kernel.read(new, 10).error == errno.EINVAL
+    assert kernel.read(old, 10).body == b""
+    copy = lambda fh: fuse.fuse_copy_file_range_in.pack(fh, 0, ino, old, 0, 10, 0)  # noqa: E731
+    assert kernel.ask(fuse.FUSE_COPY_FILE_RANGE, copy(new)).error == errno.EINVAL
+    assert kernel.ask(fuse.FUSE_COPY_FILE_RANGE_64, copy(old)).error == errno.EOPNOTSUPP
+
+
+def test_kernel_is_told_to_ask_again_before_an_open_is_answered(kernel):
+    """Goal: where another client has changed the size, the kernel forgets the one that it was told, and its pages
+    stay its own affair."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    kernel.fs.replace_content(ino, b"newer")
+    first, second = kernel.send(request_bytes(fuse.FUSE_OPEN, bytes(8), ino))
+    assert (first.unique, -first.error) == (0, fuse.FUSE_NOTIFY_INVAL_INODE)
+    assert second.error == 0
+
+
+def test_create(kernel):
+    """Goal: name, mode, owner and flags arrive; the reply is an entry and an open file in one."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    body = kernel.do(fuse.FUSE_CREATE, fuse.fuse_create_in.pack(os.O_RDWR, 0o100640, 0, 0) + b"new\0", folder)
+    nodeid, fh = fuse.fuse_create_out.unpack(body)[0], fuse.fuse_create_out.unpack(body)[-3]
+    assert kernel.fs.inodes[nodeid].mode == 0o100640
+    assert kernel.fs.files.calls == [("create", b"/d/new", os.O_RDWR, 77)]
+    assert kernel.write(fh, b"x") == 1
+    assert kernel.driver.nodes.get(nodeid).opens == 1
+
+
+@pytest.mark.parametrize(("flags", "number"), [(os.O_WRONLY, errno.ESTALE), (os.O_EXCL, errno.EEXIST)])
+def test_create_of_a_name_that_has_come_to_exist(kernel, flags, number):
+    """Goal: ESTALE brings the kernel back with LOOKUP and OPEN, which may wait; O_EXCL gets EEXIST."""
+    kernel.fs.add(b"file")
+    body = fuse.fuse_create_in.pack(flags, 0o644, 0, 0) + b"file\0"
+    assert kernel.ask(fuse.FUSE_CREATE, body).error == number
+    assert len(kernel.driver.nodes) == 1
+
+
+def test_open_of_a_name_that_leads_elsewhere_now(kernel):
+    """Goal: S2. ESTALE, so that the kernel looks the name up; names that are known are forgotten. Without a lookup the
+    same node is then opened by its inode: that was not by name."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    other = kernel.fs.add(b"other")
+    kernel.fs.names[1, b"file"] = other
+    assert kernel.ask(fuse.FUSE_OPEN, bytes(8), ino).error == errno.ESTALE
+    assert kernel.fs.forgotten == 1
+    kernel.open(ino)
+    assert kernel.fs.files.calls[-1][1] == (ino, ())
+    kernel.open(kernel.lookup(b"file"))
+    assert kernel.fs.files.calls[-1][1] == (1, (b"file",))
+
+
+def test_unlinked_file_that_is_open(kernel):
+    """Goal: its attributes are told, set, and its size changed, by its inode."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    kernel.do(fuse.FUSE_UNLINK, b"file\0")
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_MODE, mode=0o600), ino)
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE | fuse.FATTR_FH, fh=fh, size=3), ino)
+    told = attr(kernel.do(fuse.FUSE_GETATTR, bytes(16), ino), _ATTR_START)
+    assert (told["mode"], told["size"]) == (0o100600, 3)
+
+
+def test_stores_through_a_mapping_are_at_their_place(kernel):
+    """Goal: what comes from the kernel's pages is written where it belongs, also through a handle with O_APPEND; which
+    fcntl can set and clear."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR | os.O_APPEND)
+    kernel.write(fh, b"a", 10, 0, os.O_RDWR | os.O_APPEND)
+    kernel.write(fh, b"b", 20, fuse.FUSE_WRITE_CACHE, os.O_RDWR | os.O_APPEND)
+    kernel.write(fh, b"c", 30, 0, os.O_RDWR)
+    assert [call[-1] for call in kernel.fs.files.calls if call[0] == "write"] == [True, False, False]
+
+
+def test_writing_takes_set_id_bits_away(kernel):
+    """Goal: with HANDLE_KILLPRIV_V2 this is the driver's part: at a write, and at an open that cuts, where the kernel
+    says so; once."""
+    ino = kernel.fs.add(b"file", 0o106755)
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    kernel.write(fh, b"as root")
+    assert kernel.fs.inodes[ino].mode == 0o106755
+    kernel.write(fh, b"as another", 0, fuse.FUSE_WRITE_KILL_SUIDGID)
+    assert kernel.fs.inodes[ino].mode == 0o100755
+    kernel.fs.inodes[ino].mode = 0o102644
+    kernel.do(fuse.FUSE_GETATTR, bytes(16), ino)
+    kernel.do(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(os.O_WRONLY | os.O_TRUNC, fuse.FUSE_OPEN_KILL_SUIDGID), ino)
+    assert kernel.fs.inodes[ino].mode == 0o102644
+
+
+def test_interrupt_ends_a_waiting_open(kernel):
+    """Goal: an open that waits gets EINTR, whether INTERRUPT comes first or not; no reply to INTERRUPT itself."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    kernel.fs.blocking.set()
+    message = request_bytes(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(os.O_WRONLY, 0), ino, unique=1000)
+    assert kernel.send(request_bytes(fuse.FUSE_INTERRUPT, fuse.fuse_interrupt_in.pack(1000))) == []
+    assert [reply.error for reply in kernel.send(message)] == [errno.EINTR]
+
+
+def test_undoing_that_fails(kernel, caplog):
+    """Goal: a file that the kernel did not take and that cannot be closed either is a line in the log, no more."""
+    kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+
+    def fail(handle):
+        raise ZeroDivisionError
+
+    kernel.fs.files.release = fail
+    kernel._request.device = os.open(os.devnull, os.O_RDONLY)
+    kernel.send(request_bytes(fuse.FUSE_OPEN, bytes(8), kernel.fs.names[1, b"file"]))
+    os.close(kernel._request.device)
+    assert "OPEN cannot be undone" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_end_closes_what_is_open(kernel):
+    """Goal: what the kernel had no time to release when the mount ended is released, once."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    for _ in range(3):
+        kernel.open(ino, os.O_RDWR)
+    kernel.driver.end()
+    kernel.driver.end()
+    assert [handle.closed for handle in kernel.fs.handles] == [True] * 3
+
+
+# -- what the file system may or may not offer
+
+
+@pytest.mark.parametrize("opcode", [*OPTIONAL, *REFUSED, 7, 19, fuse.FUSE_SETUPMAPPING, 4095, 1 << 31])
+def test_errno_of_what_is_not_offered(kernel, opcode):
+    """Goal: each has the errno that makes the kernel, or programs, do without it."""
+    wanted = OPTIONAL[opcode][1] if opcode in OPTIONAL else REFUSED.get(opcode, errno.ENOSYS)
+    assert kernel.ask(opcode, bytes(200)).error == wanted
+
+
+class Offering(FakeFileSystem):
+    """With everything that a file system may offer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.xattrs: dict[tuple[int, bytes], bytes] = {}
+        self.asked: list[tuple] = []
+        self.lock, self.syncs = None, 0
+
+    def sync(self):
+        self.syncs += 1
+
+    def link(self, old, new):
+        ino = self._at(old)
+        self.names[self._at((new[0], new[1][:-1])), new[1][-1]] = ino
+        self.inodes[ino].nlink += 1
+        return self.inodes[ino]
+
+    def setxattr(self, place, name, value, flags):
+        self.asked.append(("setxattr", flags))
+        self.xattrs[self._at(place), name] = value
+
+    def getxattr(self, place, name):
+        if (self._at(place), name) not in self.xattrs:
+            raise OSError(errno.ENODATA, "none")
+        return self.xattrs[self._at(place), name]
+
+    def listxattr(self, place, privileged):
+        return [name for ino, name in self.xattrs if ino == self._at(place)]
+
+    def removexattr(self, place, name):
+        self.getxattr(place, name)
+        del self.xattrs[self._at(place), name]
+
+    def fallocate(self, handle, mode, offset, length):
+        self.asked.append(("fallocate", handle.content.ino, mode, offset, length))
+
+    def lseek(self, handle, offset, whence):
+        return offset + whence
+
+    def copy_range(self, source, offset, target, target_offset, length):
+        self.asked.append(("copy", source.content.ino, offset, target.content.ino, target_offset, length))
+        return length // 2
+
+    def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged):
+        made = self.make((1, (b"unnamed",)), mode, uid, gid)
+        del self.names[1, b"unnamed"]
+        return self._handle(made.ino, True), made
+
+    def get_lock(self, handle, lock):
+        return self.lock
+
+    def set_lock(self, handle, lock, wait, interrupted):
+        if self.lock is not None and not wait:
+            raise errors.WouldBlock
+        self.lock = lock if lock.kind != fcntl.F_UNLCK else None
+        self.asked.append((lock.flock, wait, interrupted()))
+
+    def release_locks(self, handle, owner, flock):
+        self.asked.append(("released", owner, flock))
+
+
+@pytest.fixture
+def offering() -> Iterator[Kernel]:
+    made = Kernel(Offering())
+    yield made
+    made.close()
+
+
+def test_hard_links(offering):
+    """Goal: the reply to LINK names the same node, and counts."""
+    ino = offering.fs.add(b"file")
+    offering.lookup(b"file")
+    body = offering.do(fuse.FUSE_LINK, fuse.fuse_link_in.pack(ino) + b"second\0")
+    assert fuse.fuse_entry_out.unpack(body)[0] == ino
+    assert attr(body, _ENTRY_ATTR_START)["nlink"] == 2
+    assert offering.driver.nodes.get(ino).lookups == 2
+
+
+def test_extended_attributes(offering):
+    """Goal: values, names, sizes for a size of 0, ERANGE, and the file system's own errors."""
+    ino = offering.fs.add(b"file")
+    offering.lookup(b"file")
+    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(5, 2) + b"user.a\0value", ino)
+    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(0, 0) + b"user.b\0", ino)
+    assert offering.fs.asked == [("setxattr", 2), ("setxattr", 0)]
+    get = lambda size, name=b"user.a": fuse.fuse_getxattr_in.pack(size) + name + b"\0"  # noqa: E731
+    assert offering.do(fuse.FUSE_GETXATTR, get(5), ino) == b"value"
+    assert fuse.fuse_getxattr_out.unpack(offering.do(fuse.FUSE_GETXATTR, get(0), ino)) == (5,)
+    assert offering.ask(fuse.FUSE_GETXATTR, get(4), ino).error == errno.ERANGE
+    assert offering.ask(fuse.FUSE_GETXATTR, get(5, b"user.none"), ino).error == errno.ENODATA
+    assert offering.do(fuse.FUSE_LISTXATTR, fuse.fuse_getxattr_in.pack(100), ino) == b"user.a\0user.b\0"
+    offering.do(fuse.FUSE_REMOVEXATTR, b"user.a\0", ino)
+    assert offering.do(fuse.FUSE_LISTXATTR, fuse.fuse_getxattr_in.pack(100), ino) == b"user.b\0"
+
+
+def test_ranges_of_a_file(offering):
+    """Goal: fallocate, lseek and both forms of copy_file_range reach the file system with all their numbers."""
+    one, two = offering.fs.add(b"a"), offering.fs.add(b"b")
+    fhs = [offering.open(offering.lookup(name), os.O_RDWR)[0] for name in (b"a", b"b")]
+    offering.do(fuse.FUSE_FALLOCATE, fuse.fuse_fallocate_in.pack(fhs[0], 1, 2, 3), one)
+    body = offering.do(fuse.FUSE_LSEEK, fuse.fuse_lseek_in.pack(fhs[0], 40, os.SEEK_DATA), one)
+    assert fuse.fuse_lseek_out.unpack(body) == (43,)
+    copy = fuse.fuse_copy_file_range_in.pack(fhs[0], 4, two, fhs[1], 5, 1 << 40, 0)
+    assert fuse.fuse_write_out.unpack(offering.do(fuse.FUSE_COPY_FILE_RANGE, copy[:40] + bytes(16), one)) == (0,)
+    assert fuse.fuse_copy_file_range_out.unpack(offering.do(fuse.FUSE_COPY_FILE_RANGE_64, copy, one)) == (1 << 39,)
+    assert offering.fs.asked == [
+        ("fallocate", one, 3, 1, 2), ("copy", one, 4, two, 5, 0), ("copy", one, 4, two, 5, 1 << 40),
+    ]  # fmt: skip
+
+
+def test_file_without_a_name(offering):
+    """Goal: O_TMPFILE gives a node and an open file."""
+    body = offering.do(fuse.FUSE_TMPFILE, fuse.fuse_create_in.pack(os.O_RDWR, 0o600, 0, 0) + b"\0")
+    nodeid, fh = fuse.fuse_create_out.unpack(body)[0], fuse.fuse_create_out.unpack(body)[-3]
+    assert offering.write(fh, b"x") == 1
+    assert offering.driver.nodes.place_of(offering.driver.nodes.get(nodeid)) == ((nodeid, ()), b"/")
+
+
+def test_locks_between_programs(offering):
+    """Goal: POSIX and BSD locks with owner and range, waiting and not; what is in the way is told."""
+    ino = offering.fs.add(b"file")
+    fh = offering.open(offering.lookup(b"file"), os.O_RDWR)[0]
+    end = (1 << 63) - 1
+    lock = lambda kind, flock=0: fuse.fuse_lk_in.pack(fh, 7, 10, end, kind, 55, flock)  # noqa: E731
+    free = fuse.fuse_file_lock.unpack(offering.do(fuse.FUSE_GETLK, lock(fcntl.F_WRLCK), ino))
+    assert free == (10, end, fcntl.F_UNLCK, 0)
+    offering.do(fuse.FUSE_SETLK, lock(fcntl.F_WRLCK), ino)
+    held = fuse.fuse_file_lock.unpack(offering.do(fuse.FUSE_GETLK, lock(fcntl.F_RDLCK), ino))
+    assert held == (10, end, fcntl.F_WRLCK, 55)
+    assert offering.ask(fuse.FUSE_SETLK, lock(fcntl.F_WRLCK), ino).error == errno.EAGAIN
+    offering.do(fuse.FUSE_SETLKW, lock(fcntl.F_WRLCK, fuse.FUSE_LK_FLOCK), ino)
+    assert offering.ask(fuse.FUSE_SETLK, lock(9), ino).error == errno.EINVAL
+    assert offering.fs.asked == [(False, False, False), (True, True, False)]
+    offering.do(fuse.FUSE_FLUSH, FLUSH(fh, 7))
+    offering.do(fuse.FUSE_RELEASE, fuse.fuse_release_in.pack(fh, 0, fuse.FUSE_RELEASE_FLOCK_UNLOCK, 8))
+    assert offering.fs.asked[2:] == [("released", 7, False), ("released", 8, True)]
+    assert not offering.open(offering.lookup(b"file"))[1] & fuse.FOPEN_NOFLUSH
+
+
+def test_syncfs(offering):
+    """Goal: it reaches the file system."""
+    offering.do(fuse.FUSE_SYNCFS, bytes(8))
+    assert offering.fs.syncs == 1
+
+
+# -- what is not of the protocol's form
+
+
+def test_errors_of_the_file_system(kernel):
+    """Goal: each becomes its errno; what is unexpected is EIO, with a traceback in the log."""
+    for raised, number in (
+        (errors.NotFound(), errno.ENOENT),
+        (errors.Busy(), errno.EBUSY),
+        (errors.TimedOut(), errno.ETIMEDOUT),
+        (OSError(errno.ENOSPC, "full"), errno.ENOSPC),
+        (OSError("without a number"), errno.EIO),
+        (ZeroDivisionError(), errno.EIO),
+    ):
+
+        def fail(place, raised=raised):
+            raise raised
+
+        kernel.fs.lookup = fail
+        assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0").error == number
+
+
+def test_unexpected_errors_are_logged(kernel, caplog):
+    """Goal: the log has the traceback."""
+    kernel.fs.space = lambda: 1 / 0
+    assert kernel.ask(fuse.FUSE_STATFS).error == errno.EIO
+    assert "ZeroDivisionError" in caplog.text
+    assert "STATFS failed" in caplog.text
+
+
+def test_short_requests(kernel):
+    """Goal: one that ends before its structure does is EINVAL, whatever the buffer has of earlier ones; less than a
+    header is passed over; and a length that is not what was read is EINVAL."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    kernel.write(fh, b"x" * 100)
+    for opcode, (_, least) in kernel.driver._handlers.items():
+        replies = kernel.send(request_bytes(opcode, bytes(least - 41), ino) if least > 40 else b"")
+        no_reply = opcode in (fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT) or least == 40
+        assert [reply.error for reply in replies] == ([] if no_reply else [errno.EINVAL]), fuse.OPCODES[opcode]
+    assert kernel.send(b"short") == []
+    assert [reply.error for reply in kernel.send(request_bytes(fuse.FUSE_STATFS) + b"more")] == [errno.EINVAL]
+    write = fuse.fuse_write_in.pack(fh, 0, 1000, 0, 0, 0)
+    assert kernel.ask(fuse.FUSE_WRITE, write + b"less than 1000").error == errno.EINVAL
+
+
+@pytest.mark.parametrize("name", [b"", b"\0", b"no end", b"a/b\0", b"..\0", b"x" * 300 + b"\0"])
+def test_names_that_cannot_be(kernel, name):
+    """Goal: an errno, and nothing is made."""
+    assert kernel.ask(fuse.FUSE_MKDIR, bytes(8) + name).error in (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST)
+    assert all(b"/" not in made for _, made in kernel.fs.names)
+
+
+def random_request(choose: random.Random, nodes: list[int], numbers: list[int]) -> bytes:
+    """Of the protocol's form, or nearly, or not at all."""
+    opcode = choose.choice([*fuse.OPCODES, choose.randrange(1 << 32)])
+    fields = [choose.choice([*numbers, 0, 1, 4096, choose.getrandbits(64), choose.getrandbits(31)]) for _ in range(12)]
+    body = b"".join(
+        field.to_bytes(8, "little") if choose.random() < 0.5 else (field & 0xFFFFFFFF).to_bytes(4, "little")
+        for field in fields[: choose.randrange(12)]
+    )
+    names = [b"a", b"b", b"dir", b"", b"x" * 300, bytes(choose.randbytes(5))]
+    body += b"".join(choose.choice(names) + b"\0" * choose.randrange(2) for _ in range(choose.randrange(4)))
+    message = request_bytes(opcode, body, choose.choice(nodes))
+    if choose.random() < 0.05:
+        position = choose.randrange(len(message))
+        message = message[:position] + choose.randbytes(1) + message[position + 1 :]
+    return message[: choose.randrange(len(message))] if choose.random() < 0.05 else message
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_ends_the_driver(seed, caplog):
+    """Goal: requests made up at random, right and wrong ones, each get one reply at most, of the protocol's form; the
+    driver then still works, has counted nothing twice, and met nothing unexpected."""
+    caplog.set_level(logging.ERROR)
+    choose, kernel = random.Random(seed), Kernel(Offering())
+    kernel.fs.add(b"dir", stat.S_IFDIR | 0o755)
+    for name in (b"a", b"b"):
+        kernel.fs.add(name)
+    nodes = [1, *(kernel.lookup(name) for name in (b"a", b"b", b"dir")), 999]
+    numbers = [kernel.open(nodes[1], os.O_RDWR)[0], kernel.open(nodes[2])[0]]
+    for _ in range(ROUNDS):
+        message = random_request(choose, nodes, numbers)
+        replies = [reply for reply in kernel.send(message) if reply.unique]
+        assert len(replies) <= 1
+        for reply in replies:
+            assert reply.unique == fuse.fuse_in_header.unpack_from(message)[2]
+            assert 0 <= reply.error < 4096
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    kernel.fs.add(b"still here")
+    assert kernel.lookup(b"still here")
+    assert all(node.lookups > 0 for node in kernel.driver.nodes._nodes.values() if node.id != 1)
+    kernel.driver.end()
+    assert all(handle.closed for handle in kernel.fs.handles)
+    kernel.close()
+
+
+def test_reply_of_checks_its_form():
+    """Goal: the fuzz test would see a reply that is not as long as it says."""
+    with pytest.raises(AssertionError):
+        reply_of(fuse.fuse_out_header.pack(17, 0, 1))
+    with pytest.raises(AssertionError):
+        reply_of(fuse.fuse_out_header.pack(20, -5, 1) + bytes(4))
