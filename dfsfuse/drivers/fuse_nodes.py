@@ -44,7 +44,7 @@ class Node:
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
-        self.lookups = self.mode = self.opens = self.users = 0
+        self.lookups = self.opens = self.users = 0
         self.name: Name | None = None
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
@@ -165,7 +165,7 @@ class Nodes:
         content = node.content
         if content is not None and attributes.size != content.size:
             attributes = msgspec.structs.replace(attributes, size=content.size)
-        node.mode, node.told, node.told_at = attributes.mode, (attributes.size, attributes.mtime_ns), time.monotonic()
+        node.told, node.told_at = (attributes.size, attributes.mtime_ns), time.monotonic()
         return attributes
 
     def changed_by_kernel(self, node: Node) -> None:
