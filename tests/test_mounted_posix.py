@@ -144,6 +144,43 @@ def test_archives_keep_hard_links(mount: Path, tmp_path: Path):
         assert (folder / "b").read_bytes() == b"content" * 1000
 
 
+# -- files without a name
+
+
+def give_name(fd: int, path: Path) -> None:
+    """linkat with AT_SYMLINK_FOLLOW, which Python passes only where it has a descriptor of a folder."""
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+
+@pytest.mark.drivers("linux")
+def test_o_tmpfile(two_mounts: tuple[Path, Path]):
+    """Goal: written, cut and given attributes like any file and in no folder; linkat names it for everybody; without a
+    name it is gone with its descriptor, and under O_EXCL it never gets one."""
+    here, there = two_mounts
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(fd, b"some content")
+    os.ftruncate(fd, 4)
+    os.setxattr(fd, "user.a", b"1")
+    os.fchmod(fd, 0o604)
+    os.fsync(fd)
+    known = os.fstat(fd)
+    assert (known.st_nlink, known.st_size, stat.S_IMODE(known.st_mode)) == (0, 4, 0o604)
+    assert os.listdir(here) == os.listdir(there) == []
+    give_name(fd, here / "named")
+    assert (os.fstat(fd).st_nlink, (there / "named").read_bytes()) == (1, b"some")
+    assert os.getxattr(there / "named", "user.a") == b"1"
+    os.pwrite(fd, b"more", 4)
+    os.close(fd)
+    assert (here / "named").read_bytes() == (there / "named").read_bytes() == b"somemore"
+    for flags in (0, os.O_EXCL):
+        fd = os.open(here, os.O_TMPFILE | os.O_RDWR | flags, 0o600)
+        if flags:
+            with error(errno.ENOENT):
+                give_name(fd, here / "other")
+        os.close(fd)
+    assert os.listdir(there) == ["named"]
+
+
 # -- special files
 
 
