@@ -60,6 +60,9 @@ class Content:
     `clears_set_ids`: a program without the right to keep set-id bits has written since the mode was set here, and
     `clears_capability`: any program since the capability was; `clearing` has both for the commit that is under way.
 
+    `synced`: this version is on the disks; `attributes_synced`: so is what was set here of mode, owner, times and
+    extended attributes.
+
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
@@ -83,6 +86,7 @@ class Content:
         self.row_current = False
         self.row_stale = False
         self.synced = False
+        self.attributes_synced = True
         self.failed: errors.DfsError | None = None
         self.where = b""
         self.noted: set[int] = set()

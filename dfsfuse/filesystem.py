@@ -254,7 +254,7 @@ class FileSystem:
         )
         attributes: Attributes = self.session.change(request, Attributes)
         self._attributes.put_changed(attributes)
-        content = self.files.of_inode(attributes.ino)
+        content = self.files.attributes_set(attributes.ino)
         if content is not None:
             content.attributes_set(mode, mtime_ns)
         return self._as_written(attributes)

@@ -259,6 +259,8 @@ class OpenFiles:
                 self._commit(handle, durable)
         if durable and not content.synced:
             self._sync(content)
+        elif durable and not content.attributes_synced:
+            self._sync_attributes(content)
 
     def _sync(self, content: Content) -> None:
         """What others have committed of it, or this client without `durable`, comes to the disks."""
@@ -267,6 +269,14 @@ class OpenFiles:
         self._session.sync()
         with content.mutex:
             content.synced = content.version == version
+
+    def _sync_attributes(self, content: Content) -> None:
+        content.attributes_synced = True
+        try:
+            self._session.sync()
+        except BaseException:
+            content.attributes_synced = False
+            raise
 
     def _commit(self, handle: Handle, durable: bool) -> None:
         handle.owes = True
@@ -354,6 +364,13 @@ class OpenFiles:
     def send_unsent(self) -> int:
         """Try once, now, to send what is not on the servers yet; how many contents still wait."""
         return self._unsent.retry()
+
+    def attributes_set(self, ino: int) -> Content | None:
+        """The directory has just changed what is not content: its disk has that with the next fsync. `of_inode`."""
+        content = self._cache.current(ino)
+        if content is not None:
+            content.attributes_synced = False
+        return self.of_inode(ino)
 
     def of_inode(self, ino: int) -> Content | None:
         """The content of an inode that is open for writing here, or has something unsent."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.content import Content
 from dfsfuse.messages import (
     XATTR_CAPABILITY,
     XATTR_NAMESPACES,
@@ -34,35 +35,42 @@ class Xattrs:
 
     def get(self, place: Place, name: bytes) -> bytes:
         _check_namespace(name)
-        if not self._has_any(place):
+        known = self._known(place)
+        if not known.has_xattrs or (name == XATTR_CAPABILITY and self._capability_is_gone(known.ino)):
             raise errors.NoAttribute(f"no attribute {bytes_as_text(name)!r}")
         reply: Xattr = self._session.query(GetXattr(base=place[0], names=list(place[1]), name=name), Xattr)
         return reply.value
 
-    def _has_any(self, place: Place) -> bool:
-        known = self._attributes.get(place)
-        return (known or self._lookup(place)).has_xattrs
+    def _known(self, place: Place) -> Attributes:
+        return self._attributes.get(place) or self._lookup(place)
+
+    def _capability_is_gone(self, ino: int) -> bool:
+        """A program here has written since it was set; the commit takes it away for all."""
+        content = self._files.of_inode(ino)
+        return content is not None and content.clears_capability
 
     def names(self, place: Place, privileged: bool) -> list[bytes]:
-        if not self._has_any(place):
+        known = self._known(place)
+        if not known.has_xattrs:
             return []
         reply: XattrNames = self._session.query(ListXattrs(place[0], list(place[1])), XattrNames)
-        return [name for name in reply.names if privileged or not name.startswith(b"trusted.")]
+        gone = XATTR_CAPABILITY if self._capability_is_gone(known.ino) else None
+        return [name for name in reply.names if name != gone and (privileged or not name.startswith(b"trusted."))]
 
     def set(self, place: Place, name: bytes, value: bytes, flags: int) -> None:
-        attributes = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
-        content = self._files.of_inode(attributes.ino)
+        content = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
         if content is not None and name == XATTR_CAPABILITY:
             content.capability_set()
 
     def remove(self, place: Place, name: bytes) -> None:
         self._change(RemoveXattr(base=place[0], names=list(place[1]), name=name))
 
-    def _change(self, request: SetXattr | RemoveXattr) -> Attributes:
+    def _change(self, request: SetXattr | RemoveXattr) -> Content | None:
+        """The content of a file that is being written here."""
         _check_namespace(request.name)
         attributes: Attributes = self._session.change(request, Attributes)
         self._attributes.put_changed(attributes)
-        return attributes
+        return self._files.attributes_set(attributes.ino)
 
 
 def _check_namespace(name: bytes) -> None:

@@ -31,8 +31,9 @@ class FakeContent:
 
 
 class FakeHandle:
-    def __init__(self, content: FakeContent, writable: bool):
+    def __init__(self, content: FakeContent, writable: bool, privileged: bool):
         self.content, self.writable, self.closed = content, writable, False
+        self.privileged = privileged
 
 
 class FakeFiles:
@@ -199,7 +200,7 @@ class FakeFileSystem:
     ) -> tuple[FakeHandle, Attributes]:
         made = self.make(place, mode, uid, gid)
         self.files.calls.append(("create", shown, flags, pid))
-        return self._handle(made.ino, True), made
+        return self._handle(made.ino, True, privileged), made
 
     def open(
         self,
@@ -220,7 +221,7 @@ class FakeFileSystem:
         if flags & 3 and self.blocking.is_set():
             self._block(interrupted)
         self.files.calls.append(("open", place, flags, pid, shown))
-        return self._handle(found, bool(flags & 3)), self.lookup(place)
+        return self._handle(found, bool(flags & 3), privileged), self.lookup(place)
 
     def _block(self, interrupted: Callable[[], bool]) -> None:
         self.blocked.release()
@@ -229,8 +230,8 @@ class FakeFileSystem:
                 raise errors.Interrupted
             threading.Event().wait(0.001)
 
-    def _handle(self, ino: int, writable: bool) -> FakeHandle:
-        self.handles.append(FakeHandle(self.contents[ino], writable))
+    def _handle(self, ino: int, writable: bool, privileged: bool) -> FakeHandle:
+        self.handles.append(FakeHandle(self.contents[ino], writable, privileged))
         return self.handles[-1]
 
     def truncate(

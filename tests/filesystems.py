@@ -85,7 +85,8 @@ class CoreSession:
 
     def report_unsent(self, files: int) -> None: ...
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        self.asked["Sync"] += 1
 
 
 class FreeLocks:

@@ -35,9 +35,11 @@ class Entry(NamedTuple):
 _uniques = itertools.count(2, 2)
 
 
-def request_bytes(opcode: int, body: bytes = b"", nodeid: int = 1, unique: int = 0, pid: int = 77) -> bytes:
+def request_bytes(
+    opcode: int, body: bytes = b"", nodeid: int = 1, unique: int = 0, pid: int = 77, uid: int = 1000
+) -> bytes:
     unique = unique or next(_uniques)
-    return fuse.fuse_in_header.pack(40 + len(body), opcode, unique, nodeid, 1000, 1001, pid, 0, 0) + body
+    return fuse.fuse_in_header.pack(40 + len(body), opcode, unique, nodeid, uid, 1001, pid, 0, 0) + body
 
 
 def reply_of(message: bytes) -> Reply:
@@ -63,7 +65,9 @@ def entries_of(body: bytes, plus: bool = False) -> list[Entry]:
 
 class Kernel:
     """A driver over a file system in memory, and the kernel's end of its device. `drop_replies`: as if nobody waited
-    for the answers any more."""
+    for the answers any more. `uid`: whose requests it passes on."""
+
+    uid = 1000
 
     def __init__(self, filesystem: FakeFileSystem | None = None):
         self.fs = filesystem or FakeFileSystem()
@@ -95,7 +99,7 @@ class Kernel:
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> Reply:
         """The one reply to a request; notifications that came before it are left out."""
-        message = request_bytes(opcode, body, nodeid)
+        message = request_bytes(opcode, body, nodeid, uid=self.uid)
         *_, reply = self.send(message)
         assert reply.unique == fuse.fuse_in_header.unpack_from(message)[2]
         return reply

@@ -355,6 +355,21 @@ def test_what_is_set_after_the_last_write_stays(machine: Machine, other: Machine
     assert not other.stat("/f").has_xattrs
 
 
+def test_a_capability_is_gone_with_the_write(machine: Machine, other: Machine) -> None:
+    """Goal: here at once, for others with the commit; other attributes stay."""
+    machine.write("/f", b"program")
+    place = place_of("/f")
+    for name in (XATTR_CAPABILITY, b"user.a"):
+        machine.files.setxattr(place, name, CAPABILITY)
+    handle = machine.open("/f", os.O_RDWR, privileged=True)
+    machine.put(handle, b"x")
+    with pytest.raises(errors.NoAttribute):
+        machine.files.getxattr(place, XATTR_CAPABILITY)
+    assert (machine.files.listxattr(place), len(other.files.listxattr(place))) == ([b"user.a"], 2)
+    machine.close(handle)
+    assert machine.files.listxattr(place) == other.files.listxattr(place) == [b"user.a"]
+
+
 def test_rights_that_another_client_gives_meanwhile(machine: Machine, other: Machine) -> None:
     """Goal: the owner makes a program of what it sees, on another machine, while somebody here has written something
     else that is not closed yet: what is committed then does not run with the owner's rights."""
@@ -464,6 +479,26 @@ def test_atime_alone_changes_nothing_else(machine: Machine, other: Machine, volu
     assert (known.atime_ns, known.mtime_ns, other.read("/f")) == (78, written, b"changed")
 
 
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_fsync_covers_attributes(machine: Machine, flags: int) -> None:
+    """Goal: what was set since the last fsync is on the directory's disk after the next; without a change nothing is
+    asked."""
+    machine.write("/f", b"content")
+    handle = machine.open("/f", flags)
+    machine.files.files.flush(handle, durable=True)
+    for change in (
+        lambda: machine.files.set_attributes(place_of("/f"), mode=0o600),
+        lambda: machine.files.setxattr(place_of("/f"), b"user.a", b"1"),
+        lambda: machine.files.removexattr(place_of("/f"), b"user.a"),
+    ):
+        change()
+        for more in (1, 0):
+            before = machine.session.asked["Sync"]
+            machine.files.files.flush(handle, durable=True)
+            assert machine.session.asked["Sync"] - before == more
+    machine.close(handle)
+
+
 # -- listing
 
 
@@ -541,6 +576,24 @@ def test_close_tells_that_the_quota_is_used_up(machine: Machine, other: Machine,
     volume.core.quota(messages.Quota(bytes_max=7))
     assert machine.unsent.retry() == 0
     assert other.read("/f") == b"content"
+
+
+def test_a_copy_that_the_quota_refuses_is_made_later(machine: Machine, other: Machine, volume: Volume) -> None:
+    """Goal: what lost the race while no inode may be made is not lost: the copy beside the file comes when there is
+    room."""
+    machine.write("/f", b"one")
+    handle = machine.open("/f", os.O_RDWR)
+    machine.put(handle, b"mine")
+    other.write("/f", b"theirs")
+    volume.core.quota(messages.Quota(inodes_max=2))
+    with pytest.raises(errors.DfsError):
+        machine.close(handle)
+    assert machine.unsent.retry() == 1
+    assert other.names() == [b"f"]
+    volume.core.quota(messages.Quota(inodes_max=0))
+    assert machine.unsent.retry() == 0
+    (copy,) = (name.decode() for name in other.names() if name != b"f")
+    assert (other.read("/" + copy), other.read("/f")) == (b"mine", b"theirs")
 
 
 def test_allocated_bytes_of_a_file_that_is_written(machine: Machine, other: Machine) -> None:

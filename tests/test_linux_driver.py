@@ -155,17 +155,15 @@ def test_rename_with_flags(kernel):
     ("valid", "fields", "changed"),
     [
         (fuse.FATTR_MODE, {"mode": 0o104751}, {"mode": 0o104751}),
-        (fuse.FATTR_UID, {"uid": 9}, {"uid": 9, "mode": 0o100755}),
-        (fuse.FATTR_GID, {"gid": 9}, {"gid": 9, "mode": 0o100755}),
+        (fuse.FATTR_UID, {"uid": 9}, {"uid": 9}),
+        (fuse.FATTR_GID | fuse.FATTR_KILL_SUIDGID, {"gid": 9}, {"gid": 9}),
         (fuse.FATTR_UID | fuse.FATTR_MODE, {"uid": 9, "mode": 0o6711}, {"uid": 9, "mode": 0o106711}),
-        (fuse.FATTR_KILL_SUIDGID, {}, {"mode": 0o100755}),
         (fuse.FATTR_ATIME, {"atime": -2, "atimensec": 3}, {"atime_ns": -2 * 10**9 + 3}),
         (fuse.FATTR_MTIME, {"mtime": 2, "mtimensec": 3}, {"mtime_ns": 2 * 10**9 + 3}),
     ],
 )
 def test_setattr(kernel, valid, fields, changed):
-    """Goal: exactly what is marked as valid changes; a new owner takes the set-id bits away, save where a mode comes
-    with it."""
+    """Goal: exactly what is marked as valid changes; what a new owner takes away is the file system's part."""
     ino = kernel.fs.add(b"file", 0o106755)
     kernel.lookup(b"file")
     before = msgspec.structs.asdict(kernel.fs.inodes[ino])
@@ -480,19 +478,30 @@ def test_stores_through_a_mapping_are_at_their_place(kernel):
 
 
 def test_writing_takes_set_id_bits_away(kernel):
-    """Goal: with HANDLE_KILLPRIV_V2 this is the driver's part: at a write, and at an open that cuts, where the kernel
-    says so; once."""
+    """Goal: the file system hears who may keep them: root, unless the kernel says of a write, of an open that cuts or
+    of a new size that it is by somebody else."""
     ino = kernel.fs.add(b"file", 0o106755)
     kernel.lookup(b"file")
+    kernel.open(ino, os.O_RDWR)
+    assert not kernel.fs.handles[-1].privileged
+    kernel.uid = 0
     fh, _ = kernel.open(ino, os.O_RDWR)
+    privileged = lambda: kernel.fs.handles[-1].privileged  # noqa: E731
     kernel.write(fh, b"as root")
-    assert kernel.fs.inodes[ino].mode == 0o106755
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE | fuse.FATTR_FH, fh=fh, size=3), ino)
+    assert privileged()
     kernel.write(fh, b"as another", 0, fuse.FUSE_WRITE_KILL_SUIDGID)
-    assert kernel.fs.inodes[ino].mode == 0o100755
-    kernel.fs.inodes[ino].mode = 0o102644
-    kernel.do(fuse.FUSE_GETATTR, bytes(16), ino)
+    assert not privileged()
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    by_another = fuse.FATTR_SIZE | fuse.FATTR_KILL_SUIDGID
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(by_another | fuse.FATTR_FH, fh=fh, size=3), ino)
+    assert not privileged()
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE, size=2), ino)
+    assert privileged()
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(by_another, size=1), ino)
+    assert not privileged()
     kernel.do(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(os.O_WRONLY | os.O_TRUNC, fuse.FUSE_OPEN_KILL_SUIDGID), ino)
-    assert kernel.fs.inodes[ino].mode == 0o102644
+    assert not privileged()
 
 
 def test_interrupt_ends_a_waiting_open(kernel):
@@ -589,7 +598,7 @@ class Offering(FakeFileSystem):
     def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged):
         made = self.make((1, (b"unnamed",)), mode, uid, gid)
         del self.names[1, b"unnamed"]
-        return self._handle(made.ino, True), made
+        return self._handle(made.ino, True, privileged), made
 
     def get_lock(self, handle, lock):
         return self.lock

@@ -68,7 +68,9 @@ def _long_row(entry: FolderEntry) -> list[str]:
     a = entry.attributes
     link = f" -> {shown(a.target)}" if stat.S_ISLNK(a.mode) else ""
     who = [_user(a.uid), _group(a.gid)]
-    return [stat.filemode(a.mode), str(a.nlink), *who, str(a.size).rjust(12), tables.time_text(a.mtime_ns),
+    device = stat.S_ISCHR(a.mode) or stat.S_ISBLK(a.mode)
+    size = f"{os.major(a.rdev)}, {os.minor(a.rdev)}" if device else str(a.size)
+    return [stat.filemode(a.mode), str(a.nlink), *who, size.rjust(12), tables.time_text(a.mtime_ns),
             shown(entry.name) + link]  # fmt: skip
 
 
@@ -123,6 +125,8 @@ def _stat_rows(names: Names, a: Attributes) -> Iterator[list[str]]:
     yield ["names", str(a.nlink)]
     yield ["owner", f"{_user(a.uid)} ({a.uid})"]
     yield ["group", f"{_group(a.gid)} ({a.gid})"]
+    if stat.S_ISCHR(a.mode) or stat.S_ISBLK(a.mode):
+        yield ["device", f"{os.major(a.rdev)}, {os.minor(a.rdev)}"]
     yield ["size", f"{a.size} bytes"]
     if stat.S_ISREG(a.mode):
         yield ["stored", f"{a.allocated_bytes} bytes"]

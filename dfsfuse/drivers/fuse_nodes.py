@@ -40,15 +40,15 @@ Name = tuple[int, bytes]
 
 
 class Node:
-    """`mode` is the latest that the kernel was told. `opens` are the files that it has open through the node, `users`
-    those of them that go through its pages; `content` is theirs while there are any. `pages` names the content that
-    the pages are of. `told` is what the kernel was told last, and `told_at` when; 0.0: it asks again anyway."""
+    """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages;
+    `content` is theirs while there are any. `pages` names the content that the pages are of. `told` is what the kernel
+    was told last, and `told_at` when; 0.0: it asks again anyway."""
 
-    __slots__ = ("id", "ino", "lookups", "name", "mode", "opens", "users", "content", "pages", "told", "told_at")
+    __slots__ = ("id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at")
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
-        self.lookups = self.mode = self.opens = self.users = 0
+        self.lookups = self.opens = self.users = 0
         self.name: Name | None = None
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
@@ -179,7 +179,7 @@ class Nodes:
         content = node.content
         if content is not None and attributes.size != content.size:
             attributes = msgspec.structs.replace(attributes, size=content.size)
-        node.mode, node.told, node.told_at = attributes.mode, _told(attributes), time.monotonic()
+        node.told, node.told_at = _told(attributes), time.monotonic()
         return attributes
 
     def changed_by_kernel(self, node: Node) -> None:

@@ -1,8 +1,6 @@
 """The driver over fusepy's Operations (package mfusepy) and libfuse 3: translates, and calls the file system.
 
-`Driver` is the Operations object. `_Fuse` is mfusepy's FUSE with the few callbacks replaced in which mfusepy costs
-more than the operation itself (attributes through a dictionary, data copied twice), or loses what libfuse has passed
-(rename's flags, the handle of ftruncate).
+`Driver` is the Operations object; what libfuse calls is in fusepy_callbacks.py.
 
 Waiting opens occupy libfuse's threads: the lock table bounds them below THREADS_MAX. What libfuse keeps from a
 driver, and which errno programs get for it, is listed in docs/SEMANTICS.md.
@@ -16,11 +14,13 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from stat import S_IFDIR
 from typing import NamedTuple
 
 import mfusepy
 
 from dfsfuse.attributes import Place
+from dfsfuse.drivers.fusepy_callbacks import Callbacks
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
 from dfsfuse.errors import AlreadyExists, DfsError
 from dfsfuse.filesystem import BLOCK_BYTES, FileSystem, place_of
@@ -33,21 +33,15 @@ THREADS_MAX = 256
 IDLE_THREADS_MAX = 10
 KERNEL_HOLD_S = 0.25
 REQUEST_BYTES = 1 << 20
-_NANO = 10**9
 _RENAME_EXCHANGE = 2
 _ROOT_UID = 0
 """Has the capabilities that let set-id bits stay at a write, and trusted attributes be listed."""
-_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _WANT_NOT = (1 << 11) | (1 << 12)
 """FUSE_CAP_HANDLE_KILLPRIV: the kernel clears set-uid bits itself. FUSE_CAP_AUTO_INVAL_DATA: would drop the pages at
 every change of mtime, our own included; this driver invalidates what has changed elsewhere."""
 
 _libfuse = mfusepy._libfuse
 _libfuse.fuse_invalidate_path.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-_as_view = ctypes.pythonapi.PyMemoryView_FromMemory
-_as_view.restype = ctypes.py_object
-_as_view.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
-_READ_ONLY, _READ_WRITE = 0x100, 0x200
 
 
 def interrupted() -> bool:
@@ -115,12 +109,19 @@ class Driver(mfusepy.Operations):
         return self._number(_OpenFolder(self._fs.open_folder(place), place))
 
     def readdir(self, path: str | None, fh: int) -> Iterator:
-        yield "."
-        yield ".."
+        """Programs pass over entries without an inode number."""
         opened = self._handles[fh]
+        yield _entry(b".", S_IFDIR, opened.ino)
+        yield _entry(b"..", S_IFDIR, self._parent_of(opened))
         for entry in self._fs.list_folder((opened.ino, ()), seen_at=opened.place):
-            attributes = entry.attributes
-            yield os.fsdecode(entry.name), {"st_mode": attributes.mode, "st_ino": attributes.ino}, 0
+            yield _entry(entry.name, entry.attributes.mode, entry.attributes.ino)
+
+    def _parent_of(self, opened: _OpenFolder) -> int:
+        """As far as it is known: the folder may have moved."""
+        try:
+            return self._fs.lookup((opened.place[0], opened.place[1][:-1])).ino
+        except DfsError:
+            return opened.ino
 
     def releasedir(self, path: str | None, fh: int) -> None:
         self._handles.pop(fh, None)
@@ -277,105 +278,8 @@ class Driver(mfusepy.Operations):
         log.info("unmounting")
 
 
-class _Fuse(mfusepy.FUSE):
-    """mfusepy's FUSE with errors of the file system translated, and the callbacks of the hot paths replaced."""
-
-    def _wrapper(self, func, *args):
-        try:
-            return func(*args) or 0
-        except DfsError as error:
-            log.debug("%s: %s", func.__name__, error)
-            return -error.errno
-        except OSError as error:
-            return -(error.errno or errno.EIO)
-        except Exception:
-            log.exception("%s failed", func.__name__)
-            return -errno.EIO
-
-    def fgetattr(self, path, buf, fip) -> int:
-        held = fip.contents if fip else None
-        attributes = self.operations.getattr(self._text(path), held)
-        ctypes.memset(buf, 0, ctypes.sizeof(mfusepy.c_stat))
-        st = buf.contents
-        st.st_ino, st.st_mode, st.st_nlink = attributes.ino, attributes.mode, attributes.nlink
-        st.st_uid, st.st_gid, st.st_rdev, st.st_size = attributes.uid, attributes.gid, attributes.rdev, attributes.size
-        st.st_blksize, st.st_blocks = BLOCK_BYTES, -(-attributes.allocated_bytes // 512)
-        _set_time(st.st_mtimespec, attributes.mtime_ns)
-        _set_time(st.st_ctimespec, attributes.ctime_ns)
-        _set_time(st.st_atimespec, attributes.atime_ns)
-        return 0
-
-    def read(self, path, buf, size: int, offset: int, fip) -> int:
-        view = _as_view(ctypes.addressof(buf.contents), size, _READ_WRITE)
-        return self.operations.read(fip.contents, view, offset)
-
-    def write(self, path, buf, size: int, offset: int, fip) -> int:
-        view = _as_view(ctypes.addressof(buf.contents), size, _READ_ONLY)
-        return self.operations.write(fip.contents, view, offset)
-
-    def copy_file_range(self, path_in, fi_in, offset_in, path_out, fi_out, offset_out, size, flags) -> int:
-        return self.operations.copy_file_range(fi_in.contents)
-
-    def getxattr(self, path, name: bytes, buf, size: int, *more) -> int:
-        return _given(self.operations.getxattr(self._text(path), name), buf, size)
-
-    def listxattr(self, path, buf, size: int) -> int:
-        return _given(self.operations.listxattr(self._text(path)), buf, size)
-
-    def setxattr(self, path, name: bytes, value, size: int, flags: int, *more) -> int:
-        return self.operations.setxattr(self._text(path), name, ctypes.string_at(value, size), flags)
-
-    def removexattr(self, path, name: bytes) -> int:
-        return self.operations.removexattr(self._text(path), name)
-
-    def truncate_fuse_3(self, path, length: int, fip) -> int:
-        return self.operations.truncate(self._text(path), length, fip.contents if fip else None)
-
-    def chmod_fuse_3(self, path, mode: int, fip) -> int:
-        return self.operations.chmod(self._text(path), mode, fip.contents if fip else None)
-
-    def chown_fuse_3(self, path, uid: int, gid: int, fip) -> int:
-        return self.operations.chown(self._text(path), uid, gid, fip.contents if fip else None)
-
-    def rename_fuse_3(self, old, new, flags: int) -> int:
-        return self.operations.rename(self._text(old), self._text(new), flags)
-
-    def flock(self, path, fip, operation: int) -> int:
-        return self.operations.flock(self._text(path), fip.contents, operation)
-
-    def utimens_fuse_3(self, path, buf, fip) -> int:
-        times = (_time(buf.contents.actime), _time(buf.contents.modtime)) if buf else (_now_ns(), _now_ns())
-        return self.operations.utimens(self._text(path), times, fip.contents if fip else None)
-
-    def _text(self, path: bytes | None) -> str | None:
-        return None if path is None else path.decode(self.encoding, self.errors)
-
-
-def _given(value: bytes, buf, size: int) -> int:
-    """The value's length, which is all that is asked for with a size of 0."""
-    if not size:
-        return len(value)
-    if len(value) > size:
-        return -errno.ERANGE
-    ctypes.memmove(buf, value, len(value))
-    return len(value)
-
-
-def _set_time(spec, time_ns: int) -> None:
-    spec.tv_sec, spec.tv_nsec = divmod(time_ns, _NANO)
-
-
-def _time(spec) -> int | None:
-    """Nanoseconds; None for UTIME_OMIT."""
-    if spec.tv_nsec == _UTIME_OMIT:
-        return None
-    return _now_ns() if spec.tv_nsec == _UTIME_NOW else spec.tv_sec * _NANO + spec.tv_nsec
-
-
-def _now_ns() -> int:
-    import time
-
-    return time.time_ns()
+def _entry(name: bytes, mode: int, ino: int) -> tuple[str, dict[str, int], int]:
+    return os.fsdecode(name), {"st_mode": mode, "st_ino": ino}, 0
 
 
 def run(
@@ -393,4 +297,4 @@ def run(
     options |= {"max_read": REQUEST_BYTES}
     if _libfuse.fuse_version() >= 312:
         options |= {"max_threads": THREADS_MAX, "max_idle_threads": IDLE_THREADS_MAX}
-    _Fuse(Driver(filesystem, on_ready), mountpoint, raw_fi=True, foreground=True, **options)
+    Callbacks(Driver(filesystem, on_ready), mountpoint, raw_fi=True, foreground=True, **options)

@@ -36,7 +36,8 @@ from dfsfuse.openfiles import Handle
 log = logging.getLogger(__name__)
 
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
-_SET_IDS = stat.S_ISUID | stat.S_ISGID
+ROOT_UID = 0
+"""Has the capabilities that let set-id bits stay at a write, and trusted attributes be listed."""
 
 
 class _Opened:
@@ -89,12 +90,11 @@ class Files:
 
         def act(place: Place, shown: bytes) -> tuple[Handle, Attributes]:
             interrupted = self._interrupts.of(request)
-            return self._fs.open(place, flags, request.pid, interrupted, True, ino=node.ino, shown=shown)
+            privileged = request.uid == ROOT_UID and not open_flags & fuse.FUSE_OPEN_KILL_SUIDGID
+            return self._fs.open(place, flags, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
         handle, attributes = self._nodes.through_name(node, act)
         fh, kept, look_again = self._hold(request, handle, node, attributes)
-        if open_flags & fuse.FUSE_OPEN_KILL_SUIDGID:
-            self._drop_set_ids(node)
         if look_again and not flags & os.O_TRUNC:
             self._notifier.attributes_changed(node.id)
         return replies.open_out(fh, kept)
@@ -107,8 +107,9 @@ class Files:
         shown = self._nodes.place_of(folder)[1].rstrip(b"/") + b"/" + name
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         try:
+            place, privileged = (folder.ino, (name,)), request.uid == ROOT_UID
             handle, attributes = self._fs.create(
-                (folder.ino, (name,)), mode, request.uid, request.gid, flags, request.pid, True, shown
+                place, mode, request.uid, request.gid, flags, request.pid, privileged, shown
             )
         except AlreadyExists:
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
@@ -118,7 +119,7 @@ class Files:
         flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, mode = self._nodes.get(request.nodeid), stat.S_IFREG | stat.S_IMODE(mode)
         handle, attributes = self._fs.create_unnamed(
-            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, True
+            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID
         )
         return self._created(request, handle, attributes, None)
 
@@ -161,25 +162,20 @@ class Files:
         fh, offset, size, write_flags, _, flags = fuse.fuse_write_in.unpack_from(request.buffer, BODY)
         opened, data = self._get(fh), request.data(_WRITE_DATA, size)
         node = opened.node
-        if write_flags & fuse.FUSE_WRITE_KILL_SUIDGID and node.mode & _SET_IDS:
-            self._drop_set_ids(node)
+        if write_flags & fuse.FUSE_WRITE_KILL_SUIDGID:
+            opened.handle.privileged = False
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
         written = self._fs.files.write(opened.handle, data, offset, append)
         self._nodes.changed_by_kernel(node)
         return fuse.fuse_write_out.pack(written)
 
-    def _drop_set_ids(self, node: Node) -> None:
-        """Who may write a program's file does not get the rights that its owner has given to the program."""
-        mode = without_set_ids(node.mode)
-        if mode != node.mode:
-            self._fs.set_attributes((node.ino, ()), mode=stat.S_IMODE(mode))
-            node.mode = mode
-
     def handle(self, fh: int) -> Handle:
         return self._get(fh).handle
 
-    def resize(self, fh: int, size: int) -> None:
-        self._fs.files.resize(self._get(fh).handle, size)
+    def resize(self, fh: int, size: int, privileged: bool) -> None:
+        handle = self._get(fh).handle
+        handle.privileged = handle.privileged and privileged
+        self._fs.files.resize(handle, size)
 
     def fallocate(self, request: Request) -> bytes:
         fh, offset, length, mode = fuse.fuse_fallocate_in.unpack_from(request.buffer, BODY)
@@ -248,11 +244,3 @@ class Files:
         """The mount has ended, and with it requests that would have closed these."""
         for fh in list(self._opened):
             self._give_up(fh)
-
-
-def without_set_ids(mode: int) -> int:
-    """After a change of owner or content: set-user-id goes, and set-group-id where the group may execute. Without that
-    it is no right but a mark for mandatory locks; on a folder it is about new files."""
-    if stat.S_ISDIR(mode):
-        return mode
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

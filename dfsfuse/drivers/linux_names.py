@@ -10,13 +10,11 @@ from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
-from dfsfuse.drivers.linux_files import Files, without_set_ids
+from dfsfuse.drivers.linux_files import ROOT_UID, Files
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
-_ROOT_UID = 0
 _NANO = 10**9
-_OWNER = fuse.FATTR_UID | fuse.FATTR_GID
 
 
 class Names:
@@ -98,20 +96,21 @@ class Names:
         valid, fh, size = fields[:3]
         node = self._nodes.get(request.nodeid)
         if valid & fuse.FATTR_SIZE:
-            self._resize(request, node, fh if valid & fuse.FATTR_FH else None, size)
-        changes = _changes(node.mode, fields)
+            privileged = request.uid == ROOT_UID and not valid & fuse.FATTR_KILL_SUIDGID
+            self._resize(request, node, fh if valid & fuse.FATTR_FH else None, size, privileged)
+        changes = _changes(fields)
         if changes:
             self._fs.set_attributes((node.ino, ()), **changes)
         return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
 
-    def _resize(self, request: Request, node: Node, fh: int | None, size: int) -> None:
+    def _resize(self, request: Request, node: Node, fh: int | None, size: int, privileged: bool) -> None:
         if fh is not None:
-            self._files.resize(fh, size)
+            self._files.resize(fh, size, privileged)
             return
 
         def truncate(place: Place, shown: bytes) -> None:
             interrupted = self._interrupts.of(request)
-            self._fs.truncate(place, size, request.pid, interrupted, True, ino=node.ino, shown=shown)
+            self._fs.truncate(place, size, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
         self._nodes.through_name(node, truncate)
 
@@ -184,7 +183,7 @@ class Names:
         return _as_asked(request, self._fs.getxattr(self._place(request), name))
 
     def listxattr(self, request: Request) -> bytes:
-        names = self._fs.listxattr(self._place(request), request.uid == _ROOT_UID)
+        names = self._fs.listxattr(self._place(request), request.uid == ROOT_UID)
         return _as_asked(request, b"".join(name + b"\0" for name in names))
 
     def removexattr(self, request: Request) -> bytes:
@@ -205,8 +204,9 @@ def _as_asked(request: Request, value: bytes) -> bytes:
     return value
 
 
-def _changes(mode_before: int, fields: tuple[int, ...]) -> dict[str, int]:
-    """What SETATTR asks for, save the size, by the names that `set_attributes` has for it."""
+def _changes(fields: tuple[int, ...]) -> dict[str, int]:
+    """What SETATTR asks for, save the size, by the names that `set_attributes` has for it. Set-id bits that go with a
+    new owner or with content are the file system's: what the kernel was told of the mode may be old."""
     valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
     changes: dict[str, int] = {}
     if valid & fuse.FATTR_UID:
@@ -219,6 +219,4 @@ def _changes(mode_before: int, fields: tuple[int, ...]) -> dict[str, int]:
         changes["mtime_ns"] = time.time_ns() if valid & fuse.FATTR_MTIME_NOW else mtime * _NANO + mtime_ns
     if valid & fuse.FATTR_MODE:
         changes["mode"] = stat.S_IMODE(mode)
-    elif valid & (fuse.FATTR_KILL_SUIDGID | _OWNER) and (kept := without_set_ids(mode_before)) != mode_before:
-        changes["mode"] = stat.S_IMODE(kept)
     return changes
