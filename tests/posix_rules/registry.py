@@ -8,16 +8,24 @@ from types import ModuleType
 from posix_rules import (
     content,
     copying,
+    folders,
     holes,
+    links,
+    listing,
     mapping,
+    names,
     opening,
+    orphans,
+    renaming,
     sizes,
+    symlinks,
 )
 
 Rule = Callable[[Path], None]
 
 MODULES = (
     opening, content, sizes, holes, copying, mapping,
+    orphans, links, symlinks, folders, renaming, names, listing,
 )  # fmt: skip
 
 
