@@ -11,6 +11,11 @@ XATTRS = "extended attributes are refused: EOPNOTSUPP"
 LOCKS = "locks between programs are refused: ENOLCK"
 OPEN_FOLDERS = "an open folder is listed by the path that it had: empty, or another folder's names"
 DOTS = "`.` and `..` are listed with the inode number 0, which the C library leaves out"
+FTRUNCATE_OF_SET_ID = "ESTALE: with the size the kernel sends a mode, for which libfuse passes no path"
+O_TRUNC_OF_SET_ID = "set-id bits stay when a user opens with O_TRUNC: the kernel leaves it to the file system"
+TWO_CLOCKS = "atime and mtime are read from the clock one after the other"
+CTIME = "the commit at close sets another ctime, the directory's"
+ATIME = "reading does not move atime"
 
 KNOWN: dict[str, str] = {
     # opening
@@ -83,4 +88,58 @@ KNOWN: dict[str, str] = {
     "listing_begins_again": DOTS,
     "listing_goes_on_at_a_place": DOTS,
     "listing_of_an_open_folder_follows_rename": OPEN_FOLDERS,
+    # modes
+    "ftruncate_clears_set_ids": FTRUNCATE_OF_SET_ID,
+    "o_trunc_clears_set_ids": O_TRUNC_OF_SET_ID,
+    "fallocate_clears_set_ids": FALLOCATE,
+    # times
+    "no_times_are_now": TWO_CLOCKS,
+    "ctime_after_close_is_that_of_the_last_change": CTIME,
+    "fallocate_that_grows_moves_mtime_and_ctime": FALLOCATE,
+    "setxattr_moves_ctime": XATTRS,
+    "reading_after_a_change_moves_atime": ATIME,
+    "reading_after_a_day_moves_atime": ATIME,
+    "listing_moves_atime_of_the_folder": ATIME,
+    # xattrs
+    "setxattr_keeps_a_value": XATTRS,
+    "setxattr_works_on_folders": XATTRS,
+    "setxattr_by_descriptor": XATTRS,
+    "setxattr_follows_symlinks": XATTRS,
+    "setxattr_replaces": XATTRS,
+    "xattr_create_refuses_what_exists": XATTRS,
+    "xattr_replace_refuses_what_is_missing": XATTRS,
+    "a_missing_attribute_is_enodata": XATTRS,
+    "listxattr_has_every_name": XATTRS,
+    "a_new_file_has_no_user_attributes": XATTRS,
+    "names_of_attributes_may_have_any_byte": XATTRS,
+    "attributes_stay_with_the_file": XATTRS,
+    "attributes_are_seen_by_others_at_once": XATTRS,
+    "getxattr_tells_the_size": XATTRS,
+    "getxattr_into_a_short_buffer_is_refused": XATTRS,
+    "listxattr_tells_the_size": XATTRS,
+    "values_may_have_kilobytes": XATTRS,
+    "names_of_attributes_may_have_255_bytes": XATTRS,
+    "user_attributes_are_for_files_and_folders": XATTRS,
+    "trusted_attributes_are_for_root": XATTRS,
+    "trusted_attributes_are_not_listed_to_others": XATTRS,
+    "trusted_attributes_work_on_symlinks": XATTRS,
+    "security_attributes_are_for_root": XATTRS,
+    "user_attributes_follow_the_mode": XATTRS,
+    "user_attributes_of_a_sticky_folder_are_for_its_owner": XATTRS,
+    # special_files
+    "mkfifo_makes_a_fifo": SPECIAL_FILES,
+    "a_fifo_joins_two_processes": SPECIAL_FILES,
+    "opening_a_fifo_waits_for_the_other_end": SPECIAL_FILES,
+    "opening_a_fifo_without_waiting": SPECIAL_FILES,
+    "a_fifo_cannot_be_sought": SPECIAL_FILES,
+    "a_fifo_can_be_renamed_and_removed": SPECIAL_FILES,
+    "umask_limits_new_fifos": SPECIAL_FILES,
+    "new_fifos_belong_to_who_makes_them": SPECIAL_FILES,
+    "a_fifo_moves_mtime_of_its_folder": SPECIAL_FILES,
+    "mknod_keeps_device_numbers": SPECIAL_FILES,
+    "a_device_node_is_the_device": SPECIAL_FILES,
+    "bind_makes_a_socket": SPECIAL_FILES,
+    "a_socket_joins_two_processes": SPECIAL_FILES,
+    "bind_refuses_a_name_that_exists": SPECIAL_FILES,
+    "a_socket_that_nobody_listens_on_refuses": SPECIAL_FILES,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from posix_rules import (
+    attributes,
     content,
     copying,
     folders,
@@ -13,12 +14,17 @@ from posix_rules import (
     links,
     listing,
     mapping,
+    modes,
     names,
     opening,
     orphans,
+    permissions,
     renaming,
     sizes,
+    special_files,
     symlinks,
+    times,
+    xattrs,
 )
 
 Rule = Callable[[Path], None]
@@ -26,6 +32,7 @@ Rule = Callable[[Path], None]
 MODULES = (
     opening, content, sizes, holes, copying, mapping,
     orphans, links, symlinks, folders, renaming, names, listing,
+    attributes, modes, permissions, times, xattrs, special_files,
 )  # fmt: skip
 
 
