@@ -13,6 +13,7 @@ OPEN_FOLDERS = "an open folder is listed by the path that it had: empty, or anot
 DOTS = "`.` and `..` are listed with the inode number 0, which the C library leaves out"
 FTRUNCATE_OF_SET_ID = "ESTALE: with the size the kernel sends a mode, for which libfuse passes no path"
 O_TRUNC_OF_SET_ID = "set-id bits stay when a user opens with O_TRUNC: the kernel leaves it to the file system"
+NOSUID = "libfuse mounts with nosuid"
 TWO_CLOCKS = "atime and mtime are read from the clock one after the other"
 CTIME = "the commit at close sets another ctime, the directory's"
 ATIME = "reading does not move atime"
@@ -142,4 +143,42 @@ KNOWN: dict[str, str] = {
     "a_socket_joins_two_processes": SPECIAL_FILES,
     "bind_refuses_a_name_that_exists": SPECIAL_FILES,
     "a_socket_that_nobody_listens_on_refuses": SPECIAL_FILES,
+    # record_locks
+    "a_write_lock_keeps_others_out": LOCKS,
+    "read_locks_are_shared": LOCKS,
+    "locks_are_for_ranges": LOCKS,
+    "a_length_of_nothing_is_to_the_end": LOCKS,
+    "ranges_may_count_from_place_and_end": LOCKS,
+    "unlocking_a_part_splits_a_lock": LOCKS,
+    "locking_again_changes_the_type": LOCKS,
+    "f_getlk_tells_who_is_in_the_way": LOCKS,
+    "f_getlk_does_not_tell_of_own_locks": LOCKS,
+    "a_waiting_lock_is_granted_at_unlock": LOCKS,
+    "a_waiting_lock_is_granted_when_the_holder_dies": LOCKS,
+    "a_waiting_lock_can_be_interrupted": LOCKS,
+    "two_that_wait_for_each_other_are_told": LOCKS,
+    "closing_any_descriptor_lets_all_locks_go": LOCKS,
+    "a_child_does_not_inherit_record_locks": LOCKS,
+    "lockf_locks_from_the_offset": LOCKS,
+    "record_locks_do_not_bind_reading_and_writing": LOCKS,
+    "record_locks_follow_the_inode": LOCKS,
+    # description_locks
+    "ofd_locks_keep_other_opens_out": LOCKS,
+    "ofd_locks_outlive_other_closes": LOCKS,
+    "ofd_locks_are_inherited": LOCKS,
+    "ofd_and_process_locks_respect_each_other": LOCKS,
+    "a_waiting_ofd_lock_is_granted_at_unlock": LOCKS,
+    "flock_keeps_others_out": LOCKS,
+    "flock_is_shared_among_readers": LOCKS,
+    "flock_needs_no_access_mode": LOCKS,
+    "flock_belongs_to_the_open_file": LOCKS,
+    "flock_is_inherited": LOCKS,
+    "flock_waits": LOCKS,
+    "flock_goes_with_a_killed_process": LOCKS,
+    "flock_and_record_locks_do_not_concern_each_other": LOCKS,
+    # durability
+    "fsync_of_a_fifo_is_refused": SPECIAL_FILES,
+    # programs
+    "a_set_uid_program_has_its_owners_rights": NOSUID,
+    "a_set_gid_program_has_its_groups_rights": NOSUID,
 }

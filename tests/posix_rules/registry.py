@@ -9,6 +9,10 @@ from posix_rules import (
     attributes,
     content,
     copying,
+    description_locks,
+    descriptors,
+    durability,
+    events,
     folders,
     holes,
     links,
@@ -19,6 +23,8 @@ from posix_rules import (
     opening,
     orphans,
     permissions,
+    programs,
+    record_locks,
     renaming,
     sizes,
     special_files,
@@ -33,6 +39,7 @@ MODULES = (
     opening, content, sizes, holes, copying, mapping,
     orphans, links, symlinks, folders, renaming, names, listing,
     attributes, modes, permissions, times, xattrs, special_files,
+    record_locks, description_locks, durability, descriptors, programs, events,
 )  # fmt: skip
 
 
