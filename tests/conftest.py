@@ -17,6 +17,8 @@ from dfsfuse.cluster import Endpoint, find_or_start
 
 HUNG_S = 100.0
 
+pytest.register_assert_rewrite("posix_rules")
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
