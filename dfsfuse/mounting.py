@@ -234,7 +234,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
 def _mount(asked: options.ClientOptions, driver: str, on_ready: Callable[[], None]) -> None:
     from dfsfuse.client import connect
 
-    run = _run_of(driver)
+    run = run_of(driver)
     mounted: list[bool] = []
 
     def on_mounted() -> None:
@@ -265,7 +265,7 @@ def _mount(asked: options.ClientOptions, driver: str, on_ready: Callable[[], Non
         log.info("%s is unmounted", asked.mountpoint)
 
 
-def _run_of(driver: str) -> Callable[..., None]:
+def run_of(driver: str) -> Callable[..., None]:
     """Imports one driver alone: what the other one needs may be missing."""
     if driver == "fusepy":
         from dfsfuse.drivers import fusepy
