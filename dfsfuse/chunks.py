@@ -77,6 +77,15 @@ def clip(entry: Entry, length: int) -> Entry:
     return [piece for piece in kept if piece.length]
 
 
+_HOLE_ENTRY: Entry = []
+
+
+def holes(count: int) -> list[Entry]:
+    """So many entries without content. They are one object, as entries are replaced and never changed: a file of 16 TiB
+    has four million of them."""
+    return [_HOLE_ENTRY] * count
+
+
 def lay(entry: Entry, piece: Piece) -> Entry:
     """The entry with `piece` over it; pieces that it hides whole are dropped."""
     kept = [p for p in entry if not (piece.offset <= p.offset and p.end <= piece.end)]

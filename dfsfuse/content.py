@@ -216,7 +216,7 @@ class Content:
             return
         self.size, self.resized = size, True
         more = chunks.entry_count(size) - len(self.entries)
-        self.entries.extend([] for _ in range(more))
+        self.entries.extend(chunks.holes(more))
         self.present.extend(bytes(more))
 
     def attributes_set(self, mode: int | None, mtime_ns: int | None) -> None:
@@ -315,7 +315,7 @@ class Content:
         may have grown."""
         with self.mutex:
             more = len(self.entries) - len(entries)
-            self.entries = entries + [[] for _ in range(more)]
+            self.entries = entries + chunks.holes(more)
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.in_doubt, self.resizing, self.sending = None, False, False
             self.promised, self.synced = False, durable
@@ -373,7 +373,7 @@ def _widened(index: int, first: int, last: int, length: int) -> tuple[int, int]:
 def _fitting(entries: list[Entry], size: int) -> list[Entry]:
     """One entry for each 4 MiB of `size`, in a list of its own: segments may have more, manifests fewer."""
     count = chunks.entry_count(size)
-    return entries[:count] + [[] for _ in range(count - len(entries))]
+    return entries[:count] + chunks.holes(count - len(entries))
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:

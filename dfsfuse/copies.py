@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from dfsfuse import errors
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Ranges
+from dfsfuse.chunks import Ranges, holes
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.locks import Lock, LockTable
@@ -137,7 +137,7 @@ class Copies:
             content.give_up()
             content.ino, content.token = lock.ino, lock.token
             content.version, content.commit_id, content.segments = 0, b"", []
-            content.entries = [[] for _ in content.entries]
+            content.entries = holes(len(content.entries))
             content.present = bytearray(b"\1" * len(content.entries))
             content.dirty = Ranges([(0, content.size)])
             content.resized = True

@@ -12,7 +12,7 @@ import os
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Entry, entry_count
+from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
 from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, GetSegments, Manifest, Open, Opened, Segments
 from dfsfuse.session import Session
@@ -105,7 +105,7 @@ class Openings:
             entries = self._expand_segments(manifest.segments, attributes.ino)
         count = entry_count(attributes.size)
         del entries[count:]
-        entries.extend([] for _ in range(count - len(entries)))
+        entries.extend(holes(count - len(entries)))
         return entries
 
     def _expand_segments(self, ids: list[bytes], ino: int) -> list[Entry]:
@@ -120,7 +120,7 @@ class Openings:
         entries: list[Entry] = []
         for segment_id in ids:
             part = known[segment_id]
-            entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
+            entries += part + holes(SEGMENT_ENTRIES - len(part))
         return entries
 
 

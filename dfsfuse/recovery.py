@@ -106,7 +106,7 @@ def _fit(content: Content, size: int) -> None:
     entries = [chunks.clip(e, chunks.entry_length(i, size)) for i, e in enumerate(content.entries[:count])]
     if size < content.size:
         del content.segments[count // SEGMENT_ENTRIES :]
-    content.entries = entries + [[] for _ in range(count - known)]
+    content.entries = entries + chunks.holes(count - known)
     content.present = bytearray(
         i >= known or bool(content.present[i]) or not entry for i, entry in enumerate(content.entries)
     )

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -527,3 +528,18 @@ def test_an_open_during_the_commit_shares_the_content(world: World) -> None:
     again = world.one.open("f")
     assert again is content
     world.one.close(again)
+
+
+def test_the_largest_file_costs_little_memory(world: World) -> None:
+    """Goal: holes cost nothing: a file of 16 TiB takes less than 100 MB for its four million entries, not hundreds, and
+    what is written into it changes one of them."""
+    content, size = world.one.create("f"), (16 << 40) - BLOCK_BYTES
+    tracemalloc.start()
+    world.one.resize(content, size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 << 20
+    world.one.write(content, b"end", size - 3)
+    world.one.commit(content)
+    assert [index for index, entry in enumerate(content.entries) if entry] == [len(content.entries) - 1]
+    assert world.volume.at("f").size == size
