@@ -1,15 +1,17 @@
 # Each target stands alone: on a fresh machine it first sets up what it needs, and says so.
 #   make mount [MNT=/mnt/dfs]   mount the volume, and start its cluster when none runs
 #   make test [PYTEST=-x]       lint, then every test        make bench   everyday workloads, beside the local disk
+#   make programs [NAMES=git]   real programs on two mounts, compared with the local disk; takes half an hour
 #   make venv                   .venv alone                  make lint    ruff
 #   make clean                  remove what the others have made here; volumes and caches stay
 # PYTHON=/path/to/python3 chooses the Python that .venv is made with.
 
 MNT ?= /mnt/dfs
 PYTEST ?=
+NAMES ?=
 export PYTHON
 
-.PHONY: mount venv test bench lint clean
+.PHONY: mount venv test programs bench lint clean
 
 mount: venv
 	@.ci/setup mount
@@ -22,6 +24,11 @@ venv:
 test: lint
 	@.ci/setup test
 	.venv/bin/python -m pytest $(PYTEST)
+
+programs: venv
+	@.ci/setup test
+	@.ci/setup programs
+	cd tests && ../.venv/bin/python -m programs $(NAMES)
 
 bench: venv
 	@.ci/setup mount

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from programs import Program, databases, files, suites
+from programs import Program, files, suites
 
 pytestmark = pytest.mark.mounted
 
@@ -15,7 +15,7 @@ def cpython_io(here: Path, there: Path) -> object:
 
 @pytest.mark.parametrize(
     "program",
-    [files.git, files.tar, files.rsync, files.make, files.venv, databases.sqlite, cpython_io],
+    [files.git, files.tar, files.rsync, files.make, cpython_io],
     ids=lambda program: program.__name__,
 )
 def test_program(program: Program, two_mounts: tuple[Path, Path], tmp_path: Path) -> None:
