@@ -83,11 +83,16 @@ def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
     mountpoint.require_folder(wanted.mountpoint)
     mountpoint.require_fuse()
     home.prepare(wanted.home)
-    if os.path.realpath(wanted.home).startswith(wanted.mountpoint.rstrip("/") + "/"):
-        raise MountError(f"{wanted.mountpoint}: home {wanted.home} lies below it; choose another with --home DIR")
+    _require_apart(wanted.mountpoint, os.path.realpath(wanted.home))
     if wanted.cluster_url is None:
         return cluster.find_or_start(wanted.home)
     return cluster.join(wanted.cluster_url, cluster.token_for(wanted.home))
+
+
+def _require_apart(point: str, real_home: str) -> None:
+    """Servers and clients that reach their own files through the mount would wait for each other for ever."""
+    if os.path.commonpath([point, real_home]) in (point, real_home):
+        raise MountError(f"{point}: the home {real_home} lies there, or around it; choose another with --home DIR")
 
 
 def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> None:
