@@ -120,8 +120,8 @@ def any_machine(monkeypatch):
 
 @pytest.mark.usefixtures("any_machine")
 def test_home_that_cannot_be_used(capsys, folder, point):
-    """Goal: a home that cannot be written, one that the mount itself would hide, and one within which it would be: there
-    servers would wait for themselves for ever."""
+    """Goal: a home that cannot be written, one that the mount itself would hide, and one within which it would be:
+    there servers would wait for themselves for ever."""
     (folder / "file").write_text("")
     assert "cannot be written: Not a directory" in fail_with(capsys, point, folder / "file" / "home")
     for home, where in ((point / "home", point), (point, point), (point, point / "A")):
