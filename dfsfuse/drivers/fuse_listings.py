@@ -23,17 +23,22 @@ _REMEMBERED = 2 * ENTRIES_A_REPLY_MAX
 
 class Listing:
     """`list_after` gives the entries whose names sort after one, `first` all of them; they are asked for as they are
-    taken. The first one is asked for at once: so this fails if the folder cannot be listed. What was asked for then is
-    used if it is taken within `hold_s`."""
+    taken. The first one of `first`, if that is given, is asked for at once: so this fails if the folder cannot be
+    listed. What was asked for then is used if it is taken within `hold_s`."""
 
     def __init__(
-        self, first: Iterator[FolderEntry], list_after: Callable[[bytes], Iterator[FolderEntry]], hold_s: float
+        self,
+        first: Iterator[FolderEntry] | None,
+        list_after: Callable[[bytes], Iterator[FolderEntry]],
+        hold_s: float,
     ):
         self._list_after = list_after
         self._begin()
-        self._more = first
-        self._entry(0)
-        self._begun_until = time.monotonic() + hold_s
+        self._begun_until = 0.0
+        if first is not None:
+            self._more = first
+            self._entry(0)
+            self._begun_until = time.monotonic() + hold_s
 
     def _begin(self) -> None:
         self._marks = [b""]

@@ -1,7 +1,8 @@
 """The Linux driver's requests on open folders: listing, with and without attributes.
 
 The first entries are asked for when a folder is opened: so opendir() is never of what stood under that name before,
-and nothing is asked for twice.
+and nothing is asked for twice. The root is always itself, and df opens it: that asks nobody, and works with all servers
+silent.
 
 READDIRPLUS names nodes, and so counts look-ups. What of an entry is not known freshly enough goes without a node: the
 kernel then looks it up when somebody asks.
@@ -22,7 +23,7 @@ from dfsfuse.drivers.fuse_listings import DOTS, Listing
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
-from dfsfuse.messages import FolderEntry
+from dfsfuse.messages import ROOT_INO, FolderEntry
 
 _FOLDER = 0o040000
 _OFFSETS = 1 << 63
@@ -57,7 +58,8 @@ class Folders:
         def begin(place: Place, shown: bytes) -> Listing:
             return Listing(self._fs.list_folder(place, ino=node.ino), list_after, replies.KERNEL_HOLD_S)
 
-        listing = self._nodes.through_name(node, begin)
+        root = node.ino == ROOT_INO
+        listing = Listing(None, list_after, 0.0) if root else self._nodes.through_name(node, begin)
         fh = next(self._numbers)
         self._listings[fh] = listing
         request.undo = functools.partial(self._listings.pop, fh, None)
