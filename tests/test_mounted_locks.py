@@ -301,19 +301,21 @@ def test_stream_of_local_opens_does_not_starve_another_mount(folders):
     in."""
     (folders[0] / "file").write_text("")
     code = """
-import os, sys, threading, time
+import os, signal, sys, time
 def work():
-    while not stop:
+    while True:
         try: handle = os.open(sys.argv[1], os.O_WRONLY)
         except OSError: continue
         time.sleep(0.03)
         os.close(handle)
-stop = False
-threads = [threading.Thread(target=work) for _ in range(3)]
-for thread in threads: thread.start()
+programs = []
+for _ in range(3):
+    programs.append(os.fork())
+    if not programs[-1]: work()
 print('started', flush=True)
 sys.stdin.read()
-stop = True
+for program in programs: os.kill(program, signal.SIGKILL)
+for program in programs: os.waitpid(program, 0)
 """
     stream = python(code, folders[0] / "file", stdin=subprocess.PIPE)
     try:
