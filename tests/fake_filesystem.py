@@ -146,7 +146,12 @@ class FakeFileSystem:
     def space(self) -> Space:
         return Space(total_bytes=100 << 20, free_bytes=40 << 20, inodes=7, inodes_free=1000)
 
-    def list_folder(self, place: Place, after: bytes = b"", ino: int = 0) -> Iterator[FolderEntry]:
+    def open_folder(self, place: Place) -> int:
+        return self._at(place)
+
+    def list_folder(
+        self, place: Place, after: bytes = b"", ino: int = 0, seen_at: Place | None = None
+    ) -> Iterator[FolderEntry]:
         folder = self._at(place)
         if ino and folder != ino:
             raise errors.Stale
@@ -196,7 +201,7 @@ class FakeFileSystem:
         return known
 
     def create(
-        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool, shown: bytes
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool, shown: bytes = b""
     ) -> tuple[FakeHandle, Attributes]:
         made = self.make(place, mode, uid, gid)
         self.files.calls.append(("create", shown, flags, pid))

@@ -132,6 +132,14 @@ def test_first_entries_are_asked_for_once():
         begun(folder)
 
 
+def test_nothing_is_asked_for_unless_it_is_wanted():
+    """Goal: a listing that nobody reads or checks costs no request."""
+    folder = Folder(10)
+    listing = Listing(None, folder.after, 0.0)
+    assert folder.asked == []
+    assert len(list(listing.entries_from(0))) == 10
+
+
 def test_failure_does_not_end_the_listing():
     """Goal: who asks again after an error goes on where it was, and does not get a shorter folder."""
     folder = Folder(2500)

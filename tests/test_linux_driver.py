@@ -331,6 +331,21 @@ def test_fsyncdir_and_unknown_folders(kernel):
     assert kernel.ask(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(99, 0, 4096, 0, 0, 0)).error == errno.EBADF
 
 
+def test_root_opens_without_a_request(kernel):
+    """Goal: S13. df opens the mountpoint: it must not wait for the directory. Another folder is asked for its first
+    entries, as its name may have come to lead elsewhere."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+
+    def silent(*place, **more):
+        raise errors.TimedOut
+        yield
+
+    kernel.fs.list_folder = silent
+    kernel.do(fuse.FUSE_OPENDIR, bytes(8))
+    assert kernel.ask(fuse.FUSE_OPENDIR, bytes(8), folder).error == errno.ETIMEDOUT
+
+
 def test_folder_that_is_gone(kernel):
     """Goal: opening it is ESTALE, so that the kernel looks the name up; one that was open is at its end."""
     folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)

@@ -227,6 +227,18 @@ def nodes_of(fs: FakeFileSystem):
     return driver.nodes
 
 
+@needs_fuse
+@pytest.mark.mounted
+def test_both_drivers_over_the_file_system_in_memory():
+    """Goal: what `python -m bench.drivers_alone` measures works with each driver, so that its figures can be taken."""
+    command = [sys.executable, "-m", "bench.drivers_alone", "--rounds", "1", "--count", "40"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    titles, *figures = outcome.stdout.splitlines()
+    assert "linux    fusepy" in titles
+    assert len(figures) == 5
+
+
 SERVE = """
 import os, sys, threading
 sys.path[:0] = [{root!r}, {tests!r}]
