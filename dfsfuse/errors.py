@@ -26,10 +26,12 @@
     |   +-- FileTooLarge           beyond the largest file
     |   +-- NotSupported           not offered by this version
     |   +-- BadHandle              the handle is not open, or not open for this
+    |   +-- NoLocks                more locks than the service keeps, or locks that the driver cannot pass on
     +-- Conflict               another client was first
     |   +-- Busy                   the write lock was not free within the wait
     |   +-- WouldBlock             the write lock is taken and the caller does not wait
     |   +-- Interrupted            the waiting program was interrupted
+    |   +-- Deadlock               those who wait for each other's locks would wait for ever
     |   +-- LockLost               the token is older than one that the directory has seen
     |   +-- VersionConflict        the file's version is not the one that the commit is based on
     |   +-- Stale                  the inode or the name changed meanwhile; look it up again
@@ -215,6 +217,12 @@ class BadHandle(CallerError):
     code, errno = "bad_handle", errno.EBADF
 
 
+class NoLocks(CallerError):
+    """There are too many locks already."""
+
+    code, errno = "no_locks", errno.ENOLCK
+
+
 class Conflict(DfsError):
     """Another client was first."""
 
@@ -237,6 +245,12 @@ class Interrupted(Conflict):
     """The waiting program was interrupted."""
 
     code, errno = "interrupted", errno.EINTR
+
+
+class Deadlock(Conflict):
+    """Waiting for this lock would close a circle of programs that wait for each other."""
+
+    code, errno = "deadlock", errno.EDEADLK
 
 
 class LockLost(Conflict):

@@ -13,19 +13,26 @@ Threads: none; all state belongs to the one thread (event loop) that calls.
 
 import enum
 import math
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dfsfuse import errors
 from dfsfuse.messages import Acquire, Granted, HeldLock, LockRow, LockWaiter, RenewLocks, bytes_as_text
 
+LOCK_LEASE_S = 8.0
+TICKET_RETURN_S = 2.0
 WAIT_S_MAX = 86_400.0
+REMEMBERED_MAX = 10_000
+"""Ended sessions, so that a late duplicate of a request does not bring one back; and latest tokens of inodes."""
 CLAIMS_MAX = 100_000
 """Locks and waiters of one session: what a renewal can list within one body."""
 PATH_BYTES_MAX = 4096
 TEXT_MAX = 255
 NUMBER_MAX = (1 << 63) - 1
+
+Value = TypeVar("Value")
 
 
 class Phase(enum.Enum):
@@ -150,6 +157,29 @@ class Claim:
         what = bytes_as_text(self.path) if self.path else f"inode {self.ino}"
         who = f"{self.command or 'session ' + str(self.session.number)} (pid {self.pid or 'unknown'})"
         return f"{what} is open for writing by {who} on {self.host or 'an unknown host'} for {now - self.since:.1f} s"
+
+
+def remember(table: OrderedDict[int, Value], number: int, value: Value) -> None:
+    """The latest REMEMBERED_MAX stay."""
+    table[number] = value
+    table.move_to_end(number)
+    if len(table) > REMEMBERED_MAX:
+        table.popitem(last=False)
+
+
+def lock_rows(
+    inos: list[int],
+    holders: Mapping[int, Claim],
+    queues: Mapping[int, Iterable[Claim]],
+    waiters_max: int,
+    now: float,
+) -> list[LockRow]:
+    """For each inode; at most so many waiters in all."""
+    rows: list[LockRow] = []
+    for ino in inos:
+        rows.append(lock_row(ino, holders.get(ino), queues.get(ino, ()), waiters_max, now))
+        waiters_max -= len(rows[-1].waiters)
+    return rows
 
 
 def lock_row(ino: int, holder: Claim | None, queue: Iterable[Claim], waiters_max: int, now: float) -> LockRow:

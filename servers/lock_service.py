@@ -1,11 +1,14 @@
-"""The lock service: the core of servers/locks.py over HTTP.
+"""The lock service: the cores of servers/locks.py and servers/range_locks.py over HTTP.
 
-`acquire` answers at once where the lock is free; else its request stays open until an event of the core decides it, or
-until the caller closes the connection. Everything else is answered at once. The core's time is the machine's time since
-boot, suspended time included: a lease that ended while this machine slept has ended. One timer of the event loop wakes
-the core at its next deadline; as such timers do not run while the machine sleeps, each request does what is due first.
+`acquire` and `lock_range` answer at once where the lock is free; else their request stays open until an event of the
+core decides it, or until the caller closes the connection. Everything else is answered at once. A session's tickets are
+one row of numbers for both cores, so a caller that waits is known by its ticket.
 
-Threads: none; everything runs in the event loop of the server, so each operation of the core is undivided.
+The cores' time is the machine's time since boot, suspended time included: a lease that ended while this machine slept
+has ended. One timer of the event loop wakes them at their next deadline; as such timers do not run while the machine
+sleeps, each request does what is due first.
+
+Threads: none; everything runs in the event loop of the server, so each operation of a core is undivided.
 """
 
 import asyncio
@@ -14,16 +17,23 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from dfsfuse import errors
 from dfsfuse.messages import (
+    LIST_PAGE_MAX,
     Acquire,
     End,
+    FileUsers,
     Granted,
+    HeldLock,
     LockList,
+    LockRange,
     Nothing,
+    ProbeRange,
+    RangeConflict,
+    RangeGranted,
     Registered,
     ReleaseLocks,
     RenewedLocks,
@@ -31,11 +41,15 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
     Server,
+    UnlockRange,
+    UseFile,
 )
 from servers.claims import Event, Grant
 from servers.http import App, Operation, serve
 from servers.locks import Locks
 from servers.peers import Peers
+from servers.range_claims import RangeEvent
+from servers.range_locks import RangeLocks
 from servers.registration import first_registration, heartbeat, reachable_url
 
 log = logging.getLogger(__name__)
@@ -45,6 +59,7 @@ TIMER_S_MIN = 0.001
 """uvloop counts in milliseconds: a shorter timer would fire early, find nothing due, and be set again at once."""
 
 Key = tuple[int, int]
+Outcome = Granted | RangeGranted | errors.DfsError
 
 
 def boot_time_s() -> float:
@@ -53,13 +68,19 @@ def boot_time_s() -> float:
 
 
 class LockService:
-    """The operations. `description` is this server as others are told of it; `clock` is what the core calls now."""
+    """The operations. `description` is this server as others are told of it; `clock` is what the cores call now."""
 
-    def __init__(self, core: Locks, description: Server, clock: Callable[[], float] = boot_time_s):
+    def __init__(
+        self,
+        core: Locks,
+        description: Server,
+        clock: Callable[[], float] = boot_time_s,
+        ranges: RangeLocks | None = None,
+    ):
         self.description = description
-        self._core = core
+        self._core, self._ranges = core, ranges or RangeLocks()
         self._clock = clock
-        self._callers: dict[Key, list[asyncio.Future[Event]]] = {}
+        self._callers: dict[Key, list[asyncio.Future[Outcome]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -68,6 +89,10 @@ class LockService:
             "acquire": Operation(Acquire, self.acquire, waits=True),
             "reserve": Operation(Reserve, self.reserve),
             "release": Operation(ReleaseLocks, self.release),
+            "lock_range": Operation(LockRange, self.lock_range, waits=True),
+            "unlock_range": Operation(UnlockRange, self.unlock_range),
+            "probe_range": Operation(ProbeRange, self.probe_range),
+            "use_file": Operation(UseFile, self.use_file),
             "renew": Operation(RenewLocks, self.renew),
             "end": Operation(End, self.end),
             "locks": Operation(Nothing, self.locks),
@@ -79,19 +104,19 @@ class LockService:
         """The directory has answered the first registration."""
         now = self._now()
         self._tell(self._core.begin(registered.start_number, registered.sessions, now), now)
+        self._tell(self._ranges.begin(registered.sessions, now), now)
         log.info("start %d; waiting for %d sessions", registered.start_number, len(registered.sessions))
 
     # -- operations
 
     def acquire(self, request: Acquire, gone: asyncio.Future[None]) -> Granted | Awaitable[Granted]:
-        if request.returned:
-            self.release(ReleaseLocks(request.session, request.returned))
+        self._take_back(request.session, request.returned)
         now = self._now()
         try:
             granted = self._core.acquire(request, now)
         finally:
             self._set_timer(now)
-        return granted or self._wait((request.session, request.ticket), gone)
+        return granted or self._wait((request.session, request.ticket), gone, self._core.withdraw)
 
     def reserve(self, request: Reserve) -> Reserved:
         now = self._now()
@@ -105,57 +130,114 @@ class LockService:
         self._tell(self._core.release(request, now), now)
         return Nothing()
 
+    def _take_back(self, session: int, returned: list[HeldLock]) -> None:
+        if returned:
+            self.release(ReleaseLocks(session, returned))
+
+    def lock_range(self, request: LockRange, gone: asyncio.Future[None]) -> RangeGranted | Awaitable[RangeGranted]:
+        self._take_back(request.session, request.returned)
+        now = self._now()
+        events: list[RangeEvent] = []
+        try:
+            granted, events = self._ranges.lock(request, now)
+        finally:
+            self._tell(events, now)
+        if granted is None:
+            return self._range_waited_for(request, gone)
+        return self._with_writer(granted, request.ino)
+
+    def _range_waited_for(self, request: LockRange, gone: asyncio.Future[None]) -> Awaitable[RangeGranted]:
+        waiting = self._wait((request.session, request.ticket), gone, self._ranges.withdraw)
+
+        async def granted() -> RangeGranted:
+            return self._with_writer(await waiting, request.ino)
+
+        return granted()
+
+    def _with_writer(self, granted: RangeGranted, ino: int) -> RangeGranted:
+        return RangeGranted(granted.lease_s, granted.elsewhere, self._core.latest_token(ino))
+
+    def unlock_range(self, request: UnlockRange) -> Nothing:
+        self._take_back(request.session, request.returned)
+        now = self._now()
+        self._tell(self._ranges.unlock(request, now), now)
+        return Nothing()
+
+    def probe_range(self, request: ProbeRange) -> RangeConflict:
+        return self._ranges.probe(request, self._now())
+
+    def use_file(self, request: UseFile) -> FileUsers:
+        now = self._now()
+        try:
+            return FileUsers(self._ranges.use(request, now))
+        finally:
+            self._set_timer(now)
+
     def renew(self, request: RenewLocks) -> RenewedLocks:
         now = self._now()
         reply, events = self._core.renew(request, now)
         self._tell(events, now)
+        reply.lost_ranges, range_events = self._ranges.renew(request, now)
+        self._tell(range_events, now)
         return reply
 
     def end(self, request: End) -> Nothing:
         now = self._now()
         self._tell(self._core.end(request.session, now), now)
+        self._tell(self._ranges.end(request.session, now), now)
         return Nothing()
 
     def locks(self, request: Nothing) -> LockList:
-        return self._core.list_locks(self._now())
+        now = self._now()
+        found = self._core.list_locks(now)
+        found.ranges = self._ranges.rows(LIST_PAGE_MAX, now)
+        return found
 
     def status(self, request: Nothing) -> Server:
         return self.description
 
     # -- waiting
 
-    def _wait(self, key: Key, gone: asyncio.Future[None]) -> Coroutine[Any, Any, Granted]:
+    def _wait(
+        self, key: Key, gone: asyncio.Future[None], withdraw: Callable[[int, int, float], list[RangeEvent] | None]
+    ) -> Coroutine[Any, Any, Any]:
         """The future exists before the next event can arrive: events are made by later runs of the event loop."""
-        decided: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        decided: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._callers.setdefault(key, []).append(decided)
-        return self._decided_or_gone(key, decided, gone)
+        return self._decided_or_gone(key, decided, gone, withdraw)
 
-    async def _decided_or_gone(self, key: Key, decided: asyncio.Future[Event], gone: asyncio.Future[None]) -> Granted:
+    async def _decided_or_gone(
+        self,
+        key: Key,
+        decided: asyncio.Future[Outcome],
+        gone: asyncio.Future[None],
+        withdraw: Callable[[int, int, float], list[RangeEvent] | None],
+    ) -> Granted | RangeGranted:
         try:
             await asyncio.wait((decided, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not decided.done():
-                self._withdraw(key, decided)
+                self._forget_caller(key, decided)
+                # Comes before what is due: that may be a grant, and this caller would not hear of it.
+                self._tell(withdraw(*key, self._clock()) or [], self._clock())
+                self._set_timer(self._now())
         if decided.cancelled():
             raise errors.Interrupted("the caller has closed the connection")
-        event = decided.result()
-        if isinstance(event, Grant):
-            return event.granted
-        raise event.error
+        outcome = decided.result()
+        if isinstance(outcome, errors.DfsError):
+            raise outcome
+        return outcome
 
-    def _withdraw(self, key: Key, decided: asyncio.Future[Event]) -> None:
-        """Comes before what is due: that may be a grant, and this caller would not hear of it."""
+    def _forget_caller(self, key: Key, decided: asyncio.Future[Outcome]) -> None:
         decided.cancel()
         self._callers[key].remove(decided)
         if not self._callers[key]:
             del self._callers[key]
-        self._core.withdraw(*key, self._clock())
-        self._set_timer(self._now())
 
-    def _tell(self, events: list[Event], now: float) -> None:
+    def _tell(self, events: Sequence[Event | RangeEvent], now: float) -> None:
         for event in events:
             for decided in self._callers.pop((event.session, event.ticket), ()):
-                decided.set_result(event)
+                decided.set_result(_outcome(event))
         self._set_timer(now)
 
     # -- time
@@ -165,11 +247,13 @@ class LockService:
         now = self._clock()
         if self._core.next_deadline() <= now:
             self._tell(self._core.tick(now), now)
+        if self._ranges.next_deadline() <= now:
+            self._tell(self._ranges.tick(now), now)
         return now
 
     def _set_timer(self, now: float) -> None:
         """A timer that is set for an earlier moment stays: it will find nothing due, and look again."""
-        due = self._core.next_deadline()
+        due = min(self._core.next_deadline(), self._ranges.next_deadline())
         if due >= self._timer_at:
             return
         if self._timer is not None:
@@ -183,9 +267,15 @@ class LockService:
         self._set_timer(self._now())
 
 
-def build(core: Locks, token: str, url: str = "http://127.0.0.1") -> App:
-    """The application alone, without a directory: `core.begin` is the caller's."""
-    return LockService(core, _description(url)).app(token)
+def _outcome(event: Event | RangeEvent) -> Outcome:
+    if isinstance(event, RangeEvent):
+        return event.outcome
+    return event.granted if isinstance(event, Grant) else event.error
+
+
+def build(core: Locks, token: str, url: str = "http://127.0.0.1", ranges: RangeLocks | None = None) -> App:
+    """The application alone, without a directory: `begin` of the cores is the caller's."""
+    return LockService(core, _description(url), ranges=ranges).app(token)
 
 
 async def run(home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:

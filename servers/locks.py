@@ -38,6 +38,8 @@ from dfsfuse.messages import (
     Wanted,
 )
 from servers.claims import (
+    LOCK_LEASE_S,
+    TICKET_RETURN_S,
     Claim,
     Event,
     Grant,
@@ -50,15 +52,12 @@ from servers.claims import (
     check_renewal,
     first_of_others,
     is_current,
-    lock_row,
+    lock_rows,
+    remember,
 )
 
-LOCK_LEASE_S = 8.0
-TICKET_RETURN_S = 2.0
 QUEUE_MAX = 10_000
 """Waiters for one inode."""
-ENDED_MAX = 10_000
-"""Ended sessions that are remembered, so that a late duplicate of an acquire does not bring one back."""
 TOKENS_PER_START = 1 << 32
 
 
@@ -72,6 +71,7 @@ class Locks:
         self._tokens = 0
         self._resumes_at = math.inf
         self._returning: set[int] = set()
+        self._latest: OrderedDict[int, int] = OrderedDict()
         self._holders: dict[int, Claim] = {}
         self._queues: dict[int, OrderedDict[Claim, None]] = {}
         # Leases are equally long, and so are the times to return: the first of each is the next to end.
@@ -148,6 +148,7 @@ class Locks:
         for pair in request.held:
             claim = self._holders.get(pair.ino)
             if claim is not None and (claim.session.number, claim.token) == (request.session, pair.token):
+                remember(self._latest, pair.ino, pair.token)
                 self._free(claim, now, events)
         return events
 
@@ -172,9 +173,7 @@ class Locks:
     def end(self, session: int, now: float) -> list[Event]:
         """The session is over; every later request of it is refused."""
         check_numbers(session=session)
-        self._ended[session] = None
-        if len(self._ended) > ENDED_MAX:
-            self._ended.popitem(last=False)
+        remember(self._ended, session, None)
         events: list[Event] = []
         if session in self._sessions:
             error = errors.SessionEnded(f"session {session} has ended")
@@ -186,11 +185,11 @@ class Locks:
         """Those that are waited for come first. At most LIST_PAGE_MAX locks, and as many waiters in all."""
         uncontended = (ino for ino, claim in self._holders.items() if ino not in self._queues and not claim.reserved)
         inos = [*islice(self._queues, LIST_PAGE_MAX), *islice(uncontended, LIST_PAGE_MAX)][:LIST_PAGE_MAX]
-        rows, waiters_left = [], LIST_PAGE_MAX
-        for ino in inos:
-            rows.append(lock_row(ino, self._holders.get(ino), self._queues.get(ino, ()), waiters_left, now))
-            waiters_left -= len(rows[-1].waiters)
-        return LockList(rows)
+        return LockList(lock_rows(inos, self._holders, self._queues, LIST_PAGE_MAX, now))
+
+    def latest_token(self, ino: int) -> int:
+        """The last one given for an inode, if its holder has given it back and nobody has the lock now. Else 0."""
+        return self._latest.get(ino, 0)
 
     # -- time
 
@@ -263,6 +262,7 @@ class Locks:
         claim.move(State.HELD)
         claim.token, claim.since = token, now
         self._holders[claim.ino] = claim.session.held[claim.ino] = claim
+        self._latest.pop(claim.ino, None)
         return self._granted(claim)
 
     def _granted(self, claim: Claim) -> Granted:

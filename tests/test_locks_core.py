@@ -596,3 +596,25 @@ def test_a_start_without_tokens_left_grants_nothing(monkeypatch):
     with pytest.raises(errors.Internal):
         table.acquire(1, 2, ino=8)
     assert [row.ino for row in table.locks.list_locks(table.now).locks] == [INO]
+
+
+# -- the latest token
+
+
+def test_the_latest_token_of_a_lock_that_was_given_back():
+    """Goal: known while nobody has the lock, and only if its holder himself has given it back: one who has lapsed may
+    commit yet."""
+    table = Table()
+    assert table.locks.latest_token(INO) == 0
+    first = table.acquire(1, 1)
+    assert table.locks.latest_token(INO) == 0
+    table.release(1, (INO, first.token))
+    assert table.locks.latest_token(INO) == first.token
+    second = table.acquire(2, 1)
+    assert table.locks.latest_token(INO) == 0
+    assert table.acquire(3, 1) is None
+    events = table.release(2, (INO, second.token))
+    assert granted(events) == [(3, 1)]
+    assert table.locks.latest_token(INO) == 0, "the next one has it already"
+    table.sleep(LOCK_LEASE_S + 1)
+    assert table.locks.latest_token(INO) == 0, "it was not given back"

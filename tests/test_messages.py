@@ -42,6 +42,10 @@ def values_of(kind: Any) -> st.SearchStrategy:
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is list:
         return st.lists(values_of(arguments[0]), max_size=3)
+    if typing.get_origin(kind) is tuple:
+        return st.tuples(*map(values_of, arguments))
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(arguments)
     return st.one_of([values_of(argument) for argument in arguments])
 
 

@@ -5,8 +5,8 @@ number, and `names`, the path below it (empty: the inode itself); the directory 
 transaction, so what is done is done to what has that name then. Times that clients send are theirs; ctime is the
 directory's.
 
-The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, and codec,
-which writes them."""
+The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, ranges,
+range_locks, and codec, which writes them."""
 
 from dfsfuse.messages.base import (
     BODY_BYTES_MAX,
@@ -86,12 +86,34 @@ from dfsfuse.messages.locks import (
     LockList,
     LockRow,
     LockWaiter,
+    LostRanges,
     ReleaseLocks,
     RenewedLocks,
     RenewLocks,
     Reserve,
     Reserved,
     Wanted,
+)
+from dfsfuse.messages.range_locks import (
+    FileUsers,
+    LockRange,
+    ProbeRange,
+    RangeConflict,
+    RangeGranted,
+    UnlockRange,
+    UseFile,
+)
+from dfsfuse.messages.ranges import (
+    RANGE_END,
+    HeldRanges,
+    Kind,
+    Range,
+    RangeHolder,
+    RangeRow,
+    RangeWaiter,
+    conflict,
+    covers,
+    with_lock,
 )
 from dfsfuse.messages.tree import (
     Attributes,
@@ -202,6 +224,24 @@ __all__ = [
     "LockWaiter",
     "LockRow",
     "LockList",
+    "LostRanges",
+    "RANGE_END",
+    "Kind",
+    "Range",
+    "HeldRanges",
+    "RangeHolder",
+    "RangeWaiter",
+    "RangeRow",
+    "with_lock",
+    "conflict",
+    "covers",
+    "LockRange",
+    "RangeGranted",
+    "UnlockRange",
+    "ProbeRange",
+    "RangeConflict",
+    "UseFile",
+    "FileUsers",
     "to_msgpack",
     "from_msgpack",
     "to_json",

@@ -1,6 +1,7 @@
 """Messages of the lock service."""
 
 from dfsfuse.messages.base import Message
+from dfsfuse.messages.ranges import HeldRanges, Kind, RangeRow
 
 
 class Acquire(Message, kw_only=True):
@@ -68,7 +69,8 @@ class RenewLocks(Message, kw_only=True):
     """All that the session holds and waits for at one moment.
 
     A grant that is in neither list, though its ticket is not above `last_ticket`, was never received: it is freed.
-    After a restart of the service this is how holders re-assert.
+    After a restart of the service this is how holders re-assert. The same goes for `ranges`, all that programs have
+    locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers.
     """
 
     session: int
@@ -76,6 +78,16 @@ class RenewLocks(Message, kw_only=True):
     held: list[HeldLock] = []
     waiting: list[int] = []
     last_ticket: int = 0
+    ranges: list[HeldRanges] = []
+    using: list[int] = []
+
+
+class LostRanges(Message):
+    """What this owner had locked of this file, it has no longer."""
+
+    ino: int
+    owner: int
+    kind: Kind
 
 
 class Wanted(Message):
@@ -86,11 +98,13 @@ class Wanted(Message):
 
 
 class RenewedLocks(Message, kw_only=True):
-    """`lost` are those of `held` that this session does not hold; `wanted` those that others wait for."""
+    """`lost` are those of `held` that this session does not hold; `wanted` those that others wait for. `lost_ranges`
+    are those of `ranges` of which it does not hold all."""
 
     start_number: int
     lost: list[HeldLock] = []
     wanted: list[Wanted] = []
+    lost_ranges: list[LostRanges] = []
 
 
 class LockWaiter(Message, kw_only=True):
@@ -117,4 +131,7 @@ class LockRow(Message, kw_only=True):
 
 
 class LockList(Message):
+    """The write locks, and what programs have locked."""
+
     locks: list[LockRow]
+    ranges: list[RangeRow] = []
