@@ -8,6 +8,7 @@ from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.filesystem import FileSystem
+from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.options import ClientOptions
@@ -43,7 +44,9 @@ def connect(options: ClientOptions) -> FileSystem:
         undo.callback(cache.close)
         transfer = Transfer(session)
         undo.callback(transfer.close)
-        locks = LockTable(session, options.lock_wait_s)
+        lease = LockLease(session)
+        undo.callback(lease.close)
+        locks = LockTable(session, lease, options.lock_wait_s)
         undo.callback(locks.close)
         committer = Committer(session, transfer, cache)
         copies = Copies(session, locks, cache, transfer, committer)
@@ -53,6 +56,7 @@ def connect(options: ClientOptions) -> FileSystem:
         files = OpenFiles(session, locks, attributes, cache, transfer, committer, copies, unsent)
         filesystem = FileSystem(session, locks, attributes, files, read_only=options.read_only)
         session.start()
+        lease.start()
         locks.start()
         if not options.read_only:
             Recovery(session, cache, transfer, unsent).run()

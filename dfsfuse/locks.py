@@ -12,10 +12,9 @@ queue at the lock service like everybody else: so a stream of local opens does n
 Locks that are given back wait RETURN_AFTER_S for a request to go along with, so that closing many files costs few.
 While a lock is under way to the service nobody here asks for it: the question could overtake it.
 
-The lease counts from when the last answered renewal was SENT. A lock whose lease has run out is lost.
+A lock whose lease (lock_lease.py) has run out is lost.
 
-Threads: `_changed` (a condition) guards all tables; it is never held across a request. One thread renews, one gives
-locks back.
+Threads: `_changed` (a condition) guards all tables; it is never held across a request. One thread gives locks back.
 """
 
 import logging
@@ -23,11 +22,11 @@ import threading
 import time
 
 from dfsfuse import errors
+from dfsfuse.lock_lease import LEASE_S, RENEW_EVERY_S, LockLease
 from dfsfuse.messages import (
     Acquire,
     Granted,
     HeldLock,
-    LockList,
     Nothing,
     ReleaseLocks,
     RenewedLocks,
@@ -43,11 +42,8 @@ from dfsfuse.waiting import POLL_S, WAITING_OPENS_MAX, Interrupted, Opening, Wai
 log = logging.getLogger(__name__)
 
 JOIN_S_MAX = 2.0
-RENEW_EVERY_S = 1.0
 RETURN_AFTER_S = 0.01
 RESERVE = 32
-_LEASE_S = 8.0
-_ANSWER_S = 5.0
 
 
 class Lock:
@@ -62,31 +58,32 @@ class Lock:
     def valid(self, now_s: float) -> bool:
         return not self.lost and now_s < self.until_s
 
+    def held_now(self) -> bool:
+        return self.valid(boottime_s())
+
     def described(self) -> HeldLock:
         pid = self.pids[0] if self.pids else 0
         return HeldLock(self.ino, self.token, self.path, pid, command_of(pid) if pid else "")
 
 
 class LockTable:
-    """`acquire` and `release` for the file system; renewals in a thread of their own, from `start` to `close`."""
+    """`acquire` and `release` for the file system. `start` begins to give locks back, `close` gives all back."""
 
-    def __init__(self, session: Session, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
-        self._session, self._wait_s, self._waiting = session, wait_s, WaitingOpens(waiting_max)
+    def __init__(self, session: Session, lease: LockLease, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
+        self._session, self._lease, self._wait_s = session, lease, wait_s
+        self._waiting = WaitingOpens(waiting_max)
         self._changed = threading.Condition()
         self._held: dict[int, Lock] = {}
         self._returning: dict[int, Lock] = {}
         self._under_way: set[int] = set()
         self._reserved: list[Lock] = []
         self._asking: set[int] = set()
-        self._tickets: set[int] = set()
-        self._last_ticket = 0
         self._stopping = threading.Event()
-        self._renewer = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
         self._returner = threading.Thread(target=self._return_for_ever, name="return-locks", daemon=True)
+        lease.join(self)
         session.on_new_session(self._all_lost)
 
     def start(self) -> None:
-        self._renewer.start()
         self._returner.start()
 
     def close(self) -> None:
@@ -97,10 +94,9 @@ class LockTable:
             self._held.clear()
             self._reserved.clear()
             self._changed.notify_all()
-        for thread in (self._renewer, self._returner):
-            if thread.is_alive():
-                thread.join()
-        self._give_back(self._take_returning())
+        if self._returner.is_alive():
+            self._returner.join()
+        self._give_back(self.take_returning())
 
     # -- for the file system
 
@@ -125,6 +121,11 @@ class LockTable:
                 self._asking.discard(ino)
                 self._changed.notify_all()
 
+    def held(self, ino: int) -> Lock | None:
+        """The lock, if this client has it for an open file."""
+        lock = self._held.get(ino)
+        return lock if lock is not None and lock.held_now() else None
+
     def reserve(self, path: bytes, pid: int) -> Lock:
         """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the
         inode, so it never waits; and as RESERVE of them are taken at a time, it seldom costs a request."""
@@ -140,18 +141,14 @@ class LockTable:
 
     def _ask_reserve(self) -> None:
         inos = [self._session.new_inode() for _ in range(RESERVE)]
-        with self._changed:
-            first = self._last_ticket + 1
-            self._last_ticket += RESERVE
-            self._tickets.update(range(first, first + RESERVE))
+        tickets = self._lease.new_tickets(RESERVE)
         try:
-            tokens, lease_s, sent_s = self._receive_reserved(inos, first)
+            tokens, lease_s, sent_s = self._receive_reserved(inos, tickets[0])
             with self._changed:
                 fresh = [Lock(ino, token, sent_s + lease_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
                 self._reserved += [lock for lock in fresh if lock.token]
         finally:
-            with self._changed:
-                self._tickets.difference_update(range(first, first + RESERVE))
+            self._lease.over(tickets)
 
     def _receive_reserved(self, inos: list[int], first: int) -> tuple[list[int], float, float]:
         """(tokens, lease in s, when it was asked for). Busy while the lock service grants nothing."""
@@ -160,13 +157,13 @@ class LockTable:
         def attempt(left_s: float) -> Reserved:
             nonlocal sent_s
             sent_s = boottime_s()
-            reply: Reserved = self._session.rpc.call(self._url(), "reserve", request, Reserved, left_s)
+            reply: Reserved = self._session.rpc.call(self._lease.url(), "reserve", request, Reserved, left_s)
             if not any(reply.tokens):
                 raise errors.Starting("the lock service waits for its sessions after a restart")
             return reply
 
         try:
-            reply = until_answered(attempt, self._wait_s + self._answer_s())
+            reply = until_answered(attempt, self._wait_s + self._lease.answer_s())
         except errors.Starting as error:
             raise errors.Busy(str(error)) from None
         return reply.tokens, reply.lease_s, sent_s
@@ -224,47 +221,40 @@ class LockTable:
         """The first attempt does not wait at the service, so its answer tells at once that the returns have arrived
         which went along with it."""
         try:
-            return self._ask_once(self._request(ino, path, pid, 0.0, self._take_returning()), opening)
+            return self._ask_once(ino, path, pid, 0.0, self.take_returning(), opening)
         except errors.WouldBlock:
             if wait_s <= 0:
                 raise
         opening.waits()
-        return self._ask_once(self._request(ino, path, pid, wait_s, []), opening)
+        return self._ask_once(ino, path, pid, wait_s, [], opening)
 
-    def _ask_once(self, request: Acquire, opening: Opening) -> Lock:
+    def _ask_once(
+        self, ino: int, path: bytes, pid: int, wait_s: float, returned: list[HeldLock], opening: Opening
+    ) -> Lock:
+        session, tickets = self._session, self._lease.new_tickets()
         try:
+            request = Acquire(
+                session=session.id,
+                ino=ino,
+                ticket=tickets[0],
+                wait_s=wait_s,
+                returned=returned,
+                path=path,
+                host=session.identity.host,
+                pid=pid,
+                command=command_of(pid),
+            )
             return self._receive(request, opening.interrupted)
         finally:
-            with self._changed:
-                self._tickets.discard(request.ticket)
-                self._arrived(request.returned)
-
-    def _new_ticket(self) -> int:
-        with self._changed:
-            self._last_ticket += 1
-            self._tickets.add(self._last_ticket)
-            return self._last_ticket
-
-    def _request(self, ino: int, path: bytes, pid: int, wait_s: float, returned: list[HeldLock]) -> Acquire:
-        session = self._session
-        return Acquire(
-            session=session.id,
-            ino=ino,
-            ticket=self._new_ticket(),
-            wait_s=wait_s,
-            returned=returned,
-            path=path,
-            host=session.identity.host,
-            pid=pid,
-            command=command_of(pid),
-        )
+            self._lease.over(tickets)
+            self.arrived(returned)
 
     def _receive(self, request: Acquire, interrupted: Interrupted) -> Lock:
         def attempt(left_s: float) -> Granted:
-            return self._session.rpc.call(self._url(), "acquire", request, Granted, left_s, interrupted)
+            return self._session.rpc.call(self._lease.url(), "acquire", request, Granted, left_s, interrupted)
 
         sent_s = boottime_s()
-        granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._answer_s(), interrupted)
+        granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._lease.answer_s(), interrupted)
         # A session's lease runs from its renewals, which went on during a wait: at most one interval ago.
         until_s = max(sent_s, boottime_s() - RENEW_EVERY_S) + granted.lease_s
         lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
@@ -272,78 +262,58 @@ class LockTable:
             self._held[request.ino] = lock
         return lock
 
-    def _answer_s(self) -> float:
-        return min(_ANSWER_S, self._session.timeout_s)
-
-    def _url(self) -> str:
-        locks = self._session.cluster.locks
-        if locks is None:
-            raise errors.Unreachable("the cluster has no lock service yet")
-        return locks.url
-
     def _return_for_ever(self) -> None:
         while not self._stopping.is_set():
             with self._changed:
                 while not self._returning and not self._stopping.is_set():
                     self._changed.wait()
             self._stopping.wait(RETURN_AFTER_S)
-            self._give_back(self._take_returning())
+            self._give_back(self.take_returning())
 
-    def _take_returning(self) -> list[HeldLock]:
+    def take_returning(self) -> list[HeldLock]:
+        """What is to be given back, for a request to take along; `arrived` is told when that has been answered."""
         with self._changed:
             returning, self._returning = self._returning, {}
             self._under_way.update(returning)
         return [HeldLock(lock.ino, lock.token) for lock in returning.values()]
 
-    def _arrived(self, returned: list[HeldLock]) -> None:
+    def arrived(self, returned: list[HeldLock]) -> None:
         """Or nobody knows, and the next renewal frees them."""
-        self._under_way.difference_update(lock.ino for lock in returned)
-        self._changed.notify_all()
+        if returned:
+            with self._changed:
+                self._under_way.difference_update(lock.ino for lock in returned)
+                self._changed.notify_all()
 
     def _give_back(self, held: list[HeldLock]) -> None:
         if not held:
             return
         try:
             request = ReleaseLocks(self._session.id, held)
-            self._session.rpc.call(self._url(), "release", request, Nothing, self._answer_s())
+            self._session.rpc.call(self._lease.url(), "release", request, Nothing, self._lease.answer_s())
         except errors.DfsError as error:
             log.warning("%d write locks could not be given back, the next renewal frees them: %s", len(held), error)
         finally:
-            with self._changed:
-                self._arrived(held)
-
-    def locks(self) -> LockList:
-        """All locks of the cluster."""
-        return self._session.rpc.call(self._url(), "locks", Nothing(), LockList, self._answer_s())
+            self.arrived(held)
 
     # -- the lease
 
-    def renew(self) -> None:
+    def list_held(self, request: RenewLocks) -> None:
         with self._changed:
             mine = [*self._held.values(), *self._returning.values(), *self._reserved]
-            held = [lock.described() for lock in mine]
-            request = RenewLocks(
-                session=self._session.id,
-                host=self._session.identity.host,
-                held=held,
-                waiting=sorted(self._tickets),
-                last_ticket=self._last_ticket,
-            )
-        sent_s = boottime_s()
-        reply: RenewedLocks = self._session.rpc.call(self._url(), "renew", request, RenewedLocks, _ANSWER_S)
-        with self._changed:
-            self._take_over(reply, {(row.ino, row.token) for row in held}, sent_s)
+            request.held = [lock.described() for lock in mine]
 
-    def _take_over(self, reply: RenewedLocks, asked: set[tuple[int, int]], sent_s: float) -> None:
+    def take_over(self, request: RenewLocks, reply: RenewedLocks, until_s: float) -> None:
+        asked = {(row.ino, row.token) for row in request.held}
         lost = {(row.ino, row.token) for row in reply.lost}
         wanted = {row.ino for row in reply.wanted if row.waited_s >= JOIN_S_MAX}
-        for lock in [*self._held.values(), *self._returning.values(), *self._reserved]:
-            lock.wanted = lock.ino in wanted
-            if (lock.ino, lock.token) in lost:
-                self._lose(lock)
-            elif (lock.ino, lock.token) in asked:
-                lock.until_s = sent_s + _LEASE_S
-        self._changed.notify_all()
+        with self._changed:
+            for lock in [*self._held.values(), *self._returning.values(), *self._reserved]:
+                lock.wanted = lock.ino in wanted
+                if (lock.ino, lock.token) in lost:
+                    self._lose(lock)
+                elif (lock.ino, lock.token) in asked:
+                    lock.until_s = until_s
+            self._changed.notify_all()
 
     def _lose(self, lock: Lock) -> None:
         log.warning("the write lock of inode %d is lost", lock.ino)
@@ -358,20 +328,7 @@ class LockTable:
                 self._lose(lock)
             self._changed.notify_all()
 
-    def _renew_for_ever(self) -> None:
-        silent = False
-        while not self._stopping.wait(RENEW_EVERY_S):
-            try:
-                self.renew()
-                silent = False
-            except errors.DfsError as error:
-                if not silent:
-                    log.warning("write locks cannot be renewed: %s", error)
-                silent = True
-            except Exception:
-                log.exception("renewing write locks failed")
-
 
 def _patience_s(wait_s: float) -> float:
     """The service counts a wait from when it grants anything, which after its restart may take a lease."""
-    return wait_s + _LEASE_S if wait_s else 0.0
+    return wait_s + LEASE_S if wait_s else 0.0

@@ -11,6 +11,7 @@ import pytest
 from support import wait_until
 
 from dfsfuse import errors
+from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import Acquire, Granted, Message, Nothing, ReleaseLocks, RenewedLocks, RenewLocks
 
@@ -76,7 +77,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def test_a_lock_whose_return_is_under_way_is_asked_for_after_it(service, pool):
     """Goal: S5. An open with O_NONBLOCK, of a file that nobody else has open, is not told that it is busy because the
     question overtakes the return of the former lock."""
-    table = LockTable(service, 10.0)
+    table = LockTable(service, LockLease(service), 10.0)
     table.start()
     table.release(table.acquire(7, PATH, 1), 1)
     service.arrives.clear()
@@ -95,7 +96,7 @@ def test_a_lock_whose_return_is_under_way_is_asked_for_after_it(service, pool):
 def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool):
     """Goal: while the lock service is silent, opens beyond the bound are refused at once, so that driver threads stay
     free for others; and those that wait end when their programs are interrupted."""
-    table, interrupted = LockTable(service, 10.0, waiting_max=2), threading.Event()
+    table, interrupted = LockTable(service, LockLease(service), 10.0, waiting_max=2), threading.Event()
     service.silent = True
     openings = [pool.submit(table.acquire, ino, PATH, 1, interrupted=interrupted.is_set) for ino in range(8)]
     wait_until(lambda: sum(opening.done() for opening in openings) == 6, "six are refused", 2)
@@ -109,7 +110,7 @@ def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool
 
 def test_opens_that_are_answered_at_once_are_not_counted(service, pool):
     """Goal: the bound is for those that wait: any number may ask at the same time."""
-    table, gate = LockTable(service, 10.0, waiting_max=0), threading.Barrier(8)
+    table, gate = LockTable(service, LockLease(service), 10.0, waiting_max=0), threading.Barrier(8)
 
     def open_with_the_others(ino: int) -> Lock:
         gate.wait(10)

@@ -1,0 +1,128 @@
+"""The lease on all that this client holds at the lock service: one renewal a second that lists it, and the tickets.
+
+The lease counts from when the last answered renewal was SENT. Requests carry tickets, which are one row of numbers; a
+renewal names those that are under way, so that the service can tell a grant that was never received from one that this
+client did not know of yet. For that a ticket is over only after its outcome is in the table that it belongs to, and a
+renewal looks at the tickets first and at the tables then.
+
+Threads: `_mutex` guards the tickets; it is never held across a request, nor while a part is asked. One thread renews.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from dfsfuse import errors
+from dfsfuse.messages import RenewedLocks, RenewLocks
+from dfsfuse.session import Session, boottime_s
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 8.0
+RENEW_EVERY_S = 1.0
+_ANSWER_S = 5.0
+_SOON_S = 0.05
+
+
+class Part(Protocol):
+    """A table of what is held."""
+
+    def list_held(self, request: RenewLocks) -> None:
+        """Add all that is held."""
+
+    def take_over(self, request: RenewLocks, reply: RenewedLocks, until_s: float) -> None:
+        """The answer; what it confirms is held until then."""
+
+
+class LockLease:
+    """`start` begins the renewals, `close` ends them."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._mutex = threading.Lock()
+        self._under_way: set[int] = set()
+        self._last_ticket = 0
+        self._parts: list[Part] = []
+        self._on_wanted: list[Callable[[dict[int, float]], None]] = []
+        self._stopping, self._due = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._due.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def join(self, part: Part) -> None:
+        self._parts.append(part)
+
+    def on_wanted(self, tell: Callable[[dict[int, float]], None]) -> None:
+        """`tell({inode: for how many seconds another client has waited})` after each renewal; it must not wait."""
+        self._on_wanted.append(tell)
+
+    # -- for the tables
+
+    def url(self) -> str:
+        locks = self._session.cluster.locks
+        if locks is None:
+            raise errors.Unreachable("the cluster has no lock service yet")
+        return locks.url
+
+    def answer_s(self) -> float:
+        """How long the service may take to answer what it answers at once."""
+        return min(_ANSWER_S, self._session.timeout_s)
+
+    def new_tickets(self, count: int = 1) -> range:
+        with self._mutex:
+            tickets = range(self._last_ticket + 1, self._last_ticket + 1 + count)
+            self._last_ticket += count
+            self._under_way.update(tickets)
+            return tickets
+
+    def over(self, tickets: range) -> None:
+        with self._mutex:
+            self._under_way.difference_update(tickets)
+
+    # -- renewals
+
+    def renew_soon(self) -> None:
+        """Something was given up that the service need not keep for a second."""
+        self._due.set()
+
+    def renew(self) -> None:
+        with self._mutex:
+            waiting, last_ticket = sorted(self._under_way), self._last_ticket
+        session = self._session
+        request = RenewLocks(session=session.id, host=session.identity.host, waiting=waiting, last_ticket=last_ticket)
+        for part in self._parts:
+            part.list_held(request)
+        sent_s = boottime_s()
+        reply: RenewedLocks = session.rpc.call(self.url(), "renew", request, RenewedLocks, _ANSWER_S)
+        for part in self._parts:
+            part.take_over(request, reply, sent_s + LEASE_S)
+        wanted = {row.ino: row.waited_s for row in reply.wanted}
+        for tell in self._on_wanted if wanted else ():
+            tell(wanted)
+
+    def _renew_for_ever(self) -> None:
+        silent = False
+        while not self._stopping.is_set():
+            if self._due.wait(RENEW_EVERY_S):
+                # What else is given up in the same moment goes along.
+                self._stopping.wait(_SOON_S)
+            self._due.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.renew()
+                silent = False
+            except errors.DfsError as error:
+                if not silent:
+                    log.warning("locks cannot be renewed: %s", error)
+                silent = True
+            except Exception:
+                log.exception("renewing locks failed")
