@@ -51,14 +51,16 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     _check_openable(ino, inode, request)
     if request.token and request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
-    if request.token > inode.fence or _moves_atime(inode, request.atime_ns):
-        inode.fence = max(request.token, inode.fence)
+    notes = request.locking and not inode.locking
+    if request.token > inode.fence or notes or _moves_atime(inode, request.atime_ns):
+        inode.fence, inode.locking = max(request.token, inode.fence), inode.locking or notes
         inode.atime_ns = request.atime_ns or inode.atime_ns
         put_inode(tx, ino, inode)
     records.put_open(tx, ino, request.session, inode.version, request.opening)
     known = (request.have_version, request.have_commit_id) == (inode.version, inode.commit_id)
     known = known and request.have_version > 0
-    return Opened(attributes=attributes_of(ino, inode), manifest=None if known else manifest_of(inode))
+    manifest = None if known else manifest_of(inode)
+    return Opened(attributes=attributes_of(ino, inode), manifest=manifest, locking=inode.locking)
 
 
 def _moves_atime(inode: Inode, atime_ns: int) -> bool:

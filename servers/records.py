@@ -35,6 +35,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
     `linkable`: made without a name, and may be given one. `xattr_bytes`: names and values of all x rows.
     `stored_bytes`: what of the content is no hole; -1 in rows of earlier versions, which did not count it.
+    `locking`: programs have used locks on it.
     """
 
     mode: int
@@ -56,6 +57,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     linkable: bool = False
     xattr_bytes: int = 0
     stored_bytes: int = -1
+    locking: bool = False
 
     @property
     def commit_id(self) -> bytes:

@@ -163,6 +163,21 @@ def test_reading_moves_atime_as_with_relatime(
     assert (after.mtime_ns, after.ctime_ns, after.version) == (before.mtime_ns, before.ctime_ns, before.version)
 
 
+def test_that_programs_use_locks_is_remembered(volume: Volume) -> None:
+    """Goal: who notes it changes nothing else, and every later open is told."""
+    volume.make("f")
+    ino = volume.commit(volume.at("f").ino, b"one").ino
+    before = volume.open(ino, token=5)
+    assert not before.locking
+    noted = volume.open(ino, locking=True)
+    assert (noted.locking, noted.attributes) == (True, before.attributes)
+    assert volume.open(ino).locking
+    volume.commit(ino, b"two", token=5)
+    assert volume.open(ino).locking
+    with refused(volume, errors.LockLost):
+        volume.open(ino, token=4)
+
+
 def test_reading_does_not_undo_the_fence(volume: Volume) -> None:
     """Goal: an open for reading and an open for writing keep to their own: the fence stays, and so does atime."""
     ino = volume.make("f").ino

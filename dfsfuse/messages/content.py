@@ -43,7 +43,8 @@ class Open(Message, kw_only=True):
 
     With `token` the file is opened for writing: its fence is raised, and `ino` must be what the lock was taken for.
     `opening` numbers the opens of a session; an open row lasts until Closed with that number or a later one.
-    `atime_ns`, if not 0, is when the file is read: it becomes its atime where relatime has it so.
+    `atime_ns`, if not 0, is when the file is read: it becomes its atime where relatime has it so. `locking` notes for
+    ever that programs use locks on the file.
     """
 
     session: int
@@ -55,14 +56,17 @@ class Open(Message, kw_only=True):
     have_version: int = 0
     have_commit_id: bytes = b""
     atime_ns: int = 0
+    locking: bool = False
 
 
 class Opened(Message, kw_only=True):
-    """The newest content. `manifest` is None where the client has it already. `capability` is reserved."""
+    """The newest content. `manifest` is None where the client has it already. `capability` is reserved. `locking`:
+    programs have used locks on the file, so who opens it probably will."""
 
     attributes: Attributes
     manifest: Manifest | None = None
     capability: str = ""
+    locking: bool = False
 
 
 class PutSegments(Message, kw_only=True):
