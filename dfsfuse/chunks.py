@@ -92,6 +92,19 @@ def lay(entry: Entry, piece: Piece) -> Entry:
     return [*kept, piece]
 
 
+def punch(entry: Entry, first: int, last: int) -> Entry:
+    """The entry with zeros that are stored nowhere at [first, last)."""
+    kept: Entry = []
+    for piece in entry:
+        if piece.offset < first < piece.end <= last:
+            kept.append(Piece(piece.chunk, piece.offset, first - piece.offset))
+        elif not (first <= piece.offset and piece.end <= last):
+            kept.append(piece)
+    if any(piece.offset < last and piece.end > first for piece in kept):
+        kept.append(Piece(HOLE, first, last - first))
+    return kept if any(piece.chunk != HOLE for piece in kept) else []
+
+
 def spans(entry: Entry) -> list[Span]:
     """The visible parts of the entry's pieces, in order of offset; what lies between them is zero."""
     visible: list[Span] = []
@@ -168,6 +181,21 @@ class Ranges:
             end = max(end, self._ends[after - 1])
         self._starts[first:after] = [start]
         self._ends[first:after] = [end]
+
+    def remove(self, start: int, end: int) -> None:
+        """Take [start, end) away."""
+        first, after = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        if start >= end or first >= after:
+            return
+        rest = [(self._starts[first], start), (end, self._ends[after - 1])]
+        rest = [(left, right) for left, right in rest if left < right]
+        self._starts[first:after] = [left for left, _ in rest]
+        self._ends[first:after] = [right for _, right in rest]
+
+    def within(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What of it lies in [start, end)."""
+        first, after = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        return [(max(self._starts[i], start), min(self._ends[i], end)) for i in range(first, after)]
 
     def cut(self, length: int) -> None:
         """Forget everything from `length` on."""

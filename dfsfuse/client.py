@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
@@ -54,7 +55,8 @@ def connect(options: ClientOptions) -> FileSystem:
         undo.callback(unsent.close)
         attributes = AttributeTable()
         files = OpenFiles(session, locks, attributes, cache, transfer, committer, copies, unsent)
-        filesystem = FileSystem(session, locks, attributes, files, read_only=options.read_only)
+        allocation = Allocation(session, files, cache)
+        filesystem = FileSystem(session, locks, attributes, files, allocation, read_only=options.read_only)
         session.start()
         lease.start()
         locks.start()

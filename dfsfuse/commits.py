@@ -8,12 +8,14 @@ Threads: `Content.committing` is held for a whole commit, so the commits of one 
 """
 
 import secrets
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from dfsfuse import chunks, errors
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Entry, Piece
-from dfsfuse.content import Changes, Content, InDoubt
+from dfsfuse.changes import EntryChanges
+from dfsfuse.chunks import BLOCK_BYTES, Entry, Piece
+from dfsfuse.content import Content, InDoubt
 from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
@@ -26,12 +28,17 @@ from dfsfuse.messages import (
     PutSegments,
     Segment,
 )
+from dfsfuse.pieces import plan
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 
 _SEGMENTS_A_REQUEST = 4
 _UNKNOWN_OUTCOMES = (errors.Unreachable, errors.Internal)
 """After these a commit may have happened: the directory did not answer, or failed when the transaction was through."""
+
+
+Changed = dict[int, EntryChanges]
+"""By entry."""
 
 
 class _Part(NamedTuple):
@@ -60,10 +67,10 @@ class Committer:
             self._cache.mark_closed(content, commit_id)
             changes, size = content.take_changes()
             try:
-                return self._send(content, commit_id, changes, size, durable)
+                return self._send(content, commit_id, changes.by_entry(), size, durable)
             except BaseException as error:
                 if content.in_doubt is None:
-                    content.put_back(changes)
+                    content.put_back()
                 self._cache.index.set_failure(content.row, str(error))
                 raise
 
@@ -77,10 +84,10 @@ class Committer:
         except _UNKNOWN_OUTCOMES:
             raise
         except errors.DfsError:
-            content.put_back(doubt.changes)
+            content.put_back()
             raise
 
-    def _send(self, content: Content, commit_id: bytes, changes: Changes, size: int, durable: bool) -> Attributes:
+    def _send(self, content: Content, commit_id: bytes, changes: Changed, size: int, durable: bool) -> Attributes:
         entries, receipts = self._upload(content, changes, size)
         if durable:
             self._transfer.sync(receipts)
@@ -100,7 +107,7 @@ class Committer:
             clears_set_ids=content.clearing[0],
             clears_capability=content.clearing[1],
         )
-        return self._finish(content, InDoubt(request, entries, changes))
+        return self._finish(content, InDoubt(request, entries))
 
     def _finish(self, content: Content, doubt: InDoubt) -> Attributes:
         request = doubt.request
@@ -123,29 +130,40 @@ class Committer:
 
     # -- chunks
 
-    def _upload(self, content: Content, changes: Changes, size: int) -> tuple[list[Entry], list[ChunkReceipts]]:
+    def _upload(self, content: Content, changes: Changed, size: int) -> tuple[list[Entry], list[ChunkReceipts]]:
         """The manifest's entries with the changed ones replaced, and receipts for what was sent."""
-        entries = content.entries[: chunks.entry_count(size)]
-        parts = [
-            _Part(index, first, last)
-            for index, ranges in sorted(changes.items())
-            for first, last in content.pieces_to_send(index, ranges, size)
-        ]
-        receipts: list[ChunkReceipts] = []
-
-        def send(part: _Part) -> ChunkReceipts:
-            return self._transfer.upload(content.cut_out(part.index, part.first, part.last))
-
-        for part, sent in zip(parts, self._transfer.each(send, parts), strict=True):
-            receipts.append(sent)
-            piece = Piece(sent.chunk, part.first, part.last - part.first)
+        entries, parts = content.entries[: chunks.entry_count(size)], []
+        for index, change in sorted(changes.items()):
+            entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
+            parts += [_Part(index, first, last) for first, last in to_send]
+        zeros = self._upload_zeros(content, parts)
+        others = [part for part in parts if part not in zeros]
+        sent = zeros | dict(zip(others, self._send_parts(content, others), strict=True))
+        for part in parts:
+            piece = Piece(sent[part].chunk, part.first, part.last - part.first)
             entries[part.index] = chunks.lay(entries[part.index], piece)
-        return entries, receipts
+        return entries, list({row.chunk: row for row in sent.values()}.values())
+
+    def _send_parts(self, content: Content, parts: list[_Part]) -> Iterator[ChunkReceipts]:
+        return self._transfer.each(lambda part: self._upload_part(content, part), parts)
+
+    def _upload_part(self, content: Content, part: _Part) -> ChunkReceipts:
+        return self._transfer.upload(content.cut_out(part.index, part.first, part.last))
+
+    def _upload_zeros(self, content: Content, parts: list[_Part]) -> dict[_Part, ChunkReceipts]:
+        """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
+        zeros = [part for part in parts if part.last - part.first >= BLOCK_BYTES and content.is_blank(*part)]
+        by_length: dict[int, ChunkReceipts] = {}
+        for part in zeros:
+            length = part.last - part.first
+            if length not in by_length:
+                by_length[length] = self._upload_part(content, part)
+        return {part: by_length[part.last - part.first] for part in zeros}
 
     # -- the manifest
 
     def _manifest(
-        self, content: Content, entries: list[Entry], changes: Changes, receipts: list[ChunkReceipts]
+        self, content: Content, entries: list[Entry], changes: Changed, receipts: list[ChunkReceipts]
     ) -> Manifest:
         if len(entries) <= INLINE_ENTRIES:
             return Manifest(entries)

@@ -1,12 +1,12 @@
 """The content of one file in the local cache: what is here, what was written, what is to be sent.
 
 A Content is one version of one inode in one file of the local disk, sparse where nothing was fetched. `entries` is the
-manifest of what the servers have of it; `present` tells which entries are on the local disk; `dirty` are the byte
-ranges that were written here since. A commit makes a Content the next version; a newer version that another client
-committed is another Content.
+manifest of what the servers have of it; `present` tells which entries are on the local disk; `changes` are the byte
+ranges that were written or punched here since. A commit makes a Content the next version; a newer version that another
+client committed is another Content. Holes are made and found in holes.py.
 
     size    of the content as programs here see it; the file on disk has this size
-    entries one for each 4 MiB of `size`, clipped to it; entries that are dirty are always present
+    entries one for each 4 MiB of `size`, clipped to it; entries that are changed are always present
 
 Threads: `mutex` guards every field and is held only for memory work and single reads and writes of the local file,
 never across a request. `committing` is held for a whole upload; it comes before `mutex`. `fetching` likewise for
@@ -20,15 +20,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dfsfuse import chunks, errors
-from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, HOLE, Entry, Piece, Ranges, Span
+from dfsfuse.changes import Changes
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
 from dfsfuse.messages import SEGMENT_ENTRIES, Commit
+from dfsfuse.sparse_files import holds_data, punch_hole, write_all
 
 READ_AHEAD_ENTRIES = 3
 _lineages = itertools.count(1)
 
 Download = Callable[[bytes], bytes]
-Changes = dict[int, list[tuple[int, int]]]
-"""Changed ranges by entry, in entry offsets."""
 
 
 class Base(NamedTuple):
@@ -45,7 +45,6 @@ class InDoubt(NamedTuple):
 
     request: Commit
     entries: list[Entry]
-    changes: Changes
 
 
 class Content:
@@ -53,7 +52,7 @@ class Content:
     which it was opened. `noted` are the entries of which the index knows that they are here and may have been
     written. `lineage` changes when the content becomes a version that was not made here: what was read before is then
     no longer right. `resized`: cut or grown since the last commit was begun; `resizing`: before that, and it is not
-    done yet. `sending`: a commit has taken what was changed and is not done; it is neither dirty nor on the servers.
+    done yet. `sending`: a commit has taken what was changed (`taken`) and is not done: it is not on the servers yet.
     `token`: the newest with which the content was opened for writing; the lock is the mount's, so every handle's commit
     has it.
 
@@ -77,7 +76,7 @@ class Content:
         self.entries = _fitting(entries, size)
         self.segments: list[bytes] = []
         self.present = bytearray(len(self.entries))
-        self.dirty = Ranges()
+        self.changes, self.taken = Changes(), Changes()
         self.resized = self.resizing = self.sending = False
         self.token = 0
         self.in_doubt: InDoubt | None = None
@@ -106,10 +105,30 @@ class Content:
     # -- state
 
     @property
+    def entries(self) -> list[Entry]:
+        return self._entries
+
+    @entries.setter
+    def entries(self, entries: list[Entry]) -> None:
+        self._entries, self._stored_bytes = entries, -1
+
+    @property
+    def stored_bytes(self) -> int:
+        """What of `entries` comes from chunks."""
+        if self._stored_bytes < 0:
+            self._stored_bytes = chunks.stored_bytes(self._entries)
+        return self._stored_bytes
+
+    @property
+    def dirty(self) -> Ranges:
+        """What was written since the last commit was begun."""
+        return self.changes.written
+
+    @property
     def changed(self) -> bool:
         """Not all of it is on the servers: something was written, cut or grown since the last commit, or is being sent,
         or its commit is in doubt."""
-        return bool(self.dirty) or self.resized or self.sending
+        return bool(self.changes) or self.resized or self.sending
 
     def base(self) -> Base | None:
         """What this content is as the servers have it; None while it differs from that."""
@@ -190,28 +209,33 @@ class Content:
                     written += os.pwrite(self.fd, memoryview(data)[written:], offset + written)
             finally:
                 # Also what a full disk has taken of it: it is on this disk, so it is to be sent.
-                news = self._account(offset, offset + written, now_ns)
-                self._note_writer(privileged)
+                news = self.account(offset, offset + written) if written else False
+                self.touch(now_ns, privileged)
             return news
 
-    def _account(self, start: int, end: int, now_ns: int) -> bool:
-        if start == end:
-            return False
-        self._grow(end)
-        self.dirty.add(start, end)
-        self.mtime_ns, self.mtime_set = now_ns, False
-        stale, self.row_stale = self.row_stale, False
-        return self._note(start, end) or stale
+    def account(self, start: int, end: int) -> bool:
+        """These bytes are in the file and to be sent; True if the index must be told."""
+        self.grow(end)
+        self.changes.write(start, end)
+        return self.note(start, end)
 
-    def _note(self, start: int, end: int) -> bool:
+    def touch(self, now_ns: int, privileged: bool) -> None:
+        """A program has changed it: what goes with that."""
+        self.mtime_ns, self.mtime_set = now_ns, False
+        self.clears_capability = True
+        self.clears_set_ids = self.clears_set_ids or not privileged
+
+    def note(self, start: int, end: int) -> bool:
+        """The entries are no longer what the servers have; True if the index does not know that yet."""
+        stale, self.row_stale = self.row_stale, False
         known = len(self.noted)
         for index, _, _ in chunks.by_entry(start, end):
             self.present[index] = 1
             if self.entries[index]:
                 self.noted.add(index)
-        return len(self.noted) > known
+        return len(self.noted) > known or stale
 
-    def _grow(self, size: int) -> None:
+    def grow(self, size: int) -> None:
         if size <= self.size:
             return
         self.size, self.resized = size, True
@@ -232,76 +256,55 @@ class Content:
         with self.mutex:
             self.clears_capability, self.clearing = False, (self.clearing[0], False)
 
-    def _note_writer(self, privileged: bool) -> None:
-        self.clears_capability = True
-        self.clears_set_ids = self.clears_set_ids or not privileged
-
     def resize(self, size: int, now_ns: int, privileged: bool = True) -> None:
         """Cut or grow to `size`; the caller holds `committing`, so no upload sees the entries change."""
         with self.mutex:
             os.ftruncate(self.fd, size)
             if size < self.size:
                 self._cut(size)
-            self._grow(size)
+            self.grow(size)
             self.resized = True
-            self.mtime_ns, self.mtime_set = now_ns, False
-            self._note_writer(privileged)
+            self.touch(now_ns, privileged)
 
     def _cut(self, size: int) -> None:
         self.size = size
         count = chunks.entry_count(size)
         del self.entries[count:], self.present[count:]
+        self._stored_bytes = -1
         # The segment of the last entry goes too: the entry is clipped now.
         del self.segments[max(count - 1, 0) // SEGMENT_ENTRIES :]
         if count:
             self.entries[-1] = chunks.clip(self.entries[-1], chunks.entry_length(count - 1, size))
-        self.dirty.cut(size)
+        self.changes.cut(size)
 
     # -- sending
 
-    def take_changes(self) -> tuple[Changes, int | None]:
-        """(dirty ranges by entry, size) of one moment; nothing is dirty afterwards. The size is None where nothing was
-        changed."""
+    def take_changes(self) -> tuple[Changes, int]:
+        """(what was changed, size) of one moment; nothing is changed afterwards."""
         with self.mutex:
-            if not self.dirty and not self.resized:
-                return {}, None
-            changes: Changes = {}
-            for start, end in self.dirty:
-                for index, first, last in chunks.by_entry(start, end):
-                    changes.setdefault(index, []).append((first, last))
-            self.dirty, self.resized, self.resizing, self.sending = Ranges(), False, self.resized, True
+            self.taken, self.changes = self.changes, Changes()
+            self.resized, self.resizing, self.sending = False, self.resized, True
             self.clearing = self.clears_set_ids, self.clears_capability
             self.clears_set_ids = self.clears_capability = False
-            return changes, self.size
+            return self.taken, self.size
 
-    def put_back(self, changes: Changes) -> None:
+    def put_back(self) -> None:
         """An upload failed or a commit was refused: what it was to send is still to be sent."""
         with self.mutex:
+            self.changes, self.taken = self.taken.followed_by(self.changes), Changes()
             self.resized, self.resizing, self.sending, self.in_doubt = True, False, False, None
             self.clears_set_ids = self.clears_set_ids or self.clearing[0]
             self.clears_capability = self.clears_capability or self.clearing[1]
-            for index, ranges in changes.items():
-                for first, last in ranges:
-                    self.dirty.add(index * ENTRY_BYTES + first, index * ENTRY_BYTES + last)
 
     def give_up(self) -> None:
         """Nothing of what was written since the last commit is to be sent. The caller holds `committing`."""
         with self.mutex:
-            self.dirty, self.in_doubt = Ranges(), None
+            self.changes, self.taken, self.in_doubt = Changes(), Changes(), None
             self.resized = self.resizing = self.sending = False
 
-    def pieces_to_send(self, index: int, ranges: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-        """The ranges of entry `index` to upload as chunks: changed blocks, or the whole entry where that is better."""
-        length = chunks.entry_length(index, size)
-        changed = sum(last - first for first, last in ranges)
-        if 2 * changed >= length or (length <= BLOCK_BYTES and not (index and ranges[0][0] == 0)):
-            return [(0, length)]
-        widened = Ranges(_widened(index, first, last, length) for first, last in ranges)
-        pieces = [(first, min(last, length)) for first, last in widened if first < length]
-        entry = self.entries[index] if index < len(self.entries) else []
-        for first, last in pieces:
-            entry = chunks.lay(entry, Piece(b"?" * chunks.NAME_BYTES, first, last - first))
-        return pieces if len(entry) <= chunks.PIECES_MAX else [(0, length)]
+    def is_blank(self, index: int, first: int, last: int) -> bool:
+        """The bytes [first, last) of entry `index` are zeros of which the disk knows that they are."""
+        return not holds_data(self.fd, index * ENTRY_BYTES + first, last - first)
 
     def cut_out(self, index: int, first: int, last: int) -> bytes:
         """The bytes [first, last) of entry `index`, padded with zeros where the file has been cut meanwhile."""
@@ -317,7 +320,7 @@ class Content:
             more = len(self.entries) - len(entries)
             self.entries = entries + chunks.holes(more)
             self.version, self.commit_id, self.segments = version, commit_id, segments
-            self.in_doubt, self.resizing, self.sending = None, False, False
+            self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
             self.trying = b""
             self.row_stale = True
@@ -363,35 +366,7 @@ def _create(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o600)
 
 
-def _widened(index: int, first: int, last: int, length: int) -> tuple[int, int]:
-    """A change that may go on in the neighbouring entry stays as it is: widened in both it would be two blocks."""
-    if last == ENTRY_BYTES or (index and first == 0):
-        return first, last
-    return chunks.widen(first, last, length)
-
-
 def _fitting(entries: list[Entry], size: int) -> list[Entry]:
     """One entry for each 4 MiB of `size`, in a list of its own: segments may have more, manifests fewer."""
     count = chunks.entry_count(size)
     return entries[:count] + chunks.holes(count - len(entries))
-
-
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """pwrite, repeated where the disk took less than all."""
-    done = os.pwrite(fd, data, offset)
-    while done < len(data):
-        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
-
-
-_libc = None
-_KEEP_SIZE_AND_PUNCH = 3
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """fallocate(2) with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; zeros are written where the disk cannot."""
-    import ctypes
-
-    global _libc
-    _libc = _libc or ctypes.CDLL(None, use_errno=True)
-    if _libc.fallocate64(fd, _KEEP_SIZE_AND_PUNCH, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
-        write_all(fd, bytes(length), offset)

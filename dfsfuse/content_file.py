@@ -7,7 +7,8 @@ import os
 
 from dfsfuse import chunks
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
-from dfsfuse.content import Content, punch_hole
+from dfsfuse.content import Content
+from dfsfuse.sparse_files import punch_hole
 
 
 def make_ready(content: Content) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 from dfsfuse import errors
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Ranges, holes
+from dfsfuse.chunks import holes
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
+from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import ROOT_INO, Attributes, Create, Lookup, PathOf, PathReply
 from dfsfuse.session import Session
@@ -139,7 +140,7 @@ class Copies:
             content.version, content.commit_id, content.segments = 0, b"", []
             content.entries = holes(len(content.entries))
             content.present = bytearray(b"\1" * len(content.entries))
-            content.dirty = Ranges([(0, content.size)])
+            take_from_disk(content, content.fd, 0, content.size)
             content.resized = True
         self._cache.mark_open(content)
 

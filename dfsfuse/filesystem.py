@@ -4,6 +4,7 @@ A place is (inode number, path below it): a driver that knows inodes passes (ino
 knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
 
     names and attributes   asked of the directory; answers are used for HOLD_S. listings.py, xattrs.py
+    room and holes         allocation.py
     open files             openfiles.py; a file that is open for writing here has its content's size and mtime
     what is not sent yet   unsent.py
 
@@ -18,7 +19,8 @@ from typing import TypeVar
 
 import msgspec
 
-from dfsfuse import errors, listings
+from dfsfuse import errors, holes, listings
+from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.locks import LockTable, never
 from dfsfuse.messages import (
@@ -70,11 +72,13 @@ class FileSystem:
         locks: LockTable,
         attributes: AttributeTable,
         files: OpenFiles,
+        allocation: Allocation,
         *,
         read_only: bool = False,
     ):
         self.session, self.locks, self.files = session, locks, files
         self._attributes, self._read_only = attributes, read_only
+        self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._xattrs = Xattrs(session, attributes, files, self.lookup)
         self._silent_until = 0.0
         self._root: Attributes | None = None
@@ -140,7 +144,7 @@ class FileSystem:
             return attributes
         with content.mutex:
             size, mtime_ns, mode = content.size, attributes.mtime_ns, attributes.mode
-            allocated_bytes = min(size, attributes.allocated_bytes + content.dirty.total())
+            allocated_bytes = holes.allocated_bytes(content)
             if content.changed and not content.mtime_set:
                 mtime_ns = content.mtime_ns
             if content.clears_set_ids:
@@ -369,6 +373,11 @@ class FileSystem:
             self.files.flush(handle)
         finally:
             self.files.release(handle)
+
+    def sync(self) -> None:
+        """What is written, and what the directory has acknowledged, comes to the disks."""
+        self.files.sync()
+        self.session.sync()
 
 
 def _check_names(place: Place) -> None:

@@ -184,7 +184,7 @@ class OpenFiles:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
         content = handle.content
         if content.missing(offset, offset + len(buffer)):
-            self._bring(content, lambda c: c.missing(offset, offset + len(buffer)))
+            self.bring(content, lambda c: c.missing(offset, offset + len(buffer)))
         return content.read_into(buffer, offset)
 
     def read(self, handle: Handle, length: int, offset: int) -> bytes:
@@ -194,12 +194,12 @@ class OpenFiles:
     def write(self, handle: Handle, data: bytes | memoryview, offset: int, append: bool = False) -> int:
         """With `append` at the end, wherever `offset` is. That is a matter of each write and not of the open: fcntl
         changes O_APPEND, and what was stored through a mapping has its place."""
-        self._check_writable(handle)
+        self.check_writable(handle)
         content = handle.content
         if offset + len(data) > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         start = content.size if append else offset
-        self._bring(content, lambda c: c.unready(start, start + len(data)))
+        self.bring(content, lambda c: c.unready(start, start + len(data)))
         try:
             news = content.write(data, offset, time.time_ns(), append, handle.privileged)
         except OSError as error:
@@ -216,23 +216,23 @@ class OpenFiles:
             raise errors.from_os_error(error, "writing to the local cache") from None
 
     def resize(self, handle: Handle, size: int) -> None:
-        self._check_writable(handle)
+        self.check_writable(handle)
         if size > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         content = handle.content
         with content.committing:
             if size < content.size:
-                self._bring(content, lambda c: c.unready(size, size + 1) if size % (4 << 20) else [])
+                self.bring(content, lambda c: c.unready(size, size + 1) if size % (4 << 20) else [])
             content.resize(size, time.time_ns(), handle.privileged)
             self._cache.mark_open(content)
 
-    def _check_writable(self, handle: Handle) -> None:
+    def check_writable(self, handle: Handle) -> None:
         if not handle.writable:
             raise errors.BadHandle("the file is not open for writing")
         if handle.content.failed is not None:
             raise handle.content.failed
 
-    def _bring(self, content: Content, wanted: Callable[[Content], list[int]]) -> None:
+    def bring(self, content: Content, wanted: Callable[[Content], list[int]]) -> None:
         """Fetch the entries that `wanted` names until it names none."""
         while wanted(content):
             with content.fetching:
@@ -353,6 +353,12 @@ class OpenFiles:
                 log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
                 if isinstance(error, errors.Unreachable):
                     return
+
+    def sync(self) -> None:
+        """What programs have written so far becomes the files' next versions, on the disks."""
+        for content in self._cache.in_use():
+            if content.writers and content.changed and content.failed is None:
+                self._send(content, durable=True)
 
     # -- for who shows progress
 

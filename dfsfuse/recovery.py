@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from dfsfuse import chunks, errors
+from dfsfuse import chunks, errors, holes
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
@@ -97,7 +97,8 @@ def find_changes(content: Content, download: Download) -> None:
     with open(content.path, "rb") as file:
         for index, entry in enumerate(content.entries):
             if content.present[index] and not _unchanged(file.fileno(), index, entry, size, download):
-                content.dirty.add(index * ENTRY_BYTES, min((index + 1) * ENTRY_BYTES, size))
+                start, end = index * ENTRY_BYTES, min((index + 1) * ENTRY_BYTES, size)
+                holes.take_from_disk(content, file.fileno(), start, end)
 
 
 def _fit(content: Content, size: int) -> None:

@@ -54,6 +54,7 @@ OPERATIONS: dict[type[Message], str] = {
     messages.SetAttributes: "set_attributes",
     messages.Commit: "commit",
     messages.ListMappings: "mappings",
+    messages.Quota: "quota",
     messages.GetXattr: "get_xattr",
     messages.ListXattrs: "list_xattrs",
     messages.SetXattr: "set_xattr",

@@ -17,6 +17,7 @@ from clients import Servers
 from volumes import Volume
 
 from dfsfuse import errors, messages
+from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import HOLD_S, AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
@@ -56,6 +57,8 @@ class CoreSession:
             return carried(core.open(request))
         if isinstance(request, messages.PutSegments):
             return carried(core.put_segments(request, self._volume.now_s))
+        if isinstance(request, messages.Quota):
+            return carried(core.quota(request))
         return carried(self._volume.ask(request))
 
     def change(self, request: messages.Change, reply: type) -> Any:
@@ -125,7 +128,7 @@ class Machine:
         copies = Copies(self.session, locks, self.cache, self.servers, committer)
         self.unsent = Unsent(self.session, locks, self.cache, committer, copies)
         files = OpenFiles(self.session, locks, table, self.cache, self.servers, committer, copies, self.unsent)
-        self.files = FileSystem(self.session, locks, table, files)
+        self.files = FileSystem(self.session, locks, table, files, Allocation(self.session, files, self.cache))
         Recovery(self.session, self.cache, self.servers, self.unsent).run()
         self.unsent.retry()
 

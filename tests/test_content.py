@@ -13,8 +13,9 @@ from volumes import Volume
 
 from dfsfuse import chunks, errors
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
-from dfsfuse.content import Content, punch_hole, write_all
+from dfsfuse.content import Content
 from dfsfuse.messages import SEGMENT_ENTRIES
+from dfsfuse.sparse_files import punch_hole, write_all
 from servers.store.memory import MemoryStore
 
 MIB = 1 << 20

@@ -193,7 +193,12 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
             *(lambda how=how: fcntl.fcntl(fd, how, flock) for how in (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK)),
             lambda: fcntl.fcntl(fd, _F_OFD_SETLK, flock),
         ],
-        "fallocate in every mode": [fallocate(mode) for mode in (0, 1, 3, 8, 16)],
+        "fallocate that makes or clears room: mode 0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE": [
+            fallocate(mode) for mode in (0, 1, 3, 16, 17)
+        ],
+        "fallocate that moves content: COLLAPSE_RANGE, INSERT_RANGE, and UNSHARE_RANGE": [
+            fallocate(mode) for mode in (8, 32, 64)
+        ],
         "O_TMPFILE": [lambda: os.open(mount, os.O_TMPFILE | os.O_RDWR)],
         "RENAME_WHITEOUT": [lambda: call("renameat2", -100, bytes(file), -100, bytes(other) + b"2", 4)],
         "FICLONE": [lambda: fcntl.ioctl(fd, _FICLONE, os.open(other, os.O_RDONLY))],

@@ -180,9 +180,14 @@ class Files:
     def fallocate(self, request: Request) -> bytes:
         fh, offset, length, mode = fuse.fuse_fallocate_in.unpack_from(request.buffer, BODY)
         opened = self._get(fh)
+        self._note_writer(request, opened.handle)
         self._fs.fallocate(opened.handle, mode, offset, length)
         self._nodes.changed_by_kernel(opened.node)
         return b""
+
+    def _note_writer(self, request: Request, handle: Handle) -> None:
+        """The kernel does not say whether set-id bits stay, as it does of writes."""
+        handle.privileged = handle.privileged and request.uid == ROOT_UID
 
     def lseek(self, request: Request) -> bytes:
         fh, offset, whence = fuse.fuse_lseek_in.unpack_from(request.buffer, BODY)
@@ -195,6 +200,7 @@ class Files:
             # Where the pages are another version's, the kernel's own copy would be of that: then the program has to
             # read and write, as it does on EINVAL.
             raise refusal(errno.EINVAL if source.direct else errno.EOPNOTSUPP)
+        self._note_writer(request, target.handle)
         copied = self._copy_range(source.handle, off_in, target.handle, off_out, length)
         self._nodes.changed_by_kernel(target.node)
         if request.opcode == fuse.FUSE_COPY_FILE_RANGE_64:

@@ -1,7 +1,5 @@
 """Rules that a mount does not keep yet, each with the reason. A rule that begins to hold must leave this table."""
 
-SEEK_DATA = "SEEK_DATA and SEEK_HOLE see a file without holes"
-FALLOCATE = "fallocate is refused: EOPNOTSUPP"
 REMOVED_FOLDERS = "a folder that was removed while it was open is refused: ESTALE"
 NODEV = "mounts are nodev"
 LOCKS = "locks between programs are refused: ENOLCK"
@@ -12,32 +10,15 @@ ATIME = "listing a folder does not move its atime"
 
 KNOWN: dict[str, str] = {
     # holes
-    "seek_data_skips_a_hole": SEEK_DATA,
-    "seek_hole_finds_a_hole": SEEK_DATA,
-    "seek_data_in_the_last_hole_is_refused": SEEK_DATA,
-    "holes_are_found_after_close": SEEK_DATA,
-    "fallocate_grows_with_zeros": FALLOCATE,
-    "fallocate_takes_room": FALLOCATE,
-    "fallocate_within_the_file_changes_nothing": FALLOCATE,
-    "fallocate_keep_size_keeps_the_size": FALLOCATE,
-    "punch_hole_reads_as_zeros": FALLOCATE,
-    "punch_hole_frees_room": FALLOCATE,
-    "punch_hole_beyond_the_end_changes_nothing": FALLOCATE,
-    "punch_hole_moves_mtime_and_ctime": FALLOCATE,
-    "zero_range_clears": FALLOCATE,
-    "zero_range_beyond_the_end_grows": FALLOCATE,
-    "fallocate_beyond_all_bounds_is_refused": FALLOCATE,
     # orphans
     "an_orphan_can_be_locked": LOCKS,
     "a_removed_folder_has_no_link": REMOVED_FOLDERS,
     "a_removed_folder_is_empty": REMOVED_FOLDERS,
     "a_removed_working_folder_can_be_looked_at": REMOVED_FOLDERS,
     # modes
-    "fallocate_clears_set_ids": FALLOCATE,
     # times
     "no_times_are_now": TWO_CLOCKS,
     "ctime_after_close_is_that_of_the_last_change": CTIME,
-    "fallocate_that_grows_moves_mtime_and_ctime": FALLOCATE,
     "listing_moves_atime_of_the_folder": ATIME,
     # special_files
     "a_device_node_is_the_device": NODEV,
