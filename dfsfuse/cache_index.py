@@ -230,7 +230,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def unsent_in(path: Path) -> list[Unsent]:
     """What the index at `path`, of a client that may be running, says may not be on the servers: what is CLOSED, and
-    what is OPEN because a program writes it, or because its client was killed.
+    what is OPEN because a program writes it, or because its client was killed; not of files without a name.
 
     Changes nothing. Raises sqlite3.Error where it cannot be read.
     """
@@ -238,7 +238,7 @@ def unsent_in(path: Path) -> list[Unsent]:
     how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
     db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=1.0)
     try:
-        rows = db.execute(f"{_UNSENT_OF} WHERE state > 0 ORDER BY number").fetchall()
+        rows = db.execute(f"{_UNSENT_OF} WHERE state > 0 AND path != x'' ORDER BY number").fetchall()
     finally:
         db.close()
     found = [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows]

@@ -11,6 +11,7 @@ knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Pe
 Threads: any number of a driver's threads; the parts lock themselves.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -38,6 +39,7 @@ from dfsfuse.messages import (
     without_set_ids,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.removals import Removals
 from dfsfuse.session import Session
 from dfsfuse.xattrs import Xattrs
 
@@ -80,6 +82,7 @@ class FileSystem:
         self._attributes, self._read_only = attributes, read_only
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._xattrs = Xattrs(session, attributes, files, self.lookup)
+        self._removals = Removals(session, files, lambda place: attributes.get(place) or self._ask(place))
         self._silent_until = 0.0
         self._root: Attributes | None = None
         self._undo: Callable[[], None] = lambda: None
@@ -226,7 +229,8 @@ class FileSystem:
         self._check_change(place)
         request = Remove(base=place[0], names=list(place[1]), folder=folder)
         try:
-            self.session.change(request, Nothing)
+            with contextlib.nullcontext() if folder else self._removals.at(place):
+                self.session.change(request, Nothing)
         finally:
             self._attributes.forget_removed(place)
 
@@ -236,7 +240,8 @@ class FileSystem:
         self._check_change(new)
         request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
         try:
-            self.session.change(request, Nothing)
+            with self._removals.at(new):
+                self.session.change(request, Nothing)
         finally:
             self._attributes.forget_all()
 

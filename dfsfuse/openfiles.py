@@ -292,7 +292,8 @@ class OpenFiles:
             try:
                 attributes = self._committer.commit(content, durable)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
-                self._copies.keep(content, "conflict", error)
+                if content.where:
+                    self._copies.keep(content, "conflict", error)
                 raise
         if attributes is not None:
             self._attributes.put_changed(attributes)
@@ -359,6 +360,16 @@ class OpenFiles:
         for content in self._cache.in_use():
             if content.writers and content.changed and content.failed is None:
                 self._send(content, durable=True)
+
+    def any_written(self) -> bool:
+        """Has any file here something that the servers may not have?"""
+        return self._unsent.count() > 0 or any(content.writers for content in self._cache.in_use())
+
+    def discard_unnamed(self, content: Content) -> None:
+        """The file has lost its last name here: what is not sent of it goes, with the last program that has it open."""
+        content.where = b""
+        self._cache.index.set_path(content.row, b"")
+        self._unsent.forget_unnamed(content)
 
     # -- for who shows progress
 

@@ -1,7 +1,8 @@
 """Contents that the servers do not have yet: retried in the background until they have them.
 
 What a failed close() left, and what a killed client left, is sent as soon as that is possible, if the file still has
-the version that it is based on. Otherwise it is kept as a copy beside the file (copies.py).
+the version that it is based on. Otherwise it is kept as a copy beside the file (copies.py). What is not sent of a file
+that was removed here goes.
 
 Threads: `_mutex` guards the list; the retries are one thread's. `Content.committing` is held while one is decided on
 and sent, so no program's close() comes between.
@@ -54,6 +55,22 @@ class Unsent:
     def count(self) -> int:
         return len(self._waiting)
 
+    def forget_unnamed(self, content: Content) -> None:
+        """At once; where it is just being sent, when that is done."""
+        if content.committing.acquire(blocking=False):
+            try:
+                self._give_up_unnamed(content)
+            finally:
+                content.committing.release()
+            self._done(content)
+
+    def _give_up_unnamed(self, content: Content) -> None:
+        """As on a local disk, a file without a name goes with the last program that has it open."""
+        if content.changed and not content.users:
+            with self._copies.in_use(content):
+                content.give_up()
+                self._cache.detach(content)
+
     def _retry_for_ever(self) -> None:
         while not self._stopping.wait(RETRY_EVERY_S):
             for work in (self._cache.maintain, self.retry):
@@ -89,6 +106,9 @@ class Unsent:
             return
         if content.writers:
             raise errors.Busy("a program on this machine has the file open for writing")
+        if not content.where and not content.users:
+            self._give_up_unnamed(content)
+            return
         if not content.promised and not content.users:
             self._copies.keep(content, "recovered")
             return

@@ -609,3 +609,81 @@ def test_allocated_bytes_of_a_file_that_is_written(machine: Machine, other: Mach
     assert machine.stat("/f").allocated_bytes <= 10
     machine.close(handle)
     assert other.stat("/f").allocated_bytes == 0
+
+
+# -- what could not be sent of a file that is removed
+
+
+def fail_to_close(machine: Machine, volume: Volume, path: str) -> None:
+    """Content of `path` that is beyond the quota, so that close() fails and the cache keeps it."""
+    volume.core.quota(messages.Quota(bytes_max=1))
+    with pytest.raises(errors.QuotaExceeded):
+        machine.write(path, b"beyond the quota")
+    assert machine.unsent.count() == 1
+
+
+def lift_the_quota(machine: Machine, volume: Volume) -> None:
+    volume.core.quota(messages.Quota(bytes_max=0))
+    assert machine.unsent.retry() == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("by_rename", [False, True])
+def test_removing_a_file_discards_what_close_could_not_send(
+    machine: Machine, volume: Volume, by_rename: bool, known: bool
+) -> None:
+    """Goal: what was removed, or replaced by rename, does not come back as a copy when there is room again."""
+    machine.write("/other", b"")
+    fail_to_close(machine, volume, "/f")
+    if not known:
+        machine.files._attributes.forget_all()
+    if by_rename:
+        machine.files.rename(place_of("/other"), place_of("/f"))
+    else:
+        machine.files.remove(place_of("/f"), folder=False)
+    assert (machine.unsent.count(), machine.cache.unsent()) == (0, [])
+    lift_the_quota(machine, volume)
+    assert machine.names() == ([b"f"] if by_rename else [b"other"])
+
+
+def test_a_removed_file_that_has_another_name_keeps_what_is_not_sent(machine: Machine, volume: Volume) -> None:
+    """Goal: the file is still there under its other name, and gets its content; exchanging names removes nothing."""
+    machine.write("/other", b"")
+    fail_to_close(machine, volume, "/f")
+    machine.files.link(place_of("/f"), place_of("/g"))
+    machine.files.rename(place_of("/other"), place_of("/f"), flags=2)
+    machine.files.remove(place_of("/other"), folder=False)
+    lift_the_quota(machine, volume)
+    assert (machine.names(), machine.read("/g")) == ([b"f", b"g"], b"beyond the quota")
+
+
+def test_what_another_client_removes_is_kept_as_a_copy(machine: Machine, other: Machine, volume: Volume) -> None:
+    """Goal: who removed it there did not know of the content here, so it is not lost."""
+    fail_to_close(machine, volume, "/f")
+    machine.session.renew()
+    other.files.remove(place_of("/f"), folder=False)
+    lift_the_quota(machine, volume)
+    (copy,) = machine.names()
+    assert copy.startswith(b"f (conflict ")
+
+
+def test_a_file_that_is_removed_while_it_is_open_leaves_nothing(machine: Machine, volume: Volume) -> None:
+    """Goal: its descriptor reads on; when its close() fails, nothing of it is kept, by this client or the next."""
+    handle = machine.create("/f")
+    machine.put(handle, b"beyond the quota")
+    machine.files.remove(place_of("/f"), folder=False)
+    assert machine.files.files.read(handle, 100, 0) == b"beyond the quota"
+    volume.core.quota(messages.Quota(bytes_max=1))
+    with pytest.raises(errors.QuotaExceeded):
+        machine.close(handle)
+    lift_the_quota(machine, volume)
+    assert (machine.names(), machine.cache.unsent()) == ([], [])
+
+
+def test_a_client_that_is_killed_leaves_nothing_of_what_was_removed(machine: Machine, volume: Volume) -> None:
+    """Goal: the next client of the cache knows that the file had lost its name."""
+    handle = machine.create("/f")
+    machine.put(handle, b"written")
+    machine.files.remove(place_of("/f"), folder=False)
+    machine.kill()
+    assert (machine.names(), machine.cache.unsent()) == ([], [])
