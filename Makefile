@@ -15,7 +15,7 @@ export PYTHON
 
 mount: venv
 	@.ci/setup mount
-	@grep -qF " $(MNT) " /proc/self/mountinfo || mkdir -p "$(MNT)"
+	@grep -qF " $(MNT) " /proc/self/mountinfo || test -e "$(MNT)" || mkdir -p "$(MNT)"
 	@if mountpoint -q "$(MNT)"; then echo "$(MNT) is mounted already"; else .venv/bin/python mount.py "$(MNT)"; fi
 
 venv:

@@ -54,9 +54,11 @@ def _mount(wanted: mounting.Wanted, foreground: bool) -> None:
         line += f"to unmount it: {mountpoint.unmount_command(wanted.mountpoint)}"
         if foreground:
             found = mounting.Found(url=endpoint.url, volume=endpoint.volume, token=endpoint.token)
-            mounting.serve(wanted, found, lambda: _tell(line))
+            mounting.serve(wanted, found, lambda: _tell(line), _tell)
         else:
-            mounting.mount_in_background(wanted, endpoint, [sys.executable, os.path.abspath(__file__)])
+            program = [sys.executable, os.path.abspath(__file__)]
+            for told in mounting.mount_in_background(wanted, endpoint, program):
+                _tell(told)
             sys.stdout.write(line + "\n")
 
 
@@ -90,9 +92,10 @@ def _found(arguments: argparse.Namespace) -> mounting.Found:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from dfsfuse import arguments as given
     from dfsfuse import mounting, options
 
-    parser = argparse.ArgumentParser(prog=_NAME, description="Mount a dfsfuse volume.")
+    parser = given.Parser(prog=_NAME, description="Mount a dfsfuse volume.")
     add = parser.add_argument
     add("mountpoint", metavar="MOUNTPOINT", help="an existing folder")
     add("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
@@ -101,11 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--foreground", action="store_true", help="serve in this process; log to standard error")
     add("--read-only", action="store_true", help="change nothing through this mount")
     wait = "how long opening for writing waits for another writer (%(default)g)"
-    add("--lock-wait", metavar="S", type=_seconds, default=options.LOCK_WAIT_S, help=wait)
+    add("--lock-wait", metavar="S", type=given.seconds, default=options.LOCK_WAIT_S, help=wait)
     timeout = "how long a call goes on without progress (%(default)g)"
-    add("--timeout", metavar="S", type=_timeout, default=options.TIMEOUT_S, help=timeout)
+    add("--timeout", metavar="S", type=given.timeout, default=options.TIMEOUT_S, help=timeout)
     cache = "what clean content may take on the local disk, such as 500M (10G)"
-    add("--cache-bytes", metavar="N", type=_bytes, default=options.CACHE_BYTES, help=cache)
+    add("--cache-bytes", metavar="N", type=given.size, default=options.CACHE_BYTES, help=cache)
     driver = "what speaks FUSE (linux, which needs Linux 5.15; else fusepy)"
     add("--driver", choices=mounting.DRIVERS, default="", help=driver)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
@@ -114,32 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     for hidden in ("--ready-fd", "--users-fd"):
         add(hidden, type=int, help=argparse.SUPPRESS)
     return parser
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < 1e6:
-        raise ValueError(text)
-    return seconds
-
-
-def _timeout(text: str) -> float:
-    seconds = _seconds(text)
-    if seconds < 0.1:
-        raise ValueError(text)
-    return seconds
-
-
-def _bytes(text: str) -> int:
-    unit = "KMGT".find(text[-1:].upper()) + 1 if text[-1:].isalpha() else 0
-    number = int(text[:-1] if text[-1:].isalpha() else text)
-    if number < 1 or (text[-1:].isalpha() and not unit):
-        raise ValueError(text)
-    return number << 10 * unit
-
-
-_seconds.__name__, _bytes.__name__ = "number of seconds", "number of bytes"
-_timeout.__name__ = "number of seconds (0.1 or more)"
 
 
 def _has_dependencies() -> bool:

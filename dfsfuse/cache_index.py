@@ -12,6 +12,8 @@
     path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
     failure   why the last upload failed
 
+A second table has the copies that were made beside files, for `dfs status`.
+
 Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
 
 Threads: every method takes `_mutex` and is short and local, but `checkpoint`, which one thread at a time may call. A
@@ -38,6 +40,7 @@ _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
 _FORM = 1
+_COPIES_MAX = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contents (
     number INTEGER PRIMARY KEY, ino INTEGER NOT NULL, state INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -45,6 +48,8 @@ CREATE TABLE IF NOT EXISTS contents (
     segments BLOB NOT NULL, present BLOB NOT NULL, pending BLOB NOT NULL DEFAULT x'', boot TEXT NOT NULL,
     path BLOB NOT NULL DEFAULT x'', failure TEXT NOT NULL DEFAULT '', resized INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS contents_by_ino ON contents (ino);
+CREATE TABLE IF NOT EXISTS copies (
+    ino INTEGER PRIMARY KEY, path BLOB NOT NULL, original BLOB NOT NULL, kind TEXT NOT NULL, made_ns INTEGER NOT NULL);
 """
 
 
@@ -68,6 +73,16 @@ class Unsent(NamedTuple):
     size: int
     failure: str
     pending: bytes
+
+
+class Copy(NamedTuple):
+    """A file that was made beside another (copies.py): its paths then, and when."""
+
+    ino: int
+    path: bytes
+    original: bytes
+    kind: str
+    made_ns: int
 
 
 class CacheIndex:
@@ -164,6 +179,17 @@ class CacheIndex:
         with contextlib.suppress(errors.NoSpace):
             self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))
 
+    def note_copy(self, copy: Copy) -> None:
+        """For people, as `set_failure`; the latest _COPIES_MAX are kept."""
+        with contextlib.suppress(errors.NoSpace):
+            self._run("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)", copy)
+            older = "SELECT ino FROM copies ORDER BY made_ns DESC LIMIT -1 OFFSET ?"
+            self._run(f"DELETE FROM copies WHERE ino IN ({older})", (_COPIES_MAX,))
+
+    def copies(self) -> list[Copy]:
+        with self._mutex:
+            return [Copy(*row) for row in self._db.execute(_COPIES)]
+
     def forget_present(self, number: int) -> None:
         self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
 
@@ -234,15 +260,29 @@ def unsent_in(path: Path) -> list[Unsent]:
 
     Changes nothing. Raises sqlite3.Error where it cannot be read.
     """
-    # Without a log beside it nothing has it open; reading it as usual would need to make one.
-    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
-    db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=1.0)
+    db = _read_only(path)
     try:
         rows = db.execute(f"{_UNSENT_OF} WHERE state > 0 AND path != x'' ORDER BY number").fetchall()
     finally:
         db.close()
     found = [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
     return [row._replace(size=_size_here(path.parent, row)) for row in found]
+
+
+def copies_in(path: Path) -> list[Copy]:
+    """The copies that were made of what was in this cache, as `unsent_in` reads it."""
+    db = _read_only(path)
+    try:
+        known = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'copies'").fetchone()[0]
+        return [Copy(*row) for row in db.execute(_COPIES)] if known else []
+    finally:
+        db.close()
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    # Without a log beside it nothing has it open; reading it as usual would need to make one.
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    return sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=1.0)
 
 
 def _size_here(folder: Path, row: Unsent) -> int:
@@ -257,6 +297,7 @@ _UPDATE = (
     "UPDATE contents SET ino = ?, state = ?, version = ?, commit_id = ?, size = ?, mtime_ns = ?, entries = ?, "
     "segments = ?, present = ?, boot = ?, path = ?, resized = ?, failure = '', pending = x'' WHERE number = ?"
 )
+_COPIES = "SELECT ino, path, original, kind, made_ns FROM copies ORDER BY made_ns"
 _UNSENT_OF = "SELECT number, ino, state, path, size, failure, pending FROM contents"
 _UNSENT = f"{_UNSENT_OF} WHERE state = ? ORDER BY number"
 _SELECT = (

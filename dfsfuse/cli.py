@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from dfsfuse import arguments as given
+
 LOCK_WAIT_S = 10.0
 TIMEOUT_S = 30.0
 _PATH = """\
@@ -32,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--cluster names a cluster that was started elsewhere; start and stop are for that of --home")
     module, _, function = arguments.run.partition(":")
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminated)
     return _guarded(lambda: getattr(importlib.import_module(f"dfsfuse.{module}"), function)(arguments))
 
 
@@ -58,7 +62,7 @@ def _guarded(command: Callable[[], int]) -> int:
 
 
 def _terminated(number: int, frame: object) -> NoReturn:
-    """SIGTERM ends the command as an error would, so that nothing is left half done."""
+    """SIGTERM, and the end of its terminal, ends the command as an error would, so that nothing is left half done."""
     raise SystemExit(1)
 
 
@@ -66,7 +70,7 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = given.Parser(
         prog="dfs", description="Work on a dfsfuse volume without a mount, and look after its cluster.", epilog=_PATH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -76,15 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
     wait = "how long writing waits for another writer of the file (%(default)g)"
-    parser.add_argument("--lock-wait", metavar="S", type=_seconds, default=LOCK_WAIT_S, help=wait)
+    parser.add_argument("--lock-wait", metavar="S", type=given.seconds, default=LOCK_WAIT_S, help=wait)
     timeout = "how long a command goes on without progress (%(default)g)"
-    parser.add_argument("--timeout", metavar="S", type=_timeout, default=TIMEOUT_S, help=timeout)
+    parser.add_argument("--timeout", metavar="S", type=given.timeout, default=TIMEOUT_S, help=timeout)
     parser.set_defaults(embedded=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: str, help_text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", epilog=_PATH,
+            name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         made.set_defaults(run=run)
@@ -138,8 +142,10 @@ def _add_looks(add: Add) -> None:
     _json(form)
     _json(add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that"))
     quota = add("quota", "commands.quota:quota", "show what the volume holds and may hold, or limit it")
-    quota.add_argument("--bytes", metavar="N", type=_limit, help="limit what files store, such as 500M; none: no limit")
-    quota.add_argument("--inodes", metavar="N", type=_limit, help="limit the number of files, folders and all else")
+    quota.add_argument(
+        "--bytes", metavar="N", type=given.limit, help="limit what files store (500M, ...; none: no limit)"
+    )
+    quota.add_argument("--inodes", metavar="N", type=given.limit, help="limit how many files, folders and all else")
     _json(quota)
     _json(add("status", "commands.status:status", "show the services, the sessions, and uploads that failed"))
 
@@ -155,13 +161,15 @@ def _add_cluster(add: Add) -> None:
 
 
 def _path(parser: argparse.ArgumentParser, name: str = "path", **more: object) -> None:
-    parser.add_argument(name, metavar="PATH", type=_not_empty, **more)
+    parser.add_argument(name, metavar="PATH", type=given.path, **more)
+    parser.epilog = _PATH
 
 
 def _sources_and_target(parser: argparse.ArgumentParser, source: str, target: str, what: str) -> None:
-    parser.add_argument("paths", nargs="+", metavar=source, type=_not_empty, help=f"what to {what}")
+    parser.add_argument("paths", nargs="+", metavar=source, type=given.path, help=f"what to {what}")
     where = "its new name, or an existing folder"
-    parser.add_argument("paths", action=_Last, metavar=target, type=_not_empty, help=where)
+    parser.add_argument("paths", action=_Last, metavar=target, type=given.path, help=where)
+    parser.epilog = _PATH
 
 
 class _Last(argparse.Action):
@@ -173,39 +181,3 @@ class _Last(argparse.Action):
 
 def _json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise ValueError
-    return text
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < 1e6:
-        raise ValueError
-    return seconds
-
-
-def _timeout(text: str) -> float:
-    seconds = _seconds(text)
-    if seconds < 0.1:
-        raise ValueError
-    return seconds
-
-
-def _limit(text: str) -> int:
-    """0 for no limit, as the directory has it."""
-    if text == "none":
-        return 0
-    unit = "KMGT".find(text[-1:].upper()) + 1
-    number = int(text[:-1] if unit else text)
-    if not 0 < number << 10 * unit < 1 << 63:
-        raise ValueError
-    return number << 10 * unit
-
-
-_limit.__name__ = "limit (a number such as 500M, or none)"
-_timeout.__name__ = "number of seconds (0.1 or more)"
-_not_empty.__name__, _seconds.__name__ = "path", "number of seconds"

@@ -1,6 +1,7 @@
 """The client's parts put together: session, locks, cache, transfer, open files; and taken apart again."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from dfsfuse.allocation import Allocation
@@ -19,6 +20,8 @@ from dfsfuse.session import Session, identity
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 
+RECOVER_S = 2.0
+
 
 def _succeed(session: Session, record: Path) -> None:
     """End the session of the client that used this folder before, if it could not do so itself: it is dead, as its
@@ -30,8 +33,9 @@ def _succeed(session: Session, record: Path) -> None:
     session.on_new_session(lambda: record.write_text(str(session.id)))
 
 
-def connect(options: ClientOptions) -> FileSystem:
-    """A file system that works; what an earlier client of the same folder left unsent is taken up.
+def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -> FileSystem:
+    """A file system that works; what an earlier client of the same folder left unsent is taken up. `tell` takes lines
+    for the user about what became of that, for which a little time is given.
 
     The caller has claimed `options.folder`: one client at a time uses a cache.
     """
@@ -60,8 +64,11 @@ def connect(options: ClientOptions) -> FileSystem:
         session.start()
         lease.start()
         locks.start()
+        recovery = Recovery(session, cache, transfer, unsent)
         if not options.read_only:
-            Recovery(session, cache, transfer, unsent).run()
+            recovery.run()
         unsent.start()
+        for line in recovery.outcome(RECOVER_S) if tell is not None else ():
+            tell(line)
         filesystem.on_close(undo.pop_all().close)
         return filesystem

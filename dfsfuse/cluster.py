@@ -32,6 +32,7 @@ ASK_S = 5.0
 _LOOK_S = 0.02
 _IN_USE_S = 0.5
 _DEATHS_MAX = 4
+_TOKEN_VARIABLE = "DFS_TOKEN"
 
 
 @dataclass(kw_only=True)
@@ -102,9 +103,28 @@ def join(url: str, token: str, timeout_s: float = JOIN_S) -> Endpoint:
             _sleep_until(deadline, str(error))
 
 
+def join_from(home: Path, url: str) -> Endpoint:
+    """As `join`, with the token of `token_for`. Makes nothing in the home."""
+    url, token = normal_url(url), token_for(home)
+    try:
+        return join(url, token)
+    except errors.Unauthorized:
+        source = f"${_TOKEN_VARIABLE}" if os.environ.get(_TOKEN_VARIABLE, "").strip() else str(home / homes.TOKEN)
+        refused = f"the cluster at {url} refuses the token of {source}"
+        raise errors.Unauthorized(f"{refused}; set ${_TOKEN_VARIABLE} to that cluster's token") from None
+
+
 def token_for(home: Path) -> str:
     """The token to join a cluster with: $DFS_TOKEN, else the home's. Raises NotFound."""
-    return os.environ.get("DFS_TOKEN", "").strip() or homes.read_token(home)
+    if token := os.environ.get(_TOKEN_VARIABLE, "").strip():
+        if not token.isascii() or not token.isprintable():
+            raise errors.BadRequest(f"${_TOKEN_VARIABLE} is not the token of a cluster")
+        return token
+    try:
+        return homes.read_token(home)
+    except errors.NotFound as error:
+        where = "it is what the file `token` in the home of that cluster holds"
+        raise errors.NotFound(f"joining a cluster needs its token: {error}; {where}") from None
 
 
 def normal_url(url: str) -> str:

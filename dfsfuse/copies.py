@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from dfsfuse import errors
 from dfsfuse.cache import Cache
+from dfsfuse.cache_index import Copy
 from dfsfuse.chunks import holes
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
@@ -29,10 +30,11 @@ log = logging.getLogger(__name__)
 
 LOST_AND_FOUND = b"lost+found"
 _NAMES_MAX = 100
-_WHY = {
+WHY = {
     "conflict": "another client has committed meanwhile",
     "recovered": "a client was killed before it was closed",
 }
+"""Kind of copy -> why it was made."""
 
 
 class Copies:
@@ -64,7 +66,7 @@ class Copies:
             folder, name, original = self._place_of(content)
             path = self._create_copy(content, folder, name, original, kind)
         log.error(
-            "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), _WHY[kind], os.fsdecode(path)
+            "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), WHY[kind], os.fsdecode(path)
         )
         return path
 
@@ -102,12 +104,14 @@ class Copies:
         lock = self._locks.reserve(content.where, os.getpid())
         try:
             copy_name = self._create_under_free_name(folder, name, original, kind, lock)
+            where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
+            path = where.rstrip(b"/") + b"/" + copy_name
+            self._cache.index.note_copy(Copy(lock.ino, path, content.where, kind, time.time_ns()))
             self._become(content, lock)
             self._committer.commit(content)
         finally:
             self._locks.release(lock, os.getpid())
-        where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
-        return where.rstrip(b"/") + b"/" + copy_name
+        return path
 
     def _create_under_free_name(
         self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock

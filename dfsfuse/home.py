@@ -32,6 +32,7 @@ KEEP = "keep"
 SUPERVISOR_LOG = "supervisor.log"
 SERVER_LOG = "server.log"
 CLIENTS = "clients"
+CLIENT_LOCK = "client.lock"
 LOG_BYTES_MAX = 10 << 20
 _NAME_BYTES_MAX = 200
 

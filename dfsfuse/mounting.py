@@ -30,7 +30,7 @@ DRIVERS = ("linux", "fusepy")
 READY_GRACE_S = 30.0
 END_S = 5.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_READY = b"ready"
+_READY = "ready"
 _LOOK_S = 0.02
 
 
@@ -82,11 +82,14 @@ def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
     mountpoint.free(wanted.mountpoint, tell)
     mountpoint.require_folder(wanted.mountpoint)
     mountpoint.require_fuse()
-    home.prepare(wanted.home)
     _require_apart(wanted.mountpoint, os.path.realpath(wanted.home))
     if wanted.cluster_url is None:
+        home.prepare(wanted.home)
         return cluster.find_or_start(wanted.home)
-    return cluster.join(wanted.cluster_url, cluster.token_for(wanted.home))
+    # A cluster that is not there, or refuses the token, leaves no home behind.
+    endpoint = cluster.join_from(wanted.home, wanted.cluster_url)
+    home.prepare(wanted.home)
+    return endpoint
 
 
 def _require_apart(point: str, real_home: str) -> None:
@@ -95,13 +98,14 @@ def _require_apart(point: str, real_home: str) -> None:
         raise MountError(f"{point}: the home {real_home} lies there, or around it; choose another with --home DIR")
 
 
-def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> None:
-    """Start the daemon (`program` is mount.py's command) and return once the mount answers. Raises MountError."""
+def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> list[str]:
+    """Start the daemon (`program` is mount.py's command) and return once the mount answers, with what it has to tell
+    the user. Raises MountError."""
     folder = home.client_folder(wanted.home, endpoint.volume, wanted.mountpoint)
     log_file = folder / "client.log"
     process, ready, log_start = _start_daemon(wanted, endpoint, program, log_file)
     try:
-        _await_ready(process, ready, wanted.timeout_s + READY_GRACE_S, log_file, log_start)
+        lines = _await_ready(process, ready, wanted.timeout_s + READY_GRACE_S, log_file, log_start)
         failure = mountpoint.failure_of(wanted.mountpoint, wanted.timeout_s)
         if failure or not mountpoint.is_fuse(mountpoint.mounted_at(wanted.mountpoint)):
             why = os.strerror(failure) if failure else "it is not mounted any more"
@@ -111,6 +115,7 @@ def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: lis
         raise
     finally:
         os.close(ready)
+    return lines
 
 
 def _start_daemon(
@@ -158,15 +163,16 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
     return [*arguments, "--", wanted.mountpoint]
 
 
-def _await_ready(process: subprocess.Popen, ready: int, wait_s: float, log_file: Path, log_start: int) -> None:
-    """Raises MountError with the daemon's own words when it has any."""
+def _await_ready(process: subprocess.Popen, ready: int, wait_s: float, log_file: Path, log_start: int) -> list[str]:
+    """What the daemon tells the user. Raises MountError with its own words when it has any."""
     if not select.select([ready], [], [], wait_s)[0]:
         raise MountError(f"the client is not ready after {wait_s:g} s; its log is {log_file}")
     word = b""
     while part := os.read(ready, 4096):
         word += part
-    if word == _READY:
-        return
+    first, *lines = word.decode(errors="surrogateescape").split("\n")
+    if first == _READY:
+        return lines
     if word:
         raise MountError(word.decode(errors="replace"))
     status = process.wait(END_S)
@@ -189,10 +195,11 @@ def serve_as_daemon(wanted: Wanted, found: Found) -> int:
         os.set_inheritable(descriptor, False)
     report = _Report(found.ready)
     try:
-        serve(wanted, found, lambda: report.send(_READY))
+        lines: list[str] = []
+        serve(wanted, found, lambda: report.send("\n".join([_READY, *lines])), lines.append)
     except Exception as error:
         log.error("%s", one_line(error), exc_info=not isinstance(error, MountError | DfsError))
-        report.send(one_line(error).encode())
+        report.send(one_line(error))
         return 1
     return 0
 
@@ -203,18 +210,19 @@ class _Report:
     def __init__(self, pipe: int):
         self._pipe: int | None = pipe
 
-    def send(self, word: bytes) -> None:
+    def send(self, word: str) -> None:
         """Only the first word is sent."""
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             # Who started the daemon may have been interrupted meanwhile: then nobody wants to know.
             with contextlib.suppress(BrokenPipeError):
-                os.write(pipe, word)
+                os.write(pipe, word.encode(errors="surrogateescape"))
             os.close(pipe)
 
 
-def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
-    """Mount, and serve until unmounted. Raises MountError and DfsError."""
+def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Mount, and serve until unmounted; before `on_ready`, `tell` takes lines for the user. Raises MountError and
+    DfsError."""
     _log_to_stderr(wanted.log_level)
     _raise_file_limit()
     asked = options.ClientOptions(
@@ -231,12 +239,14 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None]) -> None:
     )
     claim = _claim(asked)
     try:
-        _mount(asked, wanted.driver or choose_driver("", log.warning), on_ready)
+        _mount(asked, wanted.driver or choose_driver("", log.warning), on_ready, tell)
     finally:
         os.close(claim)
 
 
-def _mount(asked: options.ClientOptions, driver: str, on_ready: Callable[[], None]) -> None:
+def _mount(
+    asked: options.ClientOptions, driver: str, on_ready: Callable[[], None], tell: Callable[[str], None]
+) -> None:
     from dfsfuse.client import connect
 
     run = run_of(driver)
@@ -246,7 +256,7 @@ def _mount(asked: options.ClientOptions, driver: str, on_ready: Callable[[], Non
         mounted.append(True)
         on_ready()
 
-    filesystem = connect(asked)
+    filesystem = connect(asked, tell)
     # The driver unmounts cleanly at these signals; libfuse does if nobody else has claimed them.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -284,7 +294,7 @@ def run_of(driver: str) -> Callable[..., None]:
 def _claim(asked: options.ClientOptions) -> int:
     """The lock of the client's folder: the former client of this mountpoint may still be ending. Raises MountError."""
     asked.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    claim = home.open_lock(asked.folder / "client.lock")
+    claim = home.open_lock(asked.folder / home.CLIENT_LOCK)
     deadline = time.monotonic() + asked.timeout_s
     while not home.try_lock(claim, exclusive=True):
         if mountpoint.is_fuse(mountpoint.mounted_at(asked.mountpoint)):

@@ -5,11 +5,12 @@ stands in the row, the content on disk is what that commit was to make: whoever 
 So a commit that has happened leaves nothing to do; otherwise what differs from the base is sent if a program had
 closed it, and kept as a recovered copy if not.
 
-Threads: used by one, before the file system serves.
+Threads: used by one; `run` before the file system serves.
 """
 
 import logging
 import os
+import time
 from collections.abc import Callable
 
 from dfsfuse import chunks, errors, holes
@@ -17,12 +18,16 @@ from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
 from dfsfuse.content import Content
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Manifest
+from dfsfuse.copies import WHY
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Manifest, bytes_as_text
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 
 log = logging.getLogger(__name__)
+
+_LOOK_S = 0.02
+_COPIES_TOLD = 10
 
 Download = Callable[[bytes], bytes]
 
@@ -30,6 +35,8 @@ Download = Callable[[bytes], bytes]
 class Recovery:
     def __init__(self, session: Session, cache: Cache, transfer: Transfer, unsent: Unsent):
         self._session, self._cache, self._transfer, self._unsent = session, cache, transfer, unsent
+        self._taken: list[Content] = []
+        self._since_ns = time.time_ns()
 
     def run(self) -> None:
         """Take up everything that an earlier client of this cache left; what cannot be done yet is retried."""
@@ -41,6 +48,23 @@ class Recovery:
             except errors.DfsError as error:
                 log.error("%s cannot be recovered yet: %s", os.fsdecode(content.where), error)
                 self._take_up(content, state)
+
+    def outcome(self, wait_s: float) -> list[str]:
+        """What has become of it, in lines for people; asked for while the retries run, after `wait_s` at most."""
+        deadline = time.monotonic() + wait_s
+        while any(content.changed for content in self._taken) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        waiting = sum(content.changed for content in self._taken)
+        copies = [copy for copy in self._cache.index.copies() if copy.made_ns >= self._since_ns]
+        sent = max(0, len(self._taken) - waiting - len(copies))
+        lines = [f"sent now, as the client before could not: {sent} of its files"] if sent else []
+        for copy in copies[:_COPIES_TOLD]:
+            lines.append(f"{bytes_as_text(copy.original)}: {WHY[copy.kind]}; kept as {bytes_as_text(copy.path)}")
+        if len(copies) > _COPIES_TOLD:
+            lines.append(f"{len(copies)} such copies were made in all; `dfs status` lists them")
+        if waiting:
+            lines.append(f"not sent yet, of what the client before left: {waiting} of its files; see `dfs status`")
+        return lines
 
     def _recover(self, content: Content, state: State, pending: bytes) -> None:
         if not content.where:
@@ -63,6 +87,7 @@ class Recovery:
         content.clears_set_ids = content.clears_capability = True
         if content.promised:
             self._cache.adopt(content)
+        self._taken.append(content)
         self._unsent.add(content)
 
     def _has_happened(self, content: Content, pending: bytes) -> bool:

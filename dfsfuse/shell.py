@@ -30,13 +30,18 @@ HISTORY = "shell-history"
 END = b"end"
 INSTRUCTIONS = """\
 write NAME      type the new content of a file, line by line; a line that is just `end` saves it as a whole;
-                Ctrl-C leaves the file as it was
+                Ctrl-C, or closing the terminal, leaves the file as it was. You have the file's write lock
+                meanwhile: others wait, then get EBUSY, and `dfs locks` names you
 read NAME       show a file
 list [FOLDER]   the names in a folder; without one, in the root
-instructions    this text
+instructions    this text (also: help)
 quit            leave (also Ctrl-D)
 NAME is the rest of the line, blanks included; folders in it are separated by `/`."""
 
+
+_AT_WRITE = """\
+Type its whole new content. A line that is just `end` saves it; Ctrl-C leaves the file as it was.
+Until then you have its write lock: others can read it, and who wants to write waits, as `dfs locks` shows."""
 
 _DRIVES_TERMINALS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -105,6 +110,7 @@ class Shell:
             "read": self._read,
             "list": self._list,
             "instructions": self._instructions,
+            "help": self._instructions,
             "quit": self._quit,
         }
 
@@ -188,7 +194,9 @@ class Shell:
             self._interrupted()
         else:
             self._files.files.release(handle)
-            tables.write_line(f"{path_text(names)}: {size} bytes, version {handle.content.version}")
+            tables.write_line(
+                f"{path_text(names)}: {tables.count_text(size, 'byte')}, version {handle.content.version}"
+            )
 
     def _lock(self, names: Names) -> tuple[Handle, bool]:
         """The file, open for writing; who has to wait is told for whom."""
@@ -202,7 +210,7 @@ class Shell:
     def _replace(self, handle: Handle) -> int:
         """Take the new content, and make it the file's next version; its size in bytes."""
         if self._for_people:
-            tables.write_line("its new content, then a line that is just: end (Ctrl-C leaves it as it was)")
+            tables.write_line(_AT_WRITE)
             sys.stdout.flush()
         content = self._content()
         copy_in(self._files, handle, io.BytesIO(content).readinto)
@@ -247,7 +255,7 @@ def _completer(files: FileSystem):
     return Names()
 
 
-_COMMANDS = ("instructions", "list", "quit", "read", "write")
+_COMMANDS = ("help", "instructions", "list", "quit", "read", "write")
 
 
 def _names_below(files: FileSystem, word: str, typed: str) -> list[str]:
@@ -269,6 +277,6 @@ def main(arguments: argparse.Namespace) -> int:
     with filesystem(arguments) as files:
         lines = Interactive(files, home_of(arguments)) if for_people else Script()
         if for_people:
-            tables.write_line("editor and viewer of the volume; `instructions` tells how, `quit` leaves")
+            tables.write_line("editor and viewer of the volume; `help` tells how, `quit` leaves")
         fine = Shell(files, lines, for_people, arguments.lock_wait).run()
     return 0 if fine or for_people else 1

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 _BATCH = 1000
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def use_bytes_of_names() -> None:
@@ -104,12 +103,9 @@ def _escaped(text: str) -> Iterator[str]:
         yield character if keep else character.encode("unicode_escape").decode()
 
 
-def size_text(count: int) -> str:
-    """A number of bytes in a unit that people read easily."""
-    size, unit = float(count), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1024, unit + 1
-    return f"{count} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
+def count_text(count: int, what: str, whats: str = "") -> str:
+    """A number of things, in the singular where it is one."""
+    return f"{count} {what if count == 1 else whats or what + 's'}"
 
 
 def age_text(seconds: float) -> str:

@@ -72,7 +72,10 @@ class Unsent:
                 self._cache.detach(content)
 
     def _retry_for_ever(self) -> None:
-        while not self._stopping.wait(RETRY_EVERY_S):
+        # What an earlier client left is tried at once.
+        pause_s = 0.0 if self._waiting else RETRY_EVERY_S
+        while not self._stopping.wait(pause_s):
+            pause_s = RETRY_EVERY_S
             for work in (self._cache.maintain, self.retry):
                 try:
                     work()

@@ -37,7 +37,7 @@ from dfsfuse.messages import (
 from servers import quota, records
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Transaction
-from servers.tree import at_place, existing, path_to
+from servers.tree import at_place, existing, paths_to
 
 FILE_BYTES_MAX = 16 << 40
 _ATIME_EVERY_NS = 24 * 3600 * 10**9
@@ -258,14 +258,16 @@ def where(tx: Transaction, request: Lookup, cluster: Cluster) -> WhereReply:
 
 
 def mappings(tx: Transaction, request: ListMappings, cluster: Cluster) -> Mappings:
-    """`where` for every regular file, in order of inode numbers."""
+    """`where` for every regular file, in order of inode numbers; a page ends with the `limit`-th name."""
     limit = max(1, min(request.limit, 1000))
     rows: list[WhereReply] = []
+    names = 0
     for ino, inode in records.inodes(tx, records.inode_key(request.after_ino + 1)):
-        if len(rows) == limit:
+        if names >= limit:
             return Mappings(rows, True)
         if inode.is_file:
             rows.append(_whereabouts(tx, ino, inode, cluster))
+            names += max(1, len(rows[-1].paths))
     return Mappings(rows, False)
 
 
@@ -277,7 +279,14 @@ def _whereabouts(tx: Transaction, ino: int, inode: Inode, cluster: Cluster) -> W
     for part in range(max(len(manifest.segments), 1)):
         names |= chunks.chunks_of(_part(tx, manifest, part))
     copies = [_copy(tx, server.name, server.url, rank, names) for rank, server in enumerate(cluster.files)]
-    return WhereReply(path=path_to(tx, ino)[0], attributes=attributes_of(ino, inode), chunks=len(names), copies=copies)
+    paths = paths_to(tx, ino)
+    return WhereReply(
+        path=paths[0] if paths else b"",
+        attributes=attributes_of(ino, inode),
+        chunks=len(names),
+        copies=copies,
+        paths=paths,
+    )
 
 
 def _copy(tx: Transaction, name: str, url: str, rank: int, chunk_names: set[bytes]) -> Whereabouts:

@@ -5,7 +5,7 @@ there stays when a limit is set below it; only what would grow beyond a limit is
 """
 
 from dfsfuse import errors
-from dfsfuse.messages import Quota, QuotaReply
+from dfsfuse.messages import Quota, QuotaReply, size_as_text
 from servers import records
 from servers.store import Transaction
 
@@ -17,14 +17,18 @@ def check_inode(tx: Transaction) -> None:
     """Before an inode is made."""
     limit = records.quota(tx).inodes
     if limit and records.usage(tx).inodes >= limit:
-        raise errors.QuotaExceeded(f"the quota of the volume is {limit} inodes; remove some, or raise it: dfs quota")
+        more = "remove some, or raise it: dfs quota --inodes N"
+        raise errors.QuotaExceeded(f"the quota of the volume, {limit} inodes, is used up; {more}")
 
 
 def check_growth(tx: Transaction, more_bytes: int) -> None:
     """Before a file takes that many bytes more."""
-    limit = records.quota(tx).size_bytes
-    if limit and more_bytes > 0 and records.usage(tx).allocated_bytes + more_bytes > limit:
-        raise errors.QuotaExceeded(f"the quota of the volume is {limit} bytes; remove some, or raise it: dfs quota")
+    limit, used = records.quota(tx).size_bytes, records.usage(tx).allocated_bytes
+    if limit and more_bytes > 0 and used + more_bytes > limit:
+        room = f"{size_as_text(used)} of {size_as_text(limit)} are used, and this takes {size_as_text(more_bytes)} more"
+        raise errors.QuotaExceeded(
+            f"beyond the quota of the volume: {room}; remove some, or raise it: dfs quota --bytes N"
+        )
 
 
 def set_and_tell(tx: Transaction, request: Quota) -> QuotaReply:

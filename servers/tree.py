@@ -37,6 +37,7 @@ from servers import modes, quota, records
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
 from servers.store import Transaction
 
+PATHS_MAX = 1000
 _TARGET_BYTES_MAX = 4095
 
 
@@ -111,6 +112,13 @@ def path_of(tx: Transaction, request: PathOf, now_ns: int) -> PathReply:
     return PathReply(path, parent)
 
 
+def paths_to(tx: Transaction, ino: int) -> list[bytes]:
+    """A path for each name of a file, PATHS_MAX of them at most; the first is that of `path_to`."""
+    rows = tx.range(*records.within(b"p" + records.number(ino)), PATHS_MAX)
+    folders = ((path_to(tx, records.as_number(key[9:17]))[0].rstrip(b"/"), key[17:]) for key, _ in rows)
+    return [folder + b"/" + name for folder, name in folders]
+
+
 def path_to(tx: Transaction, ino: int) -> tuple[bytes, int]:
     """(one path to an inode, the folder of its last name). Without a name: (b"", 0)."""
     names: list[bytes] = []
@@ -178,7 +186,7 @@ def new_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inod
     check_name(names[-1])
     parent, folder = at_place(tx, base, names[:-1])
     if not folder.is_folder:
-        raise errors.NotADirectory(f"what is to contain {bytes_as_text(names[-1])!r} is not a folder")
+        raise errors.NotADirectory(f"what contains {bytes_as_text(names[-1])!r} is not a folder")
     return parent, folder, names[-1]
 
 

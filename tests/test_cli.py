@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -45,6 +46,8 @@ def test_help_of_each_command_says_what_it_does():
         outcome = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
         assert outcome.returncode == 0
         assert outcome.stdout.startswith(" ".join(["usage: dfs", *command]))
+        takes_a_path = not command or re.search(r"\bPATH\b", outcome.stdout.split("\n\n")[0])
+        assert ("PATH is a path in the volume" in outcome.stdout) == bool(takes_a_path)
 
 
 def test_help_is_fast():
@@ -68,7 +71,28 @@ def test_misuse(arguments, tmp_path):
     outcome = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith("usage: dfs")
+    assert "invalid _" not in outcome.stderr
+    assert "value: " not in outcome.stderr, "what is wrong is said in words, and not as argparse does"
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "line"),
+    [
+        ("ls --what", "usage: dfs ls ", "dfs ls: error: unrecognized arguments: --what"),
+        ("quota 500M", "usage: dfs quota ", "dfs quota: error: unrecognized arguments: 500M"),
+        ("cluster stop now", "usage: dfs cluster stop ", "dfs cluster stop: error: unrecognized arguments: now"),
+        ("--timeout soon ls", "usage: dfs ", "--timeout: 'soon' is not a number of seconds, 0.1 or more"),
+        ("quota --bytes 5X", "usage: dfs quota ", "'5X' is not a limit: a number, 1 or more, such as 500M, or none"),
+    ],
+)  # fmt: skip
+def test_misuse_is_told_in_words(arguments, usage, line):
+    """Goal: the usage is that of the command, and the line says what was expected."""
+    command = [sys.executable, "-P", "-m", "dfsfuse", *arguments.split()]
+    outcome = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith(usage)
+    assert outcome.stderr.rstrip().endswith(line)
 
 
 def test_an_empty_path_is_misuse(tmp_path):
@@ -349,6 +373,27 @@ def test_mappings(dfs, top):
     assert found[f"{top}/é"]["size"] == 1
     assert found[f"{top}/one, two"] == dfs.json("where", f"{top}/one, two")
     assert f"A B C   {top}/one, two\n" in dfs("mappings").decode()
+
+
+@pytest.mark.mounted
+def test_every_name_of_a_file_is_told(dfs, top):
+    """Goal: where and mappings list all names of a file with several; each has its lines in the CSV."""
+    dfs("write", f"{top}/b", given=b"x")
+    mounted = dfs.cluster.mount()
+    try:
+        os.link(f"{mounted.point}{top}/b", f"{mounted.point}{top}/a")
+    finally:
+        mounted.unmount()
+    names = [f"{top}/a", f"{top}/b"]
+    assert sorted(dfs.json("where", f"{top}/b")["paths"]) == names
+    assert [line.split()[1] for line in dfs("where", f"{top}/a").decode().splitlines()[:2]] in (names, names[::-1])
+    (row,) = (row for row in dfs.json("mappings") if set(names) & set(row["paths"]))
+    assert sorted(row["paths"]) == names
+    listed = list(csv.DictReader(dfs("mappings", "--csv").decode().splitlines()))
+    assert sorted((row["path"], row["server"]) for row in listed if row["path"] in names) == [
+        (name, server) for name in names for server in "ABC"
+    ]
+    assert [line.split()[-1] for line in dfs("mappings").decode().splitlines() if top in line] in (names, names[::-1])
 
 
 def test_mappings_of_several_pages(dfs, top, tmp_path):

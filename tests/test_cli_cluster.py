@@ -60,7 +60,12 @@ def test_quota_is_shown_set_and_kept(dfs):
     assert outcome.returncode == 1
     assert b"quota" in outcome.stderr
     assert dfs.json("stat", "/limited")["size"] == 1000
+    assert b"beyond the quota of the volume: 1000 B of " in outcome.stderr or b" KiB of " in outcome.stderr
     assert [line.split()[0] for line in dfs("quota").decode().splitlines()[1:]] == ["bytes", "inodes"]
+    below = dfs.run("quota", "--bytes", "10")
+    assert below.returncode == 0
+    assert b" used, and the limit is 10 B: what is there stays" in below.stderr
+    dfs("quota", "--bytes", set_to["bytes_max"])
     dfs("quota", "--inodes", set_to["used_inodes"])
     assert b"quota" in dfs.run("mkdir", "/one-more").stderr
     cleared = dfs.json("quota", "--bytes", "none", "--inodes", "none")
@@ -160,10 +165,20 @@ def test_status_while_the_directory_is_dead(dfs):
 
 
 def test_status_without_a_cluster(folder):
-    """Goal: asking starts nothing, and makes no folder."""
+    """Goal: asking starts nothing, and makes no folder. A home whose cluster is stopped is told from one that has none,
+    with what to do."""
     other = Dfs(MountedCluster(folder))
-    assert other.failure("status").startswith(f"no cluster runs in {folder}/home; ")
+    assert other.failure("status").startswith(f"no cluster in {folder}/home; ")
     assert not (folder / "home").exists()
+    other("cluster", "start")
+    assert other.json("status")["state"] == "running"
+    other("cluster", "stop")
+    outcome = other.run("status", "--json")
+    assert (outcome.returncode, json.loads(outcome.stdout)["state"]) == (1, "stopped")
+    assert other.failure("status") == (
+        f"the cluster in {folder}/home is stopped; to start it: dfs --home {folder}/home cluster start, or a mount"
+    )
+    assert homes.read_cluster(other.home) is None
 
 
 # -- what could not be sent
@@ -178,7 +193,9 @@ def test_an_upload_that_fails_is_kept_shown_and_sent_later(dfs):
         assert (upload["path"], upload["size"]) == ("/unsent", 4)
         assert upload["reason"] in line
         assert upload["cache"].startswith(str(dfs.home))
-        assert b"\nnot on the servers yet:\n" in dfs("status")
+        text = dfs("status").decode()
+        assert "\nnot on the servers yet:\n" in text
+        assert ", 0 short chunks; 3 copies, " in text
     dfs("mkdir", "/another")
     assert dfs.json("status")["uploads"] == []
     assert dfs("cat", "/unsent") == b"kept"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from dfs_command import Dfs
 from support import Mount, MountedCluster, alive, error, processes_of, python, run_mount, small_disk, wait_until
 
 from dfsfuse import home as homes
@@ -131,7 +132,11 @@ def test_killed_client_loses_nothing(fresh):
             assert failed.value.errno in NO_ANSWER
             assert time.monotonic() - started < 2 + 4
         victim.kill()
-    assert "its client was killed; the dead mount has been unmounted lazily" in remounted(victim)
+        unsent = {upload["path"]: upload["reason"] for upload in Dfs(fresh).json("status")["uploads"]}
+        assert sorted(unsent) == ["/changed", "/new"], "status lists what waits for the next mount"
+    told = remounted(victim)
+    assert "its client was killed; the dead mount has been unmounted lazily" in told
+    assert "sent now, as the client before could not: 2 of its files" in told
     for name in ("new", "changed"):
         for mount in (victim, other):
             arrived = lambda file=mount.point / name: file.exists() and file.read_bytes() == content  # noqa: E731
@@ -154,7 +159,9 @@ def test_killed_client_keeps_what_was_not_closed(fresh):
     assert writer.stdout.readline() == "written\n"
     victim.kill()
     writer.communicate("")
-    remounted(victim)
+    (upload,) = Dfs(fresh).json("status")["uploads"]
+    assert upload["reason"] == f"not closed when its client ended; kept as a copy by the next mount on {victim.point}"
+    told = remounted(victim)
     assert (other.point / "file.txt").read_bytes() == b"closed"
     copies = lambda: [name for name in os.listdir(other.point) if name != "file.txt"]  # noqa: E731
     wait_until(copies, "the recovery copy", 20)
@@ -162,6 +169,12 @@ def test_killed_client_keeps_what_was_not_closed(fresh):
     assert copy.startswith("file (recovered ")
     assert copy.endswith(").txt")
     wait_until(lambda: (other.point / copy).read_bytes() == b"halfed", "the copy has its content", 5)
+    assert f"/file.txt: a client was killed before it was closed; kept as /{copy}" in told
+    (made,) = Dfs(fresh).json("status")["copies_made"]
+    assert (made["path"], made["original"], made["kind"]) == (f"/{copy}", "/file.txt", "recovered")
+    assert f"/{copy}" in Dfs(fresh)("status").decode()
+    os.rename(other.point / copy, other.point / "merged")
+    assert Dfs(fresh).json("status")["copies_made"] == [], "somebody has dealt with it"
 
 
 def test_unsent_content_that_lost_its_base_becomes_a_copy(fresh):

@@ -130,13 +130,23 @@ def test_home_that_cannot_be_used(capsys, folder, point):
 
 
 @pytest.mark.usefixtures("any_machine")
-def test_cluster_that_cannot_be_used(capsys, monkeypatch, point, home, cluster):
+def test_cluster_that_cannot_be_used(capsys, monkeypatch, folder, point, cluster):
     """Goal: a cluster that is not reachable, and one that refuses the token."""
+    home = folder / "away"
+    monkeypatch.delenv("DFS_TOKEN", raising=False)
+    line = fail_with(capsys, point, home, "--cluster", cluster.url)
+    assert f"joining a cluster needs its token: no token in {home}/token" in line
     monkeypatch.setenv("DFS_TOKEN", "wrong")
-    assert "refuses the token; set $DFS_TOKEN" in fail_with(capsys, point, home, "--cluster", cluster.url)
+    line = fail_with(capsys, point, home, "--cluster", cluster.url)
+    assert "refuses the token of $DFS_TOKEN; set $DFS_TOKEN to that cluster's token" in line
+    monkeypatch.setenv("DFS_TOKEN", "caf\u00e9")
+    assert "$DFS_TOKEN is not the token of a cluster" in fail_with(capsys, point, home, "--cluster", cluster.url)
+    assert "is not the address" in fail_with(capsys, point, home, "--cluster", "nonsense")
+    monkeypatch.setenv("DFS_TOKEN", "wrong")
     # Port 1 is below those that servers get; nobody listens there.
     line = fail_with(capsys, point, home, "--cluster", "127.0.0.1:1")
     assert "no cluster answers at http://127.0.0.1:1: Connection refused" in line
+    assert not home.exists(), "what is refused leaves nothing behind"
 
 
 def test_python_without_dependencies(folder):
@@ -297,15 +307,16 @@ def test_daemon_reports_an_unexpected_error_once(monkeypatch, home, point):
     for before in (True, False):
         read, write = os.pipe()
 
-        def serve(_wanted, _found, on_ready, before=before):
+        def serve(_wanted, _found, on_ready, tell, before=before):
             if not before:
+                tell("one thing to know")
                 on_ready()
             raise ValueError("two\nlines")
 
         monkeypatch.setattr(mounting, "serve", serve)
         found = mounting.Found(url="", volume="", token="", ready=write)
         assert mounting.serve_as_daemon(wanted(point, home), found) == 1
-        assert os.read(read, 100) == (b"ValueError: two lines" if before else b"ready")
+        assert os.read(read, 100) == (b"ValueError: two lines" if before else b"ready\none thing to know")
         assert os.read(read, 100) == b""
         os.close(read)
 

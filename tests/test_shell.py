@@ -85,6 +85,7 @@ def test_list_and_instructions(dfs):
     )
     text = dfs("shell", given=b"instructions\n").decode()
     assert all(f"\n{command}" in f"\n{text}" for command in ("write", "read", "list", "instructions", "quit"))
+    assert dfs("shell", given=b"help\n").decode() == text
 
 
 # -- people
@@ -131,6 +132,28 @@ def test_ctrl_c_and_ctrl_d(dfs, terminal):
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
+
+
+@pytest.mark.parametrize("name", ["closed-new", "closed-old"])
+def test_a_terminal_that_is_closed_saves_nothing(dfs, terminal, name):
+    """Goal: who closes the window within write leaves the file as it was, or none where there was none; its lock is
+    free."""
+    if name == "closed-old":
+        dfs("write", f"/{name}", given=b"before")
+    terminal.send(f"write {name}\r")
+    terminal.expect_exact("just `end` saves it")
+    terminal.expect_exact("dfs locks")
+    terminal.expect_exact(CONTENT)
+    enter(terminal, "half", CONTENT)
+    wait_until(lambda: dfs.lock(f"/{name}"), "the lock of a new file is told of with the next renewal")
+    line = dfs.failure("--lock-wait", "0.1", "write", f"/{name}")
+    assert f"(pid {terminal.pid})" in line, "others are told who has it"
+    terminal.close(force=False)
+    wait_until(lambda: dfs.lock(f"/{name}") is None, "the lock is free")
+    if name == "closed-old":
+        assert dfs("cat", f"/{name}") == b"before"
+    else:
+        assert "no file" in dfs.failure("cat", f"/{name}")
 
 
 def test_write_waits_for_another_writer(dfs, terminal):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dfsfuse import tables
 from dfsfuse.commands.reach import Metadata, about, metadata
 from dfsfuse.messages import ListMappings, Lookup, Mappings, Whereabouts, WhereReply, bytes_as_text
-from dfsfuse.tables import shown, text_of
+from dfsfuse.tables import count_text, shown, text_of
 
 COLUMNS = ("path", "inode", "version", "commit_id", "size", "chunks", "server", "address", "role", "state",
            "missing_chunks")  # fmt: skip
@@ -22,9 +22,9 @@ def where(arguments: argparse.Namespace) -> int:
         tables.write_json(_as_json(found))
         return 0
     known = found.attributes
-    rows = [["path", shown(found.path)], ["inode", str(known.ino)], ["version", str(known.version)],
-            ["commit id", known.commit_id.hex() or "-"], ["size", f"{known.size} bytes"],
-            ["chunks", str(found.chunks)]]  # fmt: skip
+    rows = [["path", shown(path)] for path in _paths(found)]
+    rows += [["inode", str(known.ino)], ["version", str(known.version)], ["commit id", known.commit_id.hex() or "-"],
+             ["size", count_text(known.size, "byte")], ["chunks", str(found.chunks)]]  # fmt: skip
     tables.write_table(["", ""], rows)
     tables.write_line("")
     copies = [[copy.server, copy.url, copy.role, _state(copy), str(copy.missing_chunks)] for copy in found.copies]
@@ -39,10 +39,13 @@ def mappings(arguments: argparse.Namespace) -> int:
         elif arguments.csv:
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows(row for found in _all(asked) for row in _rows(found, text_of(found.path)))
+            writer.writerows(
+                row for found in _all(asked) for path in _paths(found) for row in _rows(found, text_of(path))
+            )
         else:
             titles = ["INODE", "VERSION", "SIZE", "CHUNKS", "COPIES", "PATH"]
-            tables.write_table(titles, map(_short_row, _all(asked)), right=titles[:4])
+            rows = (_short_row(found, path) for found in _all(asked) for path in _paths(found))
+            tables.write_table(titles, rows, right=titles[:4])
     return 0
 
 
@@ -56,6 +59,11 @@ def _all(asked: Metadata) -> Iterator[WhereReply]:
         after = page.rows[-1].attributes.ino if page.rows else 0
 
 
+def _paths(found: WhereReply) -> list[bytes]:
+    """Each name of a file; a file that was removed while a program has it open has content, and no name."""
+    return found.paths or [found.path]
+
+
 def _rows(found: WhereReply, path: str) -> Iterator[list[object]]:
     """One for each copy, as COLUMNS names them; one with empty ends where no file server is known."""
     known = found.attributes
@@ -66,18 +74,18 @@ def _rows(found: WhereReply, path: str) -> Iterator[list[object]]:
         yield [*head, "", "", "", "", ""]
 
 
-def _short_row(found: WhereReply) -> list[str]:
+def _short_row(found: WhereReply, path: bytes) -> list[str]:
     known = found.attributes
     copies = " ".join(copy.server if copy.whole else f"{copy.server}(short)" for copy in found.copies)
-    # A file that was removed while a program has it open has content, and no name.
-    path = shown(found.path) or "(removed, still open)"
-    return [str(known.ino), str(known.version), str(known.size), str(found.chunks), copies, path]
+    name = shown(path) or "(removed, still open)"
+    return [str(known.ino), str(known.version), str(known.size), str(found.chunks), copies, name]
 
 
 def _as_json(found: WhereReply) -> dict[str, object]:
     known = found.attributes
     return {
-        "path": bytes_as_text(found.path), "inode": known.ino, "version": known.version,
+        "path": bytes_as_text(found.path), "paths": list(map(bytes_as_text, found.paths)), "inode": known.ino,
+        "version": known.version,
         "commit_id": known.commit_id.hex(), "size": known.size, "chunks": found.chunks,
         "copies": [
             {"server": copy.server, "address": copy.url, "role": copy.role, "state": _state(copy),

@@ -188,6 +188,8 @@ def _written(local: str) -> Iterator[BinaryIO]:
         return
     real = os.path.realpath(local)
     folder, name = os.path.split(real)
+    if not os.path.isdir(folder):
+        raise errors.NotFound(f"{shown(os.fsencode(local))}: there is no folder {shown(os.fsencode(folder))}")
     passing = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}.dfs")
     with open(passing, "xb", opener=_private) as out:
         try:

@@ -127,9 +127,9 @@ def _stat_rows(names: Names, a: Attributes) -> Iterator[list[str]]:
     yield ["group", f"{_group(a.gid)} ({a.gid})"]
     if stat.S_ISCHR(a.mode) or stat.S_ISBLK(a.mode):
         yield ["device", f"{os.major(a.rdev)}, {os.minor(a.rdev)}"]
-    yield ["size", f"{a.size} bytes"]
+    yield ["size", tables.count_text(a.size, "byte")]
     if stat.S_ISREG(a.mode):
-        yield ["stored", f"{a.allocated_bytes} bytes"]
+        yield ["stored", tables.count_text(a.allocated_bytes, "byte")]
     yield ["version", str(a.version)]
     yield ["commit id", a.commit_id.hex() or "-"]
     for title, time_ns in (("modified", a.mtime_ns), ("changed", a.ctime_ns), ("accessed", a.atime_ns)):

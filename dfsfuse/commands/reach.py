@@ -23,12 +23,11 @@ from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes, Cluster, Lookup, Message, Nothing
 from dfsfuse.options import ClientOptions
 from dfsfuse.rpc import Rpc, until_answered
-from dfsfuse.tables import complain, shown
+from dfsfuse.tables import complain, count_text, shown
 
 CACHE_BYTES = 1 << 30
 METADATA_TIMEOUT_S = 10.0
 _CLAIMS_MAX = 1000
-_CLAIM = "client.lock"
 
 Item = TypeVar("Item")
 
@@ -85,16 +84,20 @@ def _running(arguments: argparse.Namespace) -> Endpoint | None:
     if arguments.cluster is None:
         _require_cluster(home_of(arguments))
         return cluster.find_running(home_of(arguments))
-    return cluster.join(arguments.cluster, cluster.token_for(home_of(arguments)))
+    return cluster.join_from(home_of(arguments), arguments.cluster)
 
 
 def _require_cluster(home: Path) -> None:
     """A mistyped home must not look like an empty volume."""
     if not (home / homes.TOKEN).exists():
-        raise errors.NotFound(
-            f"no cluster in {home}; name another home (--home DIR before the command, or $DFS_HOME), or make a "
-            "cluster there: dfs cluster start, or a mount"
-        )
+        raise errors.NotFound(no_cluster(home))
+
+
+def no_cluster(home: Path) -> str:
+    return (
+        f"no cluster in {home}; name another home (--home DIR before the command, or $DFS_HOME), or make a "
+        "cluster there: dfs cluster start, or a mount"
+    )
 
 
 def _ready(arguments: argparse.Namespace) -> Endpoint:
@@ -103,7 +106,7 @@ def _ready(arguments: argparse.Namespace) -> Endpoint:
     if arguments.cluster is None:
         _require_cluster(home)
         return cluster.find_or_start(home)
-    return cluster.join(arguments.cluster, cluster.token_for(home))
+    return cluster.join_from(home, arguments.cluster)
 
 
 # -- a client
@@ -116,7 +119,6 @@ def filesystem(arguments: argparse.Namespace) -> Iterator[FileSystem]:
 
     _show_errors_of_the_core()
     home = home_of(arguments)
-    homes.prepare(home)
     with _ready(arguments) as endpoint, _claimed(home, endpoint.volume) as mountpoint:
         files = connect(_options(arguments, endpoint, mountpoint))
         try:
@@ -152,16 +154,17 @@ def _show_errors_of_the_core() -> None:
 
 def _send_what_is_left(files: FileSystem) -> None:
     if left := files.files.send_unsent():
-        complain(f"{left} files of an earlier command are not on the servers yet; `dfs status` shows why")
+        complain(f"not on the servers yet: {count_text(left, 'file')} of an earlier command; `dfs status` shows why")
 
 
 @contextlib.contextmanager
 def _claimed(home: Path, volume: str) -> Iterator[str]:
     """The name of a client's folder that is this command's alone within the block."""
+    homes.prepare(home)
     for name in _names_to_claim(home, volume):
         folder = homes.client_folder(home, volume, name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = homes.open_lock(folder / _CLAIM)
+        lock = homes.open_lock(folder / homes.CLIENT_LOCK)
         try:
             if homes.try_lock(lock, exclusive=True):
                 yield name

@@ -5,24 +5,26 @@ cluster runs, or its directory is down, what is known on this machine is shown, 
 """
 
 import argparse
-import sqlite3
-from collections.abc import Callable
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from dfsfuse import cache_index, cluster, errors, tables
+from dfsfuse import cluster, errors, tables
 from dfsfuse import home as homes
+from dfsfuse.cache_index import Copy
 from dfsfuse.cluster import Endpoint
-from dfsfuse.commands.reach import home_of
-from dfsfuse.messages import Attributes, FilesStatus, Lookup, Nothing, Server, SessionRow, StatusReply, bytes_as_text
+from dfsfuse.commands.leftovers import ASK_S, Ask, Upload, caches_by_session, copies_in, uploads_in
+from dfsfuse.commands.reach import home_of, no_cluster
+from dfsfuse.copies import WHY
+from dfsfuse.messages import FilesStatus, Nothing, Server, SessionRow, StatusReply, bytes_as_text, size_as_text
 from dfsfuse.rpc import Rpc
-from dfsfuse.tables import shown, size_text, yes_or_no
+from dfsfuse.tables import count_text, shown, time_text, yes_or_no
 
-ASK_S = 2.0
-
-IsSent = Callable[[int, bytes], bool]
-"""(inode number, commit id) -> the file has this version."""
+_SILENT = (
+    "silent: not heard of for 4 s, so it was killed, hangs or is cut off; its locks are free after 8 s,\n"
+    "and what it has open is kept for 10 min"
+)
 
 
 class Service(NamedTuple):
@@ -32,22 +34,14 @@ class Service(NamedTuple):
     trouble: str = ""
 
 
-class Upload(NamedTuple):
-    """Content in a cache of this home that the servers do not have."""
-
-    path: bytes
-    size: int
-    reason: str
-    cache: str
-
-
 class Found(NamedTuple):
-    """All that is shown. `whole` is None where the directory does not answer."""
+    """All that is shown. `whole` is None where the directory does not answer; no services: the cluster is stopped."""
 
     where: str
     services: list[Service]
     whole: StatusReply | None
     uploads: list[Upload]
+    copies: list[Copy]
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -67,14 +61,32 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
     if arguments.cluster is not None:
         endpoint = Endpoint(url=cluster.normal_url(arguments.cluster), token=cluster.token_for(home), volume="")
     elif (endpoint := cluster.find_running(home)) is None:
-        hint = f"mounting starts it, and so does: dfs --home {home} cluster start"
-        return Found(str(home), [], None, uploads_in(home, _never_sent)), f"no cluster runs in {home}; {hint}"
+        nobody = Ask(Rpc(""), None)
+        return Found(str(home), [], None, uploads_in(home, nobody), copies_in(home, nobody)), _stopped(home)
     with endpoint:
         services, whole, trouble = _ask(endpoint)
         rpc = Rpc(endpoint.token)
-        uploads = uploads_in(home, _asking(rpc, endpoint.url) if whole is not None else _never_sent)
+        ask = Ask(rpc, endpoint.url if whole is not None else None)
+        uploads, copies = uploads_in(home, ask), copies_in(home, ask)
         rpc.close()
-    return Found(endpoint.url, services, whole, uploads), trouble
+    if whole is not None:
+        _count_unsent(whole, uploads, caches_by_session(home, whole.cluster.volume))
+    return Found(endpoint.url, services, whole, uploads, copies), trouble
+
+
+def _stopped(home: Path) -> str:
+    if not (home / homes.TOKEN).exists():
+        return no_cluster(home)
+    return (
+        f"the cluster in {home} is stopped; to start it: dfs --home {shlex.quote(str(home))} cluster start, or a mount"
+    )
+
+
+def _count_unsent(whole: StatusReply, uploads: list[Upload], caches: dict[int, str]) -> None:
+    """A client reports its number once a second: where its cache is here, the number is that of what is listed."""
+    for row in whole.sessions:
+        if cache := caches.get(row.session):
+            row.unsent_files = sum(upload.cache == cache for upload in uploads)
 
 
 def _ask(endpoint: Endpoint) -> tuple[list[Service], StatusReply | None, str]:
@@ -124,75 +136,52 @@ def _ask_one(rpc: Rpc, server: Server) -> Service:
     return Service(server)
 
 
-def uploads_in(home: Path, is_sent: IsSent) -> list[Upload]:
-    """What is not on the servers yet, of all clients of this home, running or not. A client tells its index of a
-    success with a delay, so the directory is asked whether a commit has happened."""
-    found: list[Upload] = []
-    for index in sorted((home / homes.CLIENTS).glob("*/*/index.db")):
-        try:
-            rows = cache_index.unsent_in(index)
-        except sqlite3.Error as error:
-            tables.complain(f"{index} cannot be read: {error}")
-            continue
-        for row in (row for row in rows if row.state == cache_index.State.CLOSED):
-            if row.failure or not is_sent(row.ino, row.pending):
-                found.append(Upload(row.path, row.size, row.failure or "on its way", str(index.parent)))
-    return found
-
-
-def _never_sent(ino: int, commit_id: bytes) -> bool:
-    """Nobody can be asked."""
-    return False
-
-
-def _asking(rpc: Rpc, url: str) -> IsSent:
-    """Is this commit the file's newest version?"""
-
-    def is_sent(ino: int, commit_id: bytes) -> bool:
-        try:
-            newest: Attributes = rpc.call(url, "lookup", Lookup(ino), Attributes, ASK_S)
-        except errors.DfsError:
-            return False
-        return newest.commit_id == commit_id
-
-    return is_sent
-
-
 # -- for people
 
 
 def _write(found: Found) -> None:
     whole = found.whole
     if whole is not None:
-        used = f"{whole.inodes} inodes, {size_text(whole.used_bytes)} in files, {whole.short_chunks} short chunks"
-        copies = f"{whole.cluster.copies} copies, at least {whole.cluster.copies_min} before a close succeeds"
+        used = f"{count_text(whole.inodes, 'inode')}, {size_as_text(whole.used_bytes)} in files"
+        used += f", {count_text(whole.short_chunks, 'short chunk')}"
+        copies = f"{count_text(whole.cluster.copies, 'copy', 'copies')}, at least {whole.cluster.copies_min} before a"
+        copies += " close succeeds"
         tables.write_line(f"volume {whole.cluster.volume} at {found.where}: {used}; {copies}\n")
     titles = ["SERVICE", "KIND", "UP", "CHUNKS", "STORED", "FREE", "PID", "ADDRESS", ""]
     tables.write_table(titles, map(_service_row, found.services), right=["CHUNKS", "STORED", "FREE", "PID"])
     if whole is not None and whole.sessions:
         tables.write_line("")
-        titles = ["SESSION", "HOST", "USER", "PID", "LIVE", "UNSENT", "MOUNTPOINT"]
+        titles = ["SESSION", "HOST", "USER", "PID", "STATE", "UNSENT", "MOUNTPOINT"]
         tables.write_table(titles, map(_session_row, whole.sessions), right=["SESSION", "PID", "UNSENT"])
+        if not all(row.live for row in whole.sessions):
+            tables.write_line(_SILENT)
     if found.uploads:
         tables.write_line("\nnot on the servers yet:")
         titles = ["SIZE", "PATH", "REASON", "CACHE"]
         tables.write_table(titles, map(_upload_row, found.uploads), right=["SIZE"])
+    if found.copies:
+        tables.write_line("\nkept as copies beside their files; each is listed until it is removed or renamed:")
+        tables.write_table(["MADE", "COPY", "OF", "WHY"], map(_copy_row, found.copies))
 
 
 def _service_row(service: Service) -> list[str]:
     server, files = service.server, service.server.kind == "files"
-    numbers = [str(server.chunks), size_text(server.stored_bytes), size_text(server.free_bytes)]
+    numbers = [str(server.chunks), size_as_text(server.stored_bytes), size_as_text(server.free_bytes)]
     return [server.name, server.kind, yes_or_no(server.up), *(numbers if files else ["", "", ""]),
             str(server.pid or ""), server.url, shown(service.trouble)]  # fmt: skip
 
 
 def _session_row(row: SessionRow) -> list[str]:
-    return [str(row.session), shown(row.host), shown(row.user), str(row.pid), yes_or_no(row.live),
+    return [str(row.session), shown(row.host), shown(row.user), str(row.pid), "live" if row.live else "silent",
             str(row.unsent_files), shown(row.mountpoint)]  # fmt: skip
 
 
 def _upload_row(upload: Upload) -> list[str]:
-    return [size_text(upload.size), shown(upload.path), shown(upload.reason), shown(upload.cache)]
+    return [size_as_text(upload.size), shown(upload.path), shown(upload.reason), shown(upload.cache)]
+
+
+def _copy_row(copy: Copy) -> list[str]:
+    return [time_text(copy.made_ns), shown(copy.path), shown(copy.original), WHY.get(copy.kind, copy.kind)]
 
 
 # -- for programs
@@ -200,7 +189,12 @@ def _upload_row(upload: Upload) -> list[str]:
 
 def _as_json(found: Found) -> dict[str, object]:
     whole = found.whole
-    known: dict[str, object] = {"address": found.where, "services": list(map(_service_json, found.services))}
+    state = "running" if whole is not None else "directory down" if found.services else "stopped"
+    known: dict[str, object] = {
+        "state": state,
+        "address": found.where,
+        "services": list(map(_service_json, found.services)),
+    }
     if whole is not None:
         known |= {
             "volume": whole.cluster.volume, "copies": whole.cluster.copies, "copies_min": whole.cluster.copies_min,
@@ -211,6 +205,11 @@ def _as_json(found: Found) -> dict[str, object]:
         {"path": bytes_as_text(upload.path), "size": upload.size, "reason": upload.reason, "cache": upload.cache}
         for upload in found.uploads
     ]
+    known["copies_made"] = [
+        {"path": bytes_as_text(copy.path), "original": bytes_as_text(copy.original), "kind": copy.kind,
+         "made_ns": copy.made_ns}
+        for copy in found.copies
+    ]  # fmt: skip
     return known
 
 

@@ -57,6 +57,7 @@ from dfsfuse.messages.codec import (
     bytes_as_text,
     from_json,
     from_msgpack,
+    size_as_text,
     text_as_bytes,
     to_json,
     to_msgpack,
@@ -247,5 +248,6 @@ __all__ = [
     "to_json",
     "from_json",
     "bytes_as_text",
+    "size_as_text",
     "text_as_bytes",
 ]

@@ -11,6 +11,7 @@ import msgspec
 from dfsfuse.errors import BadRequest
 from dfsfuse.messages.base import Message
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[type, msgspec.msgpack.Decoder] = {}
 
@@ -61,6 +62,14 @@ def bytes_as_text(value: bytes) -> str:
 def text_as_bytes(text: str) -> bytes:
     """Undoes `bytes_as_text`."""
     return bytes.fromhex(text[4:]) if text.startswith("hex:") else text.encode()
+
+
+def size_as_text(count: int) -> str:
+    """A number of bytes in a unit that people read easily."""
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{count} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
 
 
 def _as_json(value: typing.Any) -> typing.Any:

@@ -127,10 +127,13 @@ class Whereabouts(Message, kw_only=True):
 
 
 class WhereReply(Message, kw_only=True):
+    """`paths`: one for each name of the file, 1,000 at most; `path` is the first, b"" where it has none any more."""
+
     path: bytes
     attributes: Attributes
     chunks: int
     copies: list[Whereabouts]
+    paths: list[bytes] = []
 
 
 class ListMappings(Message):

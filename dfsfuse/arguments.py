@@ -1,0 +1,66 @@
+"""What commands have in common in reading their arguments: numbers as people type them, and errors in words.
+
+Imported before anything heavy, so that misuse is answered at once.
+"""
+
+import argparse
+from typing import NoReturn
+
+_UNITS = "KMGT"
+
+
+class Parser(argparse.ArgumentParser):
+    """What a command does not know is an error of that command, with its own usage, and not of the program above it."""
+
+    def parse_known_args(self, args=None, namespace=None):  # noqa: ANN001, ANN201, the names are argparse's
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
+def path(text: str) -> str:
+    if not text:
+        _refuse("an empty PATH names nothing")
+    return text
+
+
+def seconds(text: str) -> float:
+    return _seconds(text, 0.0, "a number of seconds, such as 10 or 0.5")
+
+
+def timeout(text: str) -> float:
+    return _seconds(text, 0.1, "a number of seconds, 0.1 or more")
+
+
+def _seconds(text: str, least: float, wanted: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number < 1e6:
+        _refuse(f"{text!r} is not {wanted}")
+    return number
+
+
+def size(text: str) -> int:
+    """Bytes, 1 or more; K, M, G and T are powers of 1024."""
+    return _counted(text, "a number of bytes, 1 or more, such as 4096, 500M or 10G")
+
+
+def limit(text: str) -> int:
+    """0 for no limit, as the directory has it."""
+    return 0 if text == "none" else _counted(text, "a limit: a number, 1 or more, such as 500M, or none")
+
+
+def _counted(text: str, wanted: str) -> int:
+    unit = _UNITS.find(text[-1:].upper()) + 1 if text else 0
+    digits = text[:-1] if unit else text
+    number = int(digits) << 10 * unit if digits.isascii() and digits.isdecimal() and len(digits) < 20 else 0
+    if not 0 < number < 1 << 63:
+        _refuse(f"{text!r} is not {wanted}")
+    return number
+
+
+def _refuse(why: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(why)

@@ -1,0 +1,121 @@
+"""What the caches of a home have that the servers do not, and the copies that were made of such contents.
+
+Read from the indexes of all clients of the home, running or not, without disturbing them.
+"""
+
+import contextlib
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dfsfuse import cache_index, errors, tables
+from dfsfuse import home as homes
+from dfsfuse.cache_index import Copy, State, Unsent
+from dfsfuse.messages import Attributes, Lookup, PathOf, PathReply
+from dfsfuse.rpc import Rpc
+
+ASK_S = 2.0
+
+
+class Upload(NamedTuple):
+    """Content in a cache of this home that the servers do not have."""
+
+    path: bytes
+    size: int
+    reason: str
+    cache: str
+
+
+class Ask:
+    """The directory, where it answers; `url` is None where it does not."""
+
+    def __init__(self, rpc: Rpc, url: str | None):
+        self._rpc, self._url = rpc, url
+
+    def is_newest(self, ino: int, commit_id: bytes) -> bool:
+        """Has the file the version that this commit has made?"""
+        newest: Attributes | None = self._answer("lookup", Lookup(ino), Attributes)
+        return newest is not None and newest.commit_id == commit_id
+
+    def path_now(self, copy: Copy) -> bytes | None:
+        """Where a copy is; None where it was removed, or has another name, so somebody has dealt with it."""
+        if self._url is None:
+            return copy.path
+        reply: PathReply | None = self._answer("path", PathOf(copy.ino), PathReply)
+        same = reply is not None and reply.path.rpartition(b"/")[2] == copy.path.rpartition(b"/")[2]
+        return reply.path if reply is not None and same else None
+
+    def _answer(self, operation: str, request, kind: type):
+        if self._url is None:
+            return None
+        try:
+            return self._rpc.call(self._url, operation, request, kind, ASK_S)
+        except errors.DfsError:
+            return None
+
+
+def uploads_in(home: Path, ask: Ask) -> list[Upload]:
+    """A client tells its index of a success with a delay, so the directory is asked whether a commit has happened."""
+    found = []
+    for index, rows in _read_all(home, cache_index.unsent_in):
+        ended = _has_ended(index.parent)
+        for row in rows:
+            reason = _why_unsent(row, ended, index.parent, ask)
+            if reason:
+                found.append(Upload(row.path, row.size, reason, str(index.parent)))
+    return found
+
+
+def copies_in(home: Path, ask: Ask) -> list[Copy]:
+    """Copies that nobody has removed or renamed yet, the oldest first."""
+    made = [copy for _, rows in _read_all(home, cache_index.copies_in) for copy in rows]
+    now = [(copy, ask.path_now(copy)) for copy in sorted(made, key=lambda copy: copy.made_ns)]
+    return [copy._replace(path=path) for copy, path in now if path is not None]
+
+
+def caches_by_session(home: Path, volume: str) -> dict[int, str]:
+    """The caches of this home by the sessions of their latest clients."""
+    found = {}
+    for record in (home / homes.CLIENTS / volume).glob("*/session"):
+        with contextlib.suppress(OSError, ValueError):
+            found[int(record.read_text())] = str(record.parent)
+    return found
+
+
+def _read_all(home: Path, read: Callable[[Path], list]) -> Iterator[tuple[Path, list]]:
+    for index in sorted((home / homes.CLIENTS).glob("*/*/index.db")):
+        try:
+            yield index, read(index)
+        except sqlite3.Error as error:
+            tables.complain(f"{index} cannot be read: {error}")
+
+
+def _why_unsent(row: Unsent, ended: bool, cache: Path, ask: Ask) -> str:
+    """ "" for what a program has open, and for what the servers have by now."""
+    if row.failure:
+        return row.failure
+    if row.state != State.CLOSED:
+        return f"not closed when its client ended; kept as a copy by {_next_client(cache)}" if ended else ""
+    if ask.is_newest(row.ino, row.pending):
+        return ""
+    return f"its client ended before it was sent; {_next_client(cache)} sends it" if ended else "on its way"
+
+
+def _next_client(cache: Path) -> str:
+    name = urllib.parse.unquote(cache.name)
+    return "the next dfs command" if name.startswith("dfs-") else f"the next mount on /{name}"
+
+
+def _has_ended(cache: Path) -> bool:
+    """Nobody has claimed the cache."""
+    try:
+        lock = os.open(cache / homes.CLIENT_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return homes.try_lock(lock, exclusive=False)
+    finally:
+        os.close(lock)
