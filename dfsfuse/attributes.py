@@ -59,7 +59,7 @@ class AttributeTable:
         than the directory's, where the older one comes last."""
         with self._mutex:
             known = self._attributes.get(attributes.ino, (0.0, None))[1]
-            newest = known is None or attributes.ctime_ns >= known.ctime_ns
+            newest = known is None or _age(attributes) >= _age(known)
             self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
 
     def learnt(self, place: Place, ino: int) -> float:
@@ -127,3 +127,8 @@ class AttributeTable:
         self._attributes = {ino: held for ino, held in self._attributes.items() if held[0] >= oldest}
         if max(len(self._inos), len(self._attributes)) >= _ITEMS_MAX:
             self._clear()
+
+
+def _age(attributes: Attributes) -> tuple[int, int]:
+    """A commit of what was written before another change does not move ctime."""
+    return attributes.ctime_ns, attributes.version

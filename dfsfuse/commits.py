@@ -100,6 +100,7 @@ class Committer:
             commit_id=commit_id,
             size=size,
             mtime_ns=None if content.mtime_set else content.mtime_ns,
+            ctime_ns=content.changed_ns,
             manifest=manifest,
             receipts=[] if manifest.segments else receipts,
             durable=durable,

@@ -89,7 +89,7 @@ class Content:
         self.failed: errors.DfsError | None = None
         self.where = b""
         self.noted: set[int] = set()
-        self.mtime_ns = 0
+        self.mtime_ns = self.changed_ns = 0
         self.mtime_set = False
         self.clears_set_ids = self.clears_capability = False
         self.clearing = (False, False)
@@ -221,7 +221,8 @@ class Content:
 
     def touch(self, now_ns: int, privileged: bool) -> None:
         """A program has changed it: what goes with that."""
-        self.mtime_ns, self.mtime_set = now_ns, False
+        self.mtime_ns = self.changed_ns = now_ns
+        self.mtime_set = False
         self.clears_capability = True
         self.clears_set_ids = self.clears_set_ids or not privileged
 

@@ -146,10 +146,12 @@ class FileSystem:
         if content is None:
             return attributes
         with content.mutex:
-            size, mtime_ns, mode = content.size, attributes.mtime_ns, attributes.mode
+            size, mode = content.size, attributes.mode
+            mtime_ns, ctime_ns = attributes.mtime_ns, attributes.ctime_ns
             allocated_bytes = holes.allocated_bytes(content)
-            if content.changed and not content.mtime_set:
-                mtime_ns = content.mtime_ns
+            if content.changed:
+                mtime_ns = mtime_ns if content.mtime_set else content.mtime_ns
+                ctime_ns = max(ctime_ns, content.changed_ns)
             if content.clears_set_ids:
                 mode = without_set_ids(mode)
         return msgspec.structs.replace(
@@ -158,7 +160,7 @@ class FileSystem:
             size=size,
             allocated_bytes=allocated_bytes,
             mtime_ns=mtime_ns,
-            ctime_ns=max(mtime_ns, attributes.ctime_ns),
+            ctime_ns=ctime_ns,
         )
 
     def attributes_of(self, handle: Handle) -> Attributes:
@@ -183,15 +185,17 @@ class FileSystem:
         return self._ask(place).ino if place[1] else place[0]
 
     def list_folder(
-        self, place: Place, after: bytes = b"", ino: int = 0, seen_at: Place | None = None
+        self,
+        place: Place,
+        after: bytes = b"",
+        ino: int = 0,
+        seen_at: Place | None = None,
+        moves_atime: bool = False,
     ) -> Iterator[FolderEntry]:
-        """All entries of a folder whose names sort after `after`, each once, in the order of their names. With `ino`:
-        of this inode, and Stale where the place leads to another one.
-
-        Their attributes are remembered for the look-ups that follow: below the inode, or below `seen_at`, for a driver
-        that knows paths and lists by inode, while that place is known to lead to the folder."""
+        """As in listings.py. `moves_atime`: a program lists it."""
         _check_names(place)
-        return listings.list_folder(self.session, self._attributes, place, after, ino, seen_at)
+        atime_ns = time.time_ns() if moves_atime and not self._read_only else 0
+        return listings.list_folder(self.session, self._attributes, place, after, ino, seen_at, atime_ns)
 
     def space(self) -> Space:
         """From memory: never waits for a server."""

@@ -13,17 +13,27 @@ from dfsfuse.session import Session
 
 
 def list_folder(
-    session: Session, attributes: AttributeTable, place: Place, after: bytes, ino: int, seen_at: Place | None
+    session: Session,
+    attributes: AttributeTable,
+    place: Place,
+    after: bytes,
+    ino: int,
+    seen_at: Place | None,
+    atime_ns: int = 0,
 ) -> Iterator[FolderEntry]:
-    """All entries whose names sort after `after`; what they are is remembered below `seen_at`, while that place is
-    known to lead to this folder. It goes on when the folder is renamed meanwhile, and ends when it is removed, as on a
-    local disk. With `ino`: Stale where the place leads to another folder; `seen_at` is by the inode then."""
-    page, asked_at = _page(session, attributes, place, after)
+    """All entries whose names sort after `after`, each once, in the order of their names; what they are is remembered
+    for the look-ups that follow: below the inode, or below `seen_at`, for a driver that knows paths and lists by inode,
+    while that place is known to lead to this folder. It goes on when the folder is renamed meanwhile, and ends when it
+    is removed, as on a local disk. With `ino`: Stale where the place leads to another folder; `seen_at` is by the inode
+    then. `atime_ns`, if not 0, is now."""
+    page, asked_at = _page(session, attributes, place, after, atime_ns)
     folder = page.folder.ino, ()
     if ino and page.folder.ino != ino:
         raise errors.Stale("the name leads to another folder now")
     seen_at = folder if ino else seen_at or place
     _remember(attributes, page, asked_at, seen_at, place)
+    if atime_ns and page.folder.atime_ns == atime_ns:
+        attributes.put(folder, page.folder, asked_at)
     yield from page.entries
     while page.more:
         try:
@@ -34,10 +44,12 @@ def list_folder(
         yield from page.entries
 
 
-def _page(session: Session, attributes: AttributeTable, place: Place, after: bytes) -> tuple[Listing, float]:
+def _page(
+    session: Session, attributes: AttributeTable, place: Place, after: bytes, atime_ns: int = 0
+) -> tuple[Listing, float]:
     """The next page, and when it was asked for."""
     asked_at = attributes.now()
-    request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX)
+    request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX, atime_ns=atime_ns)
     return session.query(request, Listing), asked_at
 
 

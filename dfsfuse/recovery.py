@@ -117,6 +117,7 @@ def find_changes(content: Content, download: Download) -> None:
     cannot tell."""
     found = os.stat(content.path)
     base_size, size, content.mtime_ns = content.size, found.st_size, found.st_mtime_ns
+    content.changed_ns = content.mtime_ns
     _fit(content, size)
     content.resized = content.resized or size != base_size
     with open(content.path, "rb") as file:

@@ -40,7 +40,6 @@ from servers.store import Transaction
 from servers.tree import at_place, existing, paths_to
 
 FILE_BYTES_MAX = 16 << 40
-_ATIME_EVERY_NS = 24 * 3600 * 10**9
 _SEGMENTS_PER_REQUEST = 64
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
@@ -52,7 +51,7 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     if request.token and request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
     notes = request.locking and not inode.locking
-    if request.token > inode.fence or notes or _moves_atime(inode, request.atime_ns):
+    if request.token > inode.fence or notes or records.moves_atime(inode, request.atime_ns):
         inode.fence, inode.locking = max(request.token, inode.fence), inode.locking or notes
         inode.atime_ns = request.atime_ns or inode.atime_ns
         put_inode(tx, ino, inode)
@@ -61,13 +60,6 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     known = known and request.have_version > 0
     manifest = None if known else manifest_of(inode)
     return Opened(attributes=attributes_of(ino, inode), manifest=manifest, locking=inode.locking)
-
-
-def _moves_atime(inode: Inode, atime_ns: int) -> bool:
-    """As with relatime: once after each change, and once a day."""
-    if not atime_ns:
-        return False
-    return inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns) or atime_ns - inode.atime_ns >= _ATIME_EVERY_NS
 
 
 def _check_openable(ino: int, inode: Inode, request: Open) -> None:
@@ -131,7 +123,8 @@ def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> A
     records.add_usage(tx, 0, request.size - inode.size, stored_bytes - inode.allocated_bytes)
     inode.version += 1
     inode.history = [request.commit_id, *inode.history][:HISTORY_MAX]
-    inode.size, inode.stored_bytes, inode.ctime_ns = request.size, stored_bytes, now_ns
+    inode.size, inode.stored_bytes = request.size, stored_bytes
+    inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)
     inode.entries, inode.segments = request.manifest.entries, request.manifest.segments
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns

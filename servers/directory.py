@@ -6,6 +6,7 @@ every stored session has one lease from now.
 Threads: one. `sync` of the store may run in another.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,15 @@ class Directory:
         self._unsent = dict.fromkeys(self._seen_s, 0)
 
     # -- the tree and its content
+
+    def list_folder(self, request: messages.ListFolder, now_ns: int) -> messages.Listing:
+        """Writes where it moves the folder's atime, and there is room for that."""
+        listing = self.query(request, now_ns)
+        if records.moves_atime(listing.folder, request.atime_ns):
+            ino = listing.folder.ino
+            with contextlib.suppress(errors.NoSpace):
+                listing.folder = self._store.transact(lambda tx: tree.read_folder(tx, ino, request.atime_ns))
+        return listing
 
     def query(self, request: Message, now_ns: int) -> Message:
         """What changes nothing."""

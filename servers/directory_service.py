@@ -75,6 +75,7 @@ class DirectoryService:
             "open": (messages.Open, self._open),
             "put_segments": (messages.PutSegments, lambda r: core.put_segments(r, boottime_s())),
             "commit": (messages.Commit, self._commit),
+            "list": (messages.ListFolder, lambda r: core.list_folder(r, time.time_ns())),
             "where": (messages.Lookup, lambda r: core.where(r, boottime_s())),
             "mappings": (messages.ListMappings, lambda r: core.mappings(r, boottime_s())),
             "begin": (messages.Begin, self._begin),
@@ -93,7 +94,7 @@ class DirectoryService:
     def _plain(self) -> dict[str, tuple[type[Message], Callable[[Any], Any]]]:
         query, change = self.core.query, self.core.change
         queries = {
-            "lookup": messages.Lookup, "list": messages.ListFolder, "path": messages.PathOf,
+            "lookup": messages.Lookup, "path": messages.PathOf,
             "get_segments": messages.GetSegments, "get_xattr": messages.GetXattr, "list_xattrs": messages.ListXattrs,
         }  # fmt: skip
         changes = {

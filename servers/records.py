@@ -289,6 +289,21 @@ def inodes(tx: Transaction, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
         page = tx.range(page[-1][0] + b"\0", end, _PAGE)
 
 
+def touch(inode: Inode, now_ns: int) -> None:
+    """A change: ctime moves, and never back, also where the clock does, or a client's is ahead of it."""
+    inode.ctime_ns = now_ns if now_ns >= inode.ctime_ns else inode.ctime_ns + 1
+
+
+_ATIME_EVERY_NS = 24 * 3600 * 10**9
+
+
+def moves_atime(known: Inode | Attributes, atime_ns: int) -> bool:
+    """As with relatime: once after each change, and once a day. `atime_ns` 0 moves nothing."""
+    if not atime_ns:
+        return False
+    return known.atime_ns <= max(known.mtime_ns, known.ctime_ns) or atime_ns - known.atime_ns >= _ATIME_EVERY_NS
+
+
 def attributes_of(ino: int, inode: Inode) -> Attributes:
     return Attributes(
         ino=ino,

@@ -34,7 +34,7 @@ from dfsfuse.messages import (
     without_set_ids,
 )
 from servers import modes, quota, records
-from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode
+from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode, touch
 from servers.store import Transaction
 
 PATHS_MAX = 1000
@@ -99,6 +99,14 @@ def list_folder(tx: Transaction, request: ListFolder, now_ns: int) -> Listing:
     rows = tx.range(start, end, limit + 1)
     entries = [FolderEntry(key[9:], _attributes(tx, row)) for key, row in rows[:limit]]
     return Listing(attributes_of(ino, folder), entries, len(rows) > limit)
+
+
+def read_folder(tx: Transaction, ino: int, atime_ns: int) -> Attributes:
+    """It was listed at that time."""
+    folder = existing(tx, ino)
+    folder.atime_ns = atime_ns
+    put_inode(tx, ino, folder)
+    return attributes_of(ino, folder)
 
 
 def _attributes(tx: Transaction, entry_row: bytes) -> Attributes:
@@ -247,7 +255,9 @@ def add_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int,
     if inode.is_folder:
         inode.nlink = max(inode.nlink, 2)
         folder.nlink += 1
-    inode.ctime_ns = folder.mtime_ns = folder.ctime_ns = now_ns
+    folder.mtime_ns = now_ns
+    touch(folder, now_ns)
+    touch(inode, now_ns)
     put_inode(tx, ino, inode)
     put_inode(tx, parent, folder)
 
@@ -258,7 +268,9 @@ def drop_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int
     inode.nlink -= 1
     if inode.is_folder:
         folder.nlink -= 1
-    inode.ctime_ns = folder.mtime_ns = folder.ctime_ns = now_ns
+    folder.mtime_ns = now_ns
+    touch(folder, now_ns)
+    touch(inode, now_ns)
     put_inode(tx, ino, inode)
     put_inode(tx, parent, folder)
 
@@ -303,7 +315,7 @@ def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attr
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(modes.possible_mode(request.mode))
     inode.mtime_ns = inode.mtime_ns if request.mtime_ns is None else request.mtime_ns
     inode.atime_ns = inode.atime_ns if request.atime_ns is None else request.atime_ns
-    inode.ctime_ns = now_ns
+    touch(inode, now_ns)
     put_inode(tx, ino, inode)
     return attributes_of(ino, inode)
 

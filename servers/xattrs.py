@@ -97,7 +97,7 @@ def remove(tx: Transaction, request: RemoveXattr, now_ns: int) -> Attributes:
 
 
 def _changed(tx: Transaction, ino: int, inode: Inode, now_ns: int) -> Attributes:
-    inode.ctime_ns = now_ns
+    records.touch(inode, now_ns)
     put_inode(tx, ino, inode)
     return attributes_of(ino, inode)
 

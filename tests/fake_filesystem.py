@@ -150,7 +150,7 @@ class FakeFileSystem:
         return self._at(place)
 
     def list_folder(
-        self, place: Place, after: bytes = b"", ino: int = 0, seen_at: Place | None = None
+        self, place: Place, after: bytes = b"", ino: int = 0, seen_at: Place | None = None, moves_atime: bool = False
     ) -> Iterator[FolderEntry]:
         folder = self._at(place)
         if ino and folder != ino:

@@ -57,6 +57,8 @@ class CoreSession:
             return carried(core.open(request))
         if isinstance(request, messages.PutSegments):
             return carried(core.put_segments(request, self._volume.now_s))
+        if isinstance(request, messages.ListFolder):
+            return carried(core.list_folder(request, self._volume.now_ns))
         if isinstance(request, messages.Quota):
             return carried(core.quota(request))
         return carried(self._volume.ask(request))

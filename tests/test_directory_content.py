@@ -248,6 +248,24 @@ def _open_rows(volume: Volume) -> list[tuple[int, ...]]:
 # -- commit
 
 
+def test_ctime_is_that_of_the_last_change(volume: Volume) -> None:
+    """Goal: a commit tells when the content was changed; ctime never moves back by it, and other changes move it on,
+    also where the clock of the client is ahead of the directory's."""
+    ino, ahead = volume.make("f").ino, 10**18
+
+    def commit(data: bytes, ctime_ns: int) -> int:
+        request = volume.commit_request(ino, data, ctime_ns=ctime_ns)
+        return volume.core.commit(request, volume.tick(), volume.now_s).ctime_ns
+
+    changed = volume.set("f", mode=0o600).ctime_ns
+    assert commit(b"one", changed - 5) == changed
+    assert commit(b"two", changed + 5) == changed + 5
+    assert commit(b"three", ahead) == ahead
+    assert volume.set("f", mode=0o640).ctime_ns > ahead
+    volume.rename("f", "g")
+    assert volume.at("g").ctime_ns > ahead + 1
+
+
 def test_commit_makes_the_next_version(volume: Volume) -> None:
     """Goal: version, commit id, size and times after each commit; the usage follows (the oracle looks)."""
     ino = volume.make("f").ino

@@ -564,3 +564,22 @@ def test_numbers_that_no_kernel_has_are_refused(volume: Volume, wrong: dict[str,
     """Goal: owners have 32 bits and tokens are not negative; nothing else is stored."""
     with refused(volume, errors.InvalidArgument):
         volume.core.change(messages.Create(names=[b"f"], ino=0, mode=FILE, **wrong), 1)
+
+
+def test_listing_moves_atime_as_with_relatime(volume: Volume) -> None:
+    """Goal: once after each change and once a day, where the listing says when it is; a page after the first need not
+    say so."""
+    volume.make("d", FOLDER)
+    day_ns, now_ns = 24 * 3600 * 10**9, 10**18
+
+    def listed(atime_ns: int) -> int:
+        request = messages.ListFolder(names=[b"d"], atime_ns=atime_ns)
+        found = volume.core.list_folder(request, volume.now_ns).folder
+        assert found == volume.at("d")
+        return found.atime_ns
+
+    first = volume.at("d").atime_ns
+    assert [listed(0), listed(now_ns), listed(now_ns + 1)] == [first, now_ns, now_ns]
+    assert listed(now_ns + day_ns) == now_ns + day_ns
+    volume.set("d", mtime_ns=now_ns + 2 * day_ns)
+    assert listed(now_ns + day_ns + 5) == now_ns + day_ns + 5

@@ -469,7 +469,8 @@ def test_atime_alone_changes_nothing_else(machine: Machine, other: Machine, volu
     machine.write("/f", b"content")
     before = machine.stat("/f")
     after = machine.files.set_attributes(place_of("/f"), atime_ns=77)
-    assert (after.atime_ns, after.mtime_ns, after.ctime_ns) == (77, before.mtime_ns, volume.now_ns)
+    assert (after.atime_ns, after.mtime_ns) == (77, before.mtime_ns)
+    assert after.ctime_ns > before.ctime_ns
     handle = machine.open("/f", os.O_RDWR)
     machine.put(handle, b"changed")
     written = machine.stat("/f").mtime_ns

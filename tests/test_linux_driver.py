@@ -347,7 +347,8 @@ def test_root_opens_without_a_request(kernel):
 
 
 def test_folder_that_is_gone(kernel):
-    """Goal: opening it is ESTALE, so that the kernel looks the name up; one that was open is at its end."""
+    """Goal: opening it is ESTALE, so that the kernel looks the name up; one that was open is at its end. Who opens it
+    once more is in it, and finds it empty; it goes on with its attributes, without links."""
     folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
     kernel.lookup(b"d")
     fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), folder))[0]
@@ -358,6 +359,12 @@ def test_folder_that_is_gone(kernel):
     read = fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0)
     kernel.ask(fuse.FUSE_READDIR, read, folder)
     assert kernel.ask(fuse.FUSE_READDIR, read, folder).error == errno.ENOENT
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), folder))[0]
+    dots = kernel.do(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0), folder)
+    assert len(dots) == 2 * 32
+    kernel.do(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_MODE, mode=0o40700), folder)
+    there = attr(kernel.do(fuse.FUSE_GETATTR, bytes(16), folder), _ATTR_START)
+    assert (there["nlink"], there["mode"]) == (0, 0o40700)
 
 
 # -- files

@@ -32,6 +32,7 @@ from dfsfuse.messages import ROOT_INO, Attributes
 
 GENERATION = 0
 _DEPTH_MAX = 256
+_TYPES, _FOLDER = 0o170000, 0o040000
 
 Result = TypeVar("Result")
 
@@ -42,9 +43,10 @@ Name = tuple[int, bytes]
 class Node:
     """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages;
     `content` is theirs while there are any. `pages` names the content that the pages are of. `told` is what the kernel
-    was told last, and `told_at` when; 0.0: it asks again anyway."""
+    was told last, and `told_at` when; 0.0: it asks again anyway. `folder`: of a folder, all that it was told: programs
+    go on with it when it is removed."""
 
-    __slots__ = ("id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at")
+    __slots__ = ("id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "folder")
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
@@ -54,6 +56,11 @@ class Node:
         self.pages: tuple[int, int] | None = None
         self.told = 0
         self.told_at = 0.0
+        self.folder: Attributes | None = None
+
+    def removed_folder(self) -> Attributes | None:
+        """What is left of a folder that is gone; None where it was no folder."""
+        return None if self.folder is None else msgspec.structs.replace(self.folder, nlink=0)
 
 
 class Nodes:
@@ -180,6 +187,8 @@ class Nodes:
         if content is not None and attributes.size != content.size:
             attributes = msgspec.structs.replace(attributes, size=content.size)
         node.told, node.told_at = _told(attributes), time.monotonic()
+        if attributes.mode & _TYPES == _FOLDER:
+            node.folder = attributes
         return attributes
 
     def changed_by_kernel(self, node: Node) -> None:

@@ -113,7 +113,7 @@ class Driver(mfusepy.Operations):
         opened = self._handles[fh]
         yield _entry(b".", S_IFDIR, opened.ino)
         yield _entry(b"..", S_IFDIR, self._parent_of(opened))
-        for entry in self._fs.list_folder((opened.ino, ()), seen_at=opened.place):
+        for entry in self._fs.list_folder((opened.ino, ()), seen_at=opened.place, moves_atime=True):
             yield _entry(entry.name, entry.attributes.mode, entry.attributes.ino)
 
     def _parent_of(self, opened: _OpenFolder) -> int:

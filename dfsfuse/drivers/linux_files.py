@@ -196,10 +196,11 @@ class Files:
     def copy_file_range(self, request: Request) -> bytes:
         fh_in, off_in, _, fh_out, off_out, length, _ = fuse.fuse_copy_file_range_in.unpack_from(request.buffer, BODY)
         source, target = self._get(fh_in), self._get(fh_out)
+        if source.direct:
+            # The kernel goes by the size of the other version, whose pages it has: the program has to read and write.
+            raise refusal(errno.EINVAL)
         if self._copy_range is None:
-            # Where the pages are another version's, the kernel's own copy would be of that: then the program has to
-            # read and write, as it does on EINVAL.
-            raise refusal(errno.EINVAL if source.direct else errno.EOPNOTSUPP)
+            raise refusal(errno.EOPNOTSUPP)
         self._note_writer(request, target.handle)
         copied = self._copy_range(source.handle, off_in, target.handle, off_out, length)
         self._nodes.changed_by_kernel(target.node)

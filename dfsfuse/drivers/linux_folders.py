@@ -13,7 +13,8 @@ Threads: the driver's. `_listings` is a dictionary whose single operations are a
 import errno
 import functools
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
@@ -42,7 +43,7 @@ class Folders:
 
     def handlers(self) -> Handlers:
         return {
-            fuse.FUSE_OPENDIR: (self.opendir, BODY),
+            fuse.FUSE_OPENDIR: (self.opendir, beyond(fuse.fuse_open_in)),
             fuse.FUSE_READDIR: (self.readdir, beyond(fuse.fuse_read_in)),
             fuse.FUSE_READDIRPLUS: (self.readdirplus, beyond(fuse.fuse_read_in)),
             fuse.FUSE_RELEASEDIR: (self.releasedir, beyond(fuse.fuse_release_in)),
@@ -51,19 +52,40 @@ class Folders:
 
     def opendir(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)
+        moves_atime = not fuse.fuse_open_in.unpack_from(request.buffer, BODY)[0] & os.O_NOATIME
 
         def list_after(name: bytes) -> Iterator[FolderEntry]:
-            return self._fs.list_folder((node.ino, ()), name)
+            return self._fs.list_folder((node.ino, ()), name, moves_atime=moves_atime and not name)
 
         def begin(place: Place, shown: bytes) -> Listing:
-            return Listing(self._fs.list_folder(place, ino=node.ino), list_after, replies.KERNEL_HOLD_S)
+            return Listing(
+                self._fs.list_folder(place, ino=node.ino, moves_atime=moves_atime), list_after, replies.KERNEL_HOLD_S
+            )
 
         root = node.ino == ROOT_INO
-        listing = Listing(None, list_after, 0.0) if root else self._nodes.through_name(node, begin)
+        listing = Listing(None, list_after, 0.0) if root else self._begin(node, begin)
         fh = next(self._numbers)
         self._listings[fh] = listing
         request.undo = functools.partial(self._listings.pop, fh, None)
         return replies.open_out(fh, 0)
+
+    def _begin(self, node: Node, begin: Callable[[Place, bytes], Listing]) -> Listing:
+        """The kernel looks the name up once more where it leads elsewhere. What it opens without a name is the folder
+        that a program is in, or has open: of one that was removed there is nothing to list."""
+        nameless = node.name is None
+        try:
+            return self._nodes.through_name(node, begin)
+        except Stale:
+            if not nameless or node.folder is None or not self._is_gone(node):
+                raise
+            return Listing(iter(()), lambda _: iter(()), replies.KERNEL_HOLD_S)
+
+    def _is_gone(self, node: Node) -> bool:
+        try:
+            self._fs.lookup((node.ino, ()))
+        except Stale:
+            return True
+        return False
 
     def releasedir(self, request: Request) -> bytes:
         self._listings.pop(fuse.fuse_release_in.unpack_from(request.buffer, BODY)[0], None)

@@ -5,12 +5,15 @@ import functools
 import stat
 import time
 
+import msgspec
+
 from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.drivers.linux_files import ROOT_UID, Files
+from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
@@ -78,7 +81,17 @@ class Names:
         return replies.statx_out(self._nodes.tell(node, self._attributes(node)))
 
     def _attributes(self, node: Node) -> Attributes:
-        return self._fs.lookup_open(node.ino) if node.opens else self._fs.lookup((node.ino, ()))
+        try:
+            return self._fs.lookup_open(node.ino) if node.opens else self._fs.lookup((node.ino, ()))
+        except Stale:
+            return self._removed_folder(node)
+
+    def _removed_folder(self, node: Node) -> Attributes:
+        """The inode is gone: programs may still be in the folder that it was."""
+        left = node.removed_folder()
+        if left is None:
+            raise refusal(errno.ESTALE)
+        return left
 
     def readlink(self, request: Request) -> bytes:
         attributes = self._fs.lookup((self._nodes.get(request.nodeid).ino, ()))
@@ -100,8 +113,17 @@ class Names:
             self._resize(request, node, fh if valid & fuse.FATTR_FH else None, size, privileged)
         changes = _changes(fields)
         if changes:
-            self._fs.set_attributes((node.ino, ()), **changes)
+            self._set(node, changes)
         return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
+
+    def _set(self, node: Node, changes: dict[str, int]) -> None:
+        try:
+            self._fs.set_attributes((node.ino, ()), **changes)
+        except Stale:
+            left = self._removed_folder(node)
+            if "mode" in changes:
+                changes["mode"] |= stat.S_IFDIR
+            node.folder = msgspec.structs.replace(left, **changes, ctime_ns=time.time_ns())
 
     def _resize(self, request: Request, node: Node, fh: int | None, size: int, privileged: bool) -> None:
         if fh is not None:
@@ -208,15 +230,16 @@ def _changes(fields: tuple[int, ...]) -> dict[str, int]:
     """What SETATTR asks for, save the size, by the names that `set_attributes` has for it. Set-id bits that go with a
     new owner or with content are the file system's: what the kernel was told of the mode may be old."""
     valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
+    now_ns = time.time_ns()
     changes: dict[str, int] = {}
     if valid & fuse.FATTR_UID:
         changes["uid"] = uid
     if valid & fuse.FATTR_GID:
         changes["gid"] = gid
     if valid & fuse.FATTR_ATIME:
-        changes["atime_ns"] = time.time_ns() if valid & fuse.FATTR_ATIME_NOW else atime * _NANO + atime_ns
+        changes["atime_ns"] = now_ns if valid & fuse.FATTR_ATIME_NOW else atime * _NANO + atime_ns
     if valid & fuse.FATTR_MTIME:
-        changes["mtime_ns"] = time.time_ns() if valid & fuse.FATTR_MTIME_NOW else mtime * _NANO + mtime_ns
+        changes["mtime_ns"] = now_ns if valid & fuse.FATTR_MTIME_NOW else mtime * _NANO + mtime_ns
     if valid & fuse.FATTR_MODE:
         changes["mode"] = stat.S_IMODE(mode)
     return changes

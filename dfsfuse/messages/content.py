@@ -96,7 +96,8 @@ class Commit(Change, kw_only=True):
 
     `receipts` covers each chunk of `manifest.entries` that the base manifest does not have; those of segments came with
     PutSegments. `durable`: answer when it is on disk.
-    `mtime_ns` is None where the content's times were set after the last write. `clears_set_ids`: a program without the
+    `mtime_ns` is None where the content's times were set after the last write. `ctime_ns`: when it was last changed;
+    ctime never moves back; 0: now. `clears_set_ids`: a program without the
     right to keep set-id bits has written since the mode was set. `clears_capability`: something was written since
     security.capability was set.
     """
@@ -108,6 +109,7 @@ class Commit(Change, kw_only=True):
     commit_id: bytes
     size: int
     mtime_ns: int | None
+    ctime_ns: int = 0
     manifest: Manifest
     receipts: list[ChunkReceipts] = []
     durable: bool = False

@@ -41,12 +41,14 @@ class Lookup(Message):
 
 
 class ListFolder(Message, kw_only=True):
-    """The entries of a folder whose names sort after `after`."""
+    """The entries of a folder whose names sort after `after`. `atime_ns`, if not 0, is when it is listed: it becomes
+    its atime where relatime has it so."""
 
     base: int = ROOT_INO
     names: list[bytes] = []
     after: bytes = b""
     limit: int = LIST_PAGE_MAX
+    atime_ns: int = 0
 
 
 class Listing(Message):

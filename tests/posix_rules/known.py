@@ -1,25 +1,12 @@
 """Rules that a mount does not keep yet, each with the reason. A rule that begins to hold must leave this table."""
 
-REMOVED_FOLDERS = "a folder that was removed while it was open is refused: ESTALE"
 NODEV = "mounts are nodev"
 LOCKS = "locks between programs are refused: ENOLCK"
 NOSUID = "mounts are nosuid"
-TWO_CLOCKS = "atime and mtime are read from the clock one after the other"
-CTIME = "the commit at close sets another ctime, the directory's"
-ATIME = "listing a folder does not move its atime"
 
 KNOWN: dict[str, str] = {
-    # holes
     # orphans
     "an_orphan_can_be_locked": LOCKS,
-    "a_removed_folder_has_no_link": REMOVED_FOLDERS,
-    "a_removed_folder_is_empty": REMOVED_FOLDERS,
-    "a_removed_working_folder_can_be_looked_at": REMOVED_FOLDERS,
-    # modes
-    # times
-    "no_times_are_now": TWO_CLOCKS,
-    "ctime_after_close_is_that_of_the_last_change": CTIME,
-    "listing_moves_atime_of_the_folder": ATIME,
     # special_files
     "a_device_node_is_the_device": NODEV,
     # record_locks
