@@ -116,7 +116,8 @@ class CacheIndex:
 
     def checkpoint(self) -> None:
         """Bring the log into the index, syncing both. Done now and then by a thread that can wait for the disk."""
-        self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with _full_disk_told():
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
         with self._mutex, _full_disk_told():

@@ -34,6 +34,7 @@ class Unsent:
         self._committer, self._copies = committer, copies
         self._mutex = threading.Lock()
         self._waiting: list[Content] = []
+        self._trouble = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._retry_for_ever, name="unsent", daemon=True)
 
@@ -76,11 +77,24 @@ class Unsent:
         pause_s = 0.0 if self._waiting else RETRY_EVERY_S
         while not self._stopping.wait(pause_s):
             pause_s = RETRY_EVERY_S
-            for work in (self._cache.maintain, self.retry):
+            for work in (self._maintain, self.retry):
                 try:
                     work()
                 except Exception:
                     log.exception("%s failed", work.__qualname__)
+
+    def _maintain(self) -> None:
+        """A full disk is told of once, and once more when it has room again."""
+        trouble = ""
+        try:
+            self._cache.maintain()
+        except errors.DfsError as error:
+            trouble = str(error)
+        if trouble and trouble != self._trouble:
+            log.error("the cache's index cannot be brought up to date; nothing is lost, but make room: %s", trouble)
+        elif self._trouble and not trouble:
+            log.info("the cache's index is up to date again")
+        self._trouble = trouble
 
     def retry(self) -> int:
         """Try to send each content that waits; how many still wait."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from open_files import OneClient, place
+from support import wait_until
 
 from dfsfuse import errors, messages
 
@@ -376,6 +378,38 @@ def test_retries_go_on_where_the_cache_cannot_be_maintained(client: OneClient, m
     client.unsent.start()
     assert sent.wait(DEADLINE_S)
     client.unsent.close()
+
+
+def test_a_full_disk_is_told_of_once(client: OneClient, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """Goal: while the disk has no room to bring the index up to date, the log gets one line without a traceback, and
+    one more when there is room again."""
+
+    class Checkpointer:
+        tried, full = 0, True
+
+        def execute(self, statement: str) -> None:
+            self.tried += 1
+            if self.full:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+
+        def close(self) -> None: ...
+
+    checkpointer = Checkpointer()
+    monkeypatch.setattr("dfsfuse.unsent.RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr(client.cache.index, "_checkpointer", checkpointer)
+    caplog.set_level("INFO", "dfsfuse.unsent")
+    client.unsent.start()
+    wait_until(lambda: checkpointer.tried >= 5, "it is tried again and again")
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("ERROR", None)]
+    assert "the local cache's disk is full" in caplog.text
+    checkpointer.full = False
+    wait_until(lambda: len(caplog.records) > 1, "there is room again")
+    tried = checkpointer.tried
+    wait_until(lambda: checkpointer.tried >= tried + 5, "it goes on")
+    client.unsent.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
 # -- the end of the client
