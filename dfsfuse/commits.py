@@ -122,9 +122,9 @@ class Committer:
             content.trying = b""
             raise
         self._cache.committed(content, request.base_version, attributes.version, request.opening)
-        content.committed(
-            attributes.version, request.commit_id, doubt.entries, request.manifest.segments, request.durable
-        )
+        # The receipts that were synced are those of what was sent; what the base had is another matter.
+        durable = request.durable and (content.synced or not request.base_version)
+        content.committed(attributes.version, request.commit_id, doubt.entries, request.manifest.segments, durable)
         if content.changed:
             self._cache.mark_open(content)
         return attributes

@@ -265,7 +265,7 @@ class OpenFiles:
     def _sync(self, content: Content) -> None:
         """What others have committed of it, or this client without `durable`, comes to the disks."""
         version = content.version
-        self._transfer.sync()
+        self._transfer.sync_file(self._session.whole_copies(content.ino))
         self._session.sync()
         with content.mutex:
             content.synced = content.version == version

@@ -108,13 +108,25 @@ class Transfer:
         log.warning("file server %s is passed over for %.0f s: %s", server.name, PASS_OVER_S, error)
         self._failed_until[server.name] = time.monotonic() + PASS_OVER_S
 
-    def sync(self, receipts: Collection[ChunkReceipts] = ()) -> None:
-        """Everything uploaded so far is on the disks of copies_min servers: what these receipts are for, on those of
-        servers that have it."""
-        synced: set[str] = set()
-        until_answered(lambda left_s: self._sync_once(receipts, synced, left_s), self._session.timeout_s)
+    def sync(self, receipts: Collection[ChunkReceipts]) -> None:
+        """What these receipts are for is on the disks of copies_min servers that have it."""
+        self._sync_until(lambda synced: _copies_on(synced, receipts) >= self._session.cluster.copies_min)
 
-    def _sync_once(self, receipts: Collection[ChunkReceipts], synced: set[str], left_s: float) -> None:
+    def sync_file(self, whole: set[str]) -> None:
+        """A file is on the disks of copies_min servers, chunk by chunk; `whole` are those that have all of it. What one
+        of them lacks may be on any two others: then all must sync."""
+
+        def enough(synced: set[str]) -> bool:
+            group = {server.name for server in self._group()}
+            return len(synced & whole) >= self._session.cluster.copies_min or synced >= group
+
+        self._sync_until(enough)
+
+    def _sync_until(self, enough: Callable[[set[str]], bool]) -> None:
+        synced: set[str] = set()
+        until_answered(lambda left_s: self._sync_once(enough, synced, left_s), self._session.timeout_s)
+
+    def _sync_once(self, enough: Callable[[set[str]], bool], synced: set[str], left_s: float) -> None:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
             try:
@@ -124,7 +136,7 @@ class Transfer:
                 failure = error
                 continue
             synced.update(reply.servers)
-            if _copies_on(synced, receipts) >= self._session.cluster.copies_min:
+            if enough(synced):
                 return
             failure = errors.Unreachable(f"only {', '.join(sorted(synced)) or 'no server'} could sync")
         raise failure

@@ -44,7 +44,9 @@ class Servers:
     def each(self, work: Callable, items: Iterable) -> Iterator:
         return map(work, items)
 
-    def sync(self, receipts: Iterable[ChunkReceipts] = ()) -> None: ...
+    def sync(self, receipts: Iterable[ChunkReceipts]) -> None: ...
+
+    def sync_file(self, whole: set[str]) -> None: ...
 
 
 class Sending:

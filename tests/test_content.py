@@ -505,7 +505,8 @@ def test_a_lineage_is_never_repeated(world: World) -> None:
 
 
 def test_only_a_durable_commit_makes_a_content_synced(world: World) -> None:
-    """Goal: fsync may be passed over only when the very commit that the content is at was brought to the disks."""
+    """Goal: fsync may be passed over only when the very commit that the content is at was brought to the disks, and
+    so was what that is based on."""
     content = world.file(b"one")
     assert not content.synced
     world.one.write(content, b"two", 0)
@@ -515,6 +516,10 @@ def test_only_a_durable_commit_makes_a_content_synced(world: World) -> None:
     world.one.committer.commit(content, durable=True)
     assert not content.synced
     world.one.write(content, b"six", 0)
+    world.one.committer.commit(content, durable=True)
+    assert not content.synced
+    content.synced = True
+    world.one.write(content, b"ten", 0)
     world.one.committer.commit(content, durable=True)
     assert content.synced
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from open_files import OneClient, place
 from support import wait_until
+from volumes import FILE
 
 from dfsfuse import errors, messages
 
@@ -96,6 +97,24 @@ def test_close_is_content_with_a_commit_that_has_its_bytes(client: OneClient) ->
     pause.go_on()
     assert (first.outcome(), second.outcome()) == (None, None)
     assert client.volume.at("f").version == 1
+
+
+def test_fsync_covers_what_was_committed_before(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S10: after a close() without fsync, the next fsync is for all chunks of the file, not for those alone that
+    it sends; once they are on the disks nothing is asked for again."""
+    asked: list[set[str]] = []
+    monkeypatch.setattr(client.servers, "sync_file", asked.append)
+    handle = client.create("f", b"first")
+    for data, more in ((b"second", 1), (b"third", 0)):
+        asked.clear()
+        client.write(handle, data)
+        client.files.flush(handle, durable=True)
+        assert len(asked) == more
+    asked.clear()
+    fresh, _ = client.files.create(place("g"), FILE, 0, 0, os.O_RDWR, 1)
+    client.write(fresh, b"new")
+    client.files.flush(fresh, durable=True)
+    assert asked == [], "a new file has nothing but what was sent"
 
 
 def test_stat_during_a_commit_is_that_of_the_content(client: OneClient) -> None:

@@ -27,7 +27,7 @@ def receipts(*holders: str) -> list[ChunkReceipts]:
     return [ChunkReceipts(bytes([i]) * 32, [Receipt(name, 1) for name in names]) for i, names in enumerate(holders)]
 
 
-@pytest.mark.parametrize("holders", [[], ["ABC"], ["AB", "ABC"], ["AB", "AB"]])
+@pytest.mark.parametrize("holders", [["ABC"], ["AB", "ABC"], ["AB", "AB"]])
 def test_two_disks_are_enough(holders: list[str]):
     """Goal: S10: each chunk that was sent is on the disks of two servers that have it."""
     Transfer(Group(A="AB")).sync(receipts(*holders))
@@ -38,6 +38,20 @@ def test_disks_without_the_chunk_do_not_count(holders: list[str]):
     """Goal: S10: a chunk that A and C have is on one disk when A and B have synced."""
     with pytest.raises(errors.Unreachable, match="only A, B could sync"):
         Transfer(Group(A="AB", B="AB", C="AB")).sync(receipts(*holders))
+
+
+@pytest.mark.parametrize(("whole", "synced"), [("ABC", "AB"), ("AB", "AB"), ("B", "ABC"), ("", "ABC")])
+def test_a_file_without_a_commit_is_on_two_disks(whole: str, synced: str):
+    """Goal: S10: fsync of what others have committed: two servers that have all of it, or all servers, as each chunk is
+    on two of them."""
+    Transfer(Group(A=synced)).sync_file(set(whole))
+
+
+@pytest.mark.parametrize(("whole", "synced"), [("AB", "BC"), ("A", "AB"), ("C", "AB")])
+def test_disks_of_short_copies_do_not_count(whole: str, synced: str):
+    """Goal: S10: a server that lacks a chunk has not brought it to its disk, whatever it syncs."""
+    with pytest.raises(errors.Unreachable, match=f"only {', '.join(synced)} could sync"):
+        Transfer(Group(A=synced, B=synced, C=synced)).sync_file(set(whole))
 
 
 def test_what_several_servers_say_is_put_together():
