@@ -18,9 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import msgspec
-
-from dfsfuse import errors, holes, listings
+from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.locks import LockTable, never
@@ -36,11 +34,11 @@ from dfsfuse.messages import (
     Remove,
     Rename,
     SetAttributes,
-    without_set_ids,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.removals import Removals
 from dfsfuse.session import Session
+from dfsfuse.written import as_written
 from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -141,27 +139,7 @@ class FileSystem:
             return self._as_written(last)
 
     def _as_written(self, attributes: Attributes) -> Attributes:
-        """While programs here have the file open for writing, its size and times are those of the local content."""
-        content = self.files.of_inode(attributes.ino)
-        if content is None:
-            return attributes
-        with content.mutex:
-            size, mode = content.size, attributes.mode
-            mtime_ns, ctime_ns = attributes.mtime_ns, attributes.ctime_ns
-            allocated_bytes = holes.allocated_bytes(content)
-            if content.changed:
-                mtime_ns = mtime_ns if content.mtime_set else content.mtime_ns
-                ctime_ns = max(ctime_ns, content.changed_ns)
-            if content.clears_set_ids:
-                mode = without_set_ids(mode)
-        return msgspec.structs.replace(
-            attributes,
-            mode=mode,
-            size=size,
-            allocated_bytes=allocated_bytes,
-            mtime_ns=mtime_ns,
-            ctime_ns=ctime_ns,
-        )
+        return as_written(attributes, self.files.of_inode(attributes.ino))
 
     def attributes_of(self, handle: Handle) -> Attributes:
         """fstat: what the handle has open, wherever its name leads now."""

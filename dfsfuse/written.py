@@ -1,0 +1,31 @@
+"""The attributes of a file as programs here have just written it: what stat tells before the directory knows of it.
+
+Threads: any; `Content.mutex` is held.
+"""
+
+import msgspec
+
+from dfsfuse import holes
+from dfsfuse.content import Content
+from dfsfuse.messages import Attributes, without_set_ids
+
+
+def as_written(attributes: Attributes, content: Content | None) -> Attributes:
+    """While programs here have the file open for writing, its size and times are those of the local content."""
+    if content is None:
+        return attributes
+    with content.mutex:
+        mode, mtime_ns, ctime_ns = attributes.mode, attributes.mtime_ns, attributes.ctime_ns
+        if content.changed:
+            mtime_ns = mtime_ns if content.mtime_set else content.mtime_ns
+            ctime_ns = max(ctime_ns, content.changed_ns)
+        if content.clears_set_ids:
+            mode = without_set_ids(mode)
+        return msgspec.structs.replace(
+            attributes,
+            mode=mode,
+            size=content.size,
+            allocated_bytes=holes.allocated_bytes(content),
+            mtime_ns=mtime_ns,
+            ctime_ns=ctime_ns,
+        )
