@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from dfsfuse.messages import Attributes
+from dfsfuse import errors
+from dfsfuse.messages import NAME_BYTES_MAX, Attributes
 
 HOLD_S = 0.7
 _ITEMS_MAX = 20_000
@@ -132,3 +133,10 @@ class AttributeTable:
 def _age(attributes: Attributes) -> tuple[int, int]:
     """A commit of what was written before another change does not move ctime."""
     return attributes.ctime_ns, attributes.version
+
+
+def check_names(place: Place) -> None:
+    """Raises NameTooLong."""
+    for name in place[1]:
+        if len(name) > NAME_BYTES_MAX:
+            raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")

@@ -20,10 +20,9 @@ from typing import TypeVar
 
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable, Place, check_names
 from dfsfuse.locks import LockTable, never
 from dfsfuse.messages import (
-    NAME_BYTES_MAX,
     ROOT_INO,
     Attributes,
     Create,
@@ -118,7 +117,7 @@ class FileSystem:
         return shown
 
     def _ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
-        _check_names(place)
+        check_names(place)
         asked_at = self._attributes.now()
         known: Attributes = self.session.query(Lookup(place[0], list(place[1])), Attributes, timeout_s=timeout_s)
         self._attributes.put(place, known, asked_at)
@@ -171,7 +170,7 @@ class FileSystem:
         moves_atime: bool = False,
     ) -> Iterator[FolderEntry]:
         """As in listings.py. `moves_atime`: a program lists it."""
-        _check_names(place)
+        check_names(place)
         atime_ns = time.time_ns() if moves_atime and not self._read_only else 0
         return listings.list_folder(self.session, self._attributes, place, after, ino, seen_at, atime_ns)
 
@@ -253,12 +252,12 @@ class FileSystem:
     # -- extended attributes
 
     def getxattr(self, place: Place, name: bytes) -> bytes:
-        _check_names(place)
+        check_names(place)
         return self._xattrs.get(place, name)
 
     def listxattr(self, place: Place, privileged: bool = True) -> list[bytes]:
         """The names of all; those of `trusted.` are for the privileged (CAP_SYS_ADMIN)."""
-        _check_names(place)
+        check_names(place)
         return self._xattrs.names(place, privileged)
 
     def setxattr(self, place: Place, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -275,7 +274,7 @@ class FileSystem:
     def _check_change(self, place: Place) -> None:
         if self._read_only:
             raise errors.ReadOnly("this mount only reads")
-        _check_names(place)
+        check_names(place)
 
     def _make(self, place: Place, make: Callable[[], tuple[Result, Attributes]]) -> tuple[Result, Attributes]:
         """A new inode: what the directory answered is known for the fstat that follows. Its name is not: the kernel
@@ -331,7 +330,7 @@ class FileSystem:
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or flags & os.O_TRUNC
         if writes:
             self._check_change(place)
-        _check_names(place)
+        check_names(place)
         flags |= os.O_NOATIME if self._read_only else 0
         try:
             handle, attributes = self.files.open(place, flags, pid, interrupted, privileged, ino=ino, shown=shown)
@@ -365,12 +364,6 @@ class FileSystem:
         """What is written, and what the directory has acknowledged, comes to the disks."""
         self.files.sync()
         self.session.sync()
-
-
-def _check_names(place: Place) -> None:
-    for name in place[1]:
-        if len(name) > NAME_BYTES_MAX:
-            raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")
 
 
 def _kept_time(time_ns: int | None) -> int | None:
