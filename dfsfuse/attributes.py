@@ -63,6 +63,29 @@ class AttributeTable:
             newest = known is None or _age(attributes) >= _age(known)
             self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
 
+    def name_changed(self, place: Place, folder: Attributes, asked_at: float) -> None:
+        """A change that was asked for at `asked_at` has made a name, and this is its folder since."""
+        with self._mutex:
+            known = self._is_unchanged(folder.ino, asked_at)
+            self._forget(place)
+            self._attributes[folder.ino] = (self._clock(), folder if known else None)
+
+    def name_removed(self, place: Place, folder: Attributes, asked_at: float) -> None:
+        """The same for a name that was removed. What it led to may have other names, so where that is not known,
+        nothing is any more."""
+        with self._mutex:
+            known = self._is_unchanged(folder.ino, asked_at)
+            if self._inos.get(place, (0.0, 0))[1]:
+                self._forget(place)
+            else:
+                self._clear()
+            self._attributes[folder.ino] = (self._clock(), folder if known else None)
+
+    def _is_unchanged(self, ino: int, asked_at: float) -> bool:
+        """Nothing was learnt of an inode since then. Otherwise nobody knows whether that is newer than the answer to
+        what was asked then."""
+        return max(self._void_before, self._attributes.get(ino, (0.0, None))[0]) < asked_at
+
     def learnt(self, place: Place, ino: int) -> float:
         """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
         with self._mutex:

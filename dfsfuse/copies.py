@@ -22,7 +22,7 @@ from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
-from dfsfuse.messages import ROOT_INO, Attributes, Create, Lookup, PathOf, PathReply
+from dfsfuse.messages import ROOT_INO, Attributes, Create, Lookup, Made, PathOf, PathReply
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 
@@ -95,7 +95,7 @@ class Copies:
     def _lost_and_found(self) -> bytes:
         request = Create(names=[LOST_AND_FOUND], ino=self._session.new_inode(), mode=stat.S_IFDIR | 0o700)
         with contextlib.suppress(errors.AlreadyExists):
-            self._session.change(request, Attributes)
+            self._session.change(request, Made)
         return LOST_AND_FOUND
 
     def _create_copy(
@@ -130,7 +130,7 @@ class Copies:
                 token=lock.token,
             )
             try:
-                self._session.change(request, Attributes)
+                self._session.change(request, Made)
                 return copy_name
             except errors.AlreadyExists:
                 continue

@@ -3,9 +3,9 @@
 A place is (inode number, path below it): a driver that knows inodes passes (ino, ()) or (folder, (name,)), one that
 knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
 
-    names and attributes   asked of the directory; answers are used for HOLD_S. listings.py, xattrs.py
+    names and attributes   looks.py, listings.py, xattrs.py: asked of the directory; answers are used for HOLD_S
     room and holes         allocation.py
-    open files             openfiles.py; a file that is open for writing here has its content's size and mtime
+    open files             openfiles.py
     what is not sent yet   unsent.py
 
 Threads: any number of a driver's threads; the parts lock themselves.
@@ -22,22 +22,24 @@ from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place, check_names
 from dfsfuse.locks import LockTable, never
+from dfsfuse.looks import Looks
 from dfsfuse.messages import (
     ROOT_INO,
+    XATTR_NAMESPACES,
     Attributes,
     Create,
     FolderEntry,
     Link,
-    Lookup,
+    Made,
     Nothing,
     Remove,
+    Removed,
     Rename,
     SetAttributes,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.removals import Removals
 from dfsfuse.session import Session
-from dfsfuse.written import as_written
 from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -45,11 +47,6 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 4096
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9
 """From 1901 to 2446: what ext4 keeps; times beyond become these, as they do there."""
-_LOOKS_MAX = 4
-_ROOT = ROOT_INO, ()
-_BRIEFLY_S = 0.5
-_SILENT_S = 2.0
-
 
 Result = TypeVar("Result")
 
@@ -78,10 +75,9 @@ class FileSystem:
         self.session, self.locks, self.files = session, locks, files
         self._attributes, self._read_only = attributes, read_only
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
+        self._looks = Looks(session, attributes, files)
         self._xattrs = Xattrs(session, attributes, files, self.lookup)
-        self._removals = Removals(session, files, lambda place: attributes.get(place) or self._ask(place))
-        self._silent_until = 0.0
-        self._root: Attributes | None = None
+        self._removals = Removals(session, files, lambda place: attributes.get(place) or self._looks.ask(place))
         self._undo: Callable[[], None] = lambda: None
 
     def on_close(self, undo: Callable[[], None]) -> None:
@@ -100,58 +96,21 @@ class FileSystem:
 
     def lookup(self, place: Place) -> Attributes:
         """Attributes of what is at a place: at most HOLD_S old, or as a program here has just written them."""
-        if place != _ROOT:
-            return self._look_up(place)
-        self._root = self._look_up_last(ROOT_INO, self._root)
-        return self._root
-
-    def _look_up(self, place: Place, timeout_s: float | None = None) -> Attributes:
-        for _ in range(_LOOKS_MAX):
-            known = self._attributes.get(place)
-            if known is None:
-                known = self._ask(place, timeout_s)
-            shown = self._as_written(known)
-            # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
-            if self._attributes.is_newest(known):
-                break
-        return shown
-
-    def _ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
         check_names(place)
-        asked_at = self._attributes.now()
-        known: Attributes = self.session.query(Lookup(place[0], list(place[1])), Attributes, timeout_s=timeout_s)
-        self._attributes.put(place, known, asked_at)
-        return known
-
-    def _look_up_last(self, ino: int, last: Attributes | None = None) -> Attributes:
-        """While the directory is silent, what was last known: who has a file open goes on, and so does df, which asks
-        for the attributes of the root."""
-        last = self._attributes.last(ino) or last
-        if last is None:
-            return self._look_up((ino, ()))
-        if time.monotonic() < self._silent_until:
-            return self._as_written(last)
-        try:
-            return self._look_up((ino, ()), _BRIEFLY_S)
-        except errors.Unreachable:
-            self._silent_until = time.monotonic() + _SILENT_S
-            return self._as_written(last)
-
-    def _as_written(self, attributes: Attributes) -> Attributes:
-        return as_written(attributes, self.files.of_inode(attributes.ino))
+        return self._looks.lookup(place)
 
     def attributes_of(self, handle: Handle) -> Attributes:
         """fstat: what the handle has open, wherever its name leads now."""
-        return self._look_up_last(handle.content.ino)
+        return self._looks.last(handle.content.ino)
 
     def lookup_open(self, ino: int) -> Attributes:
         """The same for a driver that knows which inodes programs have open."""
-        return self._look_up_last(ino)
+        return self._looks.last(ino)
 
     def known(self, ino: int) -> Attributes | None:
         """What may be told of an inode without asking; None where that is nothing."""
         known = self._attributes.get((ino, ()))
-        return None if known is None else self._as_written(known)
+        return None if known is None else self._looks.as_written(known)
 
     def forget_names(self) -> None:
         """A name did not lead where it was thought to: names are asked for again."""
@@ -159,7 +118,8 @@ class FileSystem:
 
     def open_folder(self, place: Place) -> int:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
-        return self._ask(place).ino if place[1] else place[0]
+        check_names(place)
+        return self._looks.ask(place).ino if place[1] else place[0]
 
     def list_folder(
         self,
@@ -195,25 +155,32 @@ class FileSystem:
             target=target,
             rdev=rdev,
         )
-        return self._make(place, lambda: (None, self.session.change(request, Attributes)))[1]
+        return self._make(place, lambda: (None, self.session.change(request, Made)))[1]
 
     def link(self, old: Place, new: Place) -> Attributes:
         """One more name for a file; for one that was made without a name, its first."""
         self._check_change(old)
         self._check_change(new)
         request = Link(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]))
-        attributes = self._make(new, lambda: (None, self.session.change(request, Attributes)))[1]
+        try:
+            attributes: Attributes = self.session.change(request, Attributes)
+        finally:
+            self._attributes.forget_place(new)
+        self._attributes.put_changed(attributes)
         self.files.named(attributes.ino, new)
         return attributes
 
     def remove(self, place: Place, folder: bool) -> None:
         self._check_change(place)
         request = Remove(base=place[0], names=list(place[1]), folder=folder)
+        asked_at = self._attributes.now()
         try:
             with contextlib.nullcontext() if folder else self._removals.at(place):
-                self.session.change(request, Nothing)
-        finally:
+                removed: Removed = self.session.change(request, Removed)
+        except BaseException:
             self._attributes.forget_removed(place)
+            raise
+        self._attributes.name_removed(place, removed.folder, asked_at)
 
     def rename(self, old: Place, new: Place, flags: int = 0) -> None:
         """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""
@@ -247,13 +214,18 @@ class FileSystem:
         content = self.files.attributes_set(attributes.ino)
         if content is not None:
             content.attributes_set(mode, mtime_ns)
-        return self._as_written(attributes)
+        return self._looks.as_written(attributes)
 
     # -- extended attributes
 
     def getxattr(self, place: Place, name: bytes) -> bytes:
         check_names(place)
         return self._xattrs.get(place, name)
+
+    def lacks_xattr(self, place: Place, name: bytes) -> bool:
+        """Whether that is known, without asking."""
+        known = self._attributes.get(place)
+        return known is not None and not known.has_xattrs and name.startswith(XATTR_NAMESPACES)
 
     def listxattr(self, place: Place, privileged: bool = True) -> list[bytes]:
         """The names of all; those of `trusted.` are for the privileged (CAP_SYS_ADMIN)."""
@@ -276,15 +248,19 @@ class FileSystem:
             raise errors.ReadOnly("this mount only reads")
         check_names(place)
 
-    def _make(self, place: Place, make: Callable[[], tuple[Result, Attributes]]) -> tuple[Result, Attributes]:
-        """A new inode: what the directory answered is known for the fstat that follows. Its name is not: the kernel
-        looks a name up again before it makes one that must not exist, and wants no older answer."""
+    def _make(self, place: Place, make: Callable[[], tuple[Result, Made]]) -> tuple[Result, Attributes]:
+        """A new inode: what the directory answered is known for the fstat that follows, and for the kernel, which asks
+        for the folder's attributes then. Its name is not: the kernel looks a name up again before it makes one that
+        must not exist, and wants no older answer."""
+        asked_at = self._attributes.now()
         try:
-            made, attributes = make()
-        finally:
+            result, made = make()
+        except BaseException:
             self._attributes.forget_place(place)
-        self._attributes.put_changed(attributes)
-        return made, attributes
+            raise
+        self._attributes.name_changed(place, made.folder, asked_at)
+        self._attributes.put_changed(made.attributes)
+        return result, made.attributes
 
     # -- files
 
@@ -310,9 +286,9 @@ class FileSystem:
         """O_TMPFILE: a file in no folder, which goes with its last close unless `link` has named it. `folder` is where
         it is made, and may give it its group. Under O_EXCL it never gets a name."""
         self._check_change(folder)
-        handle, attributes = self.files.create(folder, mode, uid, gid, flags | os.O_TMPFILE, pid, privileged)
-        self._attributes.put_changed(attributes)
-        return handle, attributes
+        handle, made = self.files.create(folder, mode, uid, gid, flags | os.O_TMPFILE, pid, privileged)
+        self._attributes.put_changed(made.attributes)
+        return handle, made.attributes
 
     def open(
         self,
@@ -337,7 +313,7 @@ class FileSystem:
         except errors.NotFound:
             self._attributes.forget_place(place)
             raise
-        return handle, self._as_written(attributes)
+        return handle, self._looks.as_written(attributes)
 
     def truncate(
         self,

@@ -1,13 +1,15 @@
 """One keep-alive HTTP/1.1 connection to a server, used by one thread at a time: send a request, receive its reply.
 
-A request and its reply cost four short system calls, and little besides (docs/PERFORMANCE.md has the figures beside
-those of pycurl and requests). Replies are read by httptools, bodies of announced length past it, straight into
-the buffer that is handed on.
+A request and its reply cost two system calls, and little besides (docs/PERFORMANCE.md has the figures beside those of
+pycurl and requests): the socket blocks, and the kernel's own time-outs (SO_RCVTIMEO, SO_SNDTIMEO) end a call after
+_POLL_S, so that deadlines are looked at. Replies are read by httptools, bodies of announced length past it, straight
+into the buffer that is handed on.
 
 Threads: none of its own, no lock: whoever has a connection has it alone.
 """
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -18,7 +20,8 @@ from dfsfuse import errors
 REPLY_BYTES_MAX = 64 << 20
 _READ_BYTES = 64 << 10
 _POLL_S = 0.05
-"""How often a waiting caller is asked whether it still wants the answer."""
+"""How often a waiting caller is asked whether it still wants the answer, and its deadline is looked at."""
+_TIMEVAL = struct.pack("@ll", 0, int(_POLL_S * 1e6))
 
 Body = bytes | bytearray | memoryview
 
@@ -29,23 +32,26 @@ class ClosedEarly(Exception):
 
 class Wait:
     """How long a reply is waited for: until `deadline` (time.monotonic), and no longer than `stall_s` without a byte.
-    `interrupted` is asked every 50 ms; Interrupted is raised once it is true."""
+    `interrupted` is asked every 50 ms; Interrupted is raised once it is true. `meanwhile`, which must not raise, is
+    called when the request has been sent."""
 
-    def __init__(self, deadline: float, stall_s: float | None = None, interrupted: Callable[[], bool] | None = None):
-        self.deadline, self.stall_s, self.interrupted = deadline, stall_s, interrupted
+    def __init__(
+        self,
+        deadline: float,
+        stall_s: float | None = None,
+        interrupted: Callable[[], bool] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ):
+        self.deadline, self.stall_s, self.interrupted, self.meanwhile = deadline, stall_s, interrupted, meanwhile
 
-    def slice_s(self, since: float) -> float:
-        """How long the next system call may take; `since` is when the last byte came. Raises TimeoutError,
-        Interrupted."""
-        now = time.monotonic()
+    def check(self, since: float) -> None:
+        """After a system call that brought nothing, or not all; `since` is when the last byte came. Raises
+        TimeoutError, Interrupted."""
         until = self.deadline if self.stall_s is None else min(self.deadline, since + self.stall_s)
-        if now >= until:
+        if time.monotonic() >= until:
             raise TimeoutError
-        if self.interrupted is None:
-            return until - now
-        if self.interrupted():
+        if self.interrupted is not None and self.interrupted():
             raise errors.Interrupted("interrupted while waiting")
-        return min(until - now, _POLL_S)
 
 
 class HttpConnection:
@@ -53,13 +59,20 @@ class HttpConnection:
 
     def __init__(self, host: str, port: int, timeout_s: float):
         self._socket = socket.create_connection((host, port), timeout_s)
+        self._socket.setblocking(True)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = bytearray(_READ_BYTES)
-        self._new_reply()
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._new_parser()
         self.reusable = True
 
-    def _new_reply(self) -> None:
+    def _new_parser(self) -> None:
+        """One for all replies, until it has missed a body that was received past it."""
         self._parser = httptools.HttpResponseParser(self)
+        self._new_reply()
+
+    def _new_reply(self) -> None:
         self._parts: list[bytes] = []
         self._length = -1
         self._received = 0
@@ -74,13 +87,19 @@ class HttpConnection:
         self.reusable = False
         self._new_reply()
         self._send(head, body, wait)
+        if wait.meanwhile is not None:
+            wait.meanwhile()
         since = time.monotonic()
         while not self._complete:
             if self._head_complete and self._length > self._received:
-                return self._answer(self._announced_body(wait))
-            count = self._receive(memoryview(self._buffer), wait, since)
-            since = time.monotonic() if wait.stall_s else since
-            self._parse(memoryview(self._buffer)[:count])
+                answer = self._answer(self._announced_body(wait))
+                self._new_parser()
+                return answer
+            count = self._receive(self._buffer, wait, since)
+            since = time.monotonic()
+            self._parse(self._buffer[:count])
+            if not self._complete:
+                wait.check(since)
         return self._answer(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
 
     def _answer(self, body: bytes | bytearray) -> tuple[int, bytes | bytearray]:
@@ -92,25 +111,25 @@ class HttpConnection:
     def _send(self, head: bytes, body: Body, wait: Wait) -> None:
         """What the other side answers before it has the whole body, such as an error, is read afterwards."""
         since = time.monotonic()
-        parts = [memoryview(head), memoryview(body)] if body else [memoryview(head)]
-        while parts:
+        parts, left = [head, body], len(head) + len(body)
+        while left:
             try:
-                self._socket.settimeout(wait.slice_s(since))
                 sent = self._socket.sendmsg(parts)
-            except TimeoutError:
-                wait.slice_s(since)
+            except BlockingIOError:
+                wait.check(since)
                 continue
             except ConnectionError:
                 return
-            since = time.monotonic() if wait.stall_s else since
-            parts = _after(parts, sent)
+            left -= sent
+            if left:
+                since, parts = time.monotonic(), _after(parts, sent)
 
     def _receive(self, buffer: memoryview, wait: Wait, since: float) -> int:
         while True:
-            self._socket.settimeout(wait.slice_s(since))
             try:
                 count = self._socket.recv_into(buffer)
-            except TimeoutError:
+            except BlockingIOError:
+                wait.check(since)
                 continue
             except ConnectionError as error:
                 raise self._closed(error.strerror or str(error)) from None
@@ -140,11 +159,17 @@ class HttpConnection:
         view, since = memoryview(whole), time.monotonic()
         while filled < len(whole):
             filled += self._receive(view[filled:], wait, since)
-            since = time.monotonic() if wait.stall_s else since
+            since = time.monotonic()
+            wait.check(since)
         view.release()
         return whole
 
     # -- httptools.HttpResponseParser
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            # Nobody has asked for a second one.
+            self._kept_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-length":
@@ -170,11 +195,11 @@ class HttpConnection:
             raise errors.Unreachable(f"the reply has {size} bytes; at most {REPLY_BYTES_MAX} are taken")
 
 
-def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+def _after(parts: list[Body], sent: int) -> list[Body]:
     """What is left of `parts` when `sent` bytes of them are gone."""
-    left = []
+    left: list[Body] = []
     for part in parts:
         if sent < len(part):
-            left.append(part[sent:] if sent else part)
+            left.append(memoryview(part)[sent:])
         sent = max(0, sent - len(part))
     return left

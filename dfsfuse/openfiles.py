@@ -22,7 +22,7 @@ from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock, LockTable, never
-from dfsfuse.messages import Attributes, Create, Lookup
+from dfsfuse.messages import Attributes, Create, Lookup, Made
 from dfsfuse.openings import Openings, as_path
 from dfsfuse.processes import process_of
 from dfsfuse.session import Session
@@ -82,7 +82,7 @@ class OpenFiles:
         pid: int,
         privileged: bool = False,
         shown: bytes = b"",
-    ) -> tuple[Handle, Attributes]:
+    ) -> tuple[Handle, Made]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock. `shown` is its
         path for people.
 
@@ -90,20 +90,18 @@ class OpenFiles:
         unnamed = flags & os.O_TMPFILE == os.O_TMPFILE
         where, pid = b"" if unnamed else shown or as_path(place), process_of(pid)
         lock = self._locks.reserve(where, pid)
-        now_ns = time.time_ns()
         request = Create(
-            base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=now_ns,
+            base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=time.time_ns(),
             token=lock.token, opening=self._session.new_opening(), unnamed=unnamed, linkable=not flags & os.O_EXCL,
         )  # fmt: skip
         try:
-            attributes: Attributes = self._session.change(request, Attributes)
-            content = self._openings.create(lock.ino, where, now_ns, request.opening)
+            made, content = self._openings.create(request, where)
         except BaseException:
             self._locks.release(lock, pid)
             raise
         with content.mutex:
             content.writers, content.token = content.writers + 1, lock.token
-        return Handle(content, place, flags, pid, lock, privileged), attributes
+        return Handle(content, place, flags, pid, lock, privileged), made
 
     def named(self, ino: int, place: Place) -> None:
         """A file without a name that is open here has got one: what a crash leaves of it is worth keeping."""

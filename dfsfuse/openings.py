@@ -14,7 +14,8 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, GetSegments, Manifest, Open, Opened, Segments
+from dfsfuse.meanwhile import Meanwhile
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Create, GetSegments, Made, Manifest, Open, Opened, Segments
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
@@ -55,15 +56,28 @@ class Openings:
         self._attributes.put(place, opened.attributes, asked_at)
         return opened.attributes, content
 
-    def create(self, ino: int, path: bytes, now_ns: int, opening: int) -> Content:
-        """The content of a file that the directory has just made for this open."""
+    def create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
+        """A new file, open for writing. Its content is made while the directory is at work: if that refuses, it goes
+        again, as it would at the next start of a client that is killed meanwhile."""
+        content = Meanwhile(lambda: self._cache.create(request.ino, shown, request.mtime_ns, request.opening))
         try:
-            return self._cache.create(ino, path, now_ns, opening)
+            made: Made = self._session.change(request, Made, content)
+        except BaseException:
+            self._drop(content, request)
+            raise
+        try:
+            return made, content.result()
         except BaseException as error:
-            self._close_failed(ino, 0, opening)
+            self._close_failed(request.ino, 0, request.opening)
             if isinstance(error, OSError):
                 raise errors.from_os_error(error, "making a file in the local cache") from None
             raise
+
+    def _drop(self, made: Meanwhile[Content], request: Create) -> None:
+        """The directory may have made the file all the same, and have a row for it."""
+        if made.value is not None:
+            self._cache.detach(made.value)
+            self.close(made.value)
 
     def _content_of(self, opened: Opened, held: Base, shown: bytes, opening: int) -> Content:
         if opened.manifest is None:

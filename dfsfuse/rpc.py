@@ -55,10 +55,11 @@ class Rpc:
         reply: type,
         timeout_s: float,
         interrupted: Callable[[], bool] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         """POST one operation; the decoded reply. Raises what the server raised, Unreachable, TimedOut or
-        Interrupted."""
-        wait = Wait(time.monotonic() + timeout_s, None, interrupted)
+        Interrupted. `meanwhile` is called while the server is at work, and again where the request is repeated."""
+        wait = Wait(time.monotonic() + timeout_s, None, interrupted, meanwhile)
         return from_msgpack(self._ask(url, f"POST /v1/{operation}", to_msgpack(request), wait, timeout_s), reply)
 
     def put_chunk(self, url: str, name: bytes, data: Body, role: str, timeout_s: float) -> Stored:

@@ -137,13 +137,13 @@ class Session:
         """A request that may be repeated without harm."""
         return self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, timeout_s)
 
-    def change(self, request: Change, reply: type) -> Any:
-        """A request that is executed once."""
+    def change(self, request: Change, reply: type, meanwhile: Callable[[], None] | None = None) -> Any:
+        """A request that is executed once. `meanwhile` as in `Rpc.call`."""
         slot = self._take_slot()
         slot[1] += 1
         request.slot, request.sequence, request.session = slot
         try:
-            answer = self._until_answered(OPERATIONS[type(request)], request, reply)
+            answer = self._until_answered(OPERATIONS[type(request)], request, reply, meanwhile=meanwhile)
         except _SLOT_IN_DOUBT:
             raise
         except errors.DfsError:
@@ -181,9 +181,10 @@ class Session:
         reply: type,
         interrupted: Callable[[], bool] | None = None,
         timeout_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         def attempt(left_s: float) -> Any:
-            return self.rpc.call(self.url, operation, request, reply, left_s, interrupted)
+            return self.rpc.call(self.url, operation, request, reply, left_s, interrupted, meanwhile)
 
         return until_answered(attempt, timeout_s or self.timeout_s, interrupted, self._look_again)
 

@@ -59,6 +59,14 @@ _QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
 }
 
 
+_REPLIES: dict[type[Message], type[Message]] = {
+    messages.Create: messages.Made,
+    messages.Remove: messages.Removed,
+    messages.Rename: Nothing,
+}
+"""The kinds of reply that are not Attributes."""
+
+
 class _Remembered(msgspec.Struct, array_like=True):
     """What a slot row keeps: the packed reply, or an error's code, message and detail."""
 
@@ -299,8 +307,7 @@ class Directory:
 
 def _reply_kind(request: Change) -> type[Message]:
     """The kind of reply to a change."""
-    returns_nothing = isinstance(request, messages.Remove | messages.Rename)
-    return Nothing if returns_nothing else messages.Attributes
+    return _REPLIES.get(type(request), messages.Attributes)
 
 
 def _outcome(row: bytes, kind: type) -> Message:

@@ -25,10 +25,11 @@ from dfsfuse.messages import (
     ListFolder,
     Listing,
     Lookup,
-    Nothing,
+    Made,
     PathOf,
     PathReply,
     Remove,
+    Removed,
     SetAttributes,
     bytes_as_text,
     without_set_ids,
@@ -145,7 +146,7 @@ def path_to(tx: Transaction, ino: int) -> tuple[bytes, int]:
 # -- changing
 
 
-def create(tx: Transaction, request: Create, now_ns: int) -> Attributes:
+def create(tx: Transaction, request: Create, now_ns: int) -> Made:
     """A new inode under a name; AlreadyExists where the name is taken."""
     if request.unnamed:
         return _create_unnamed(tx, request, now_ns)
@@ -155,14 +156,14 @@ def create(tx: Transaction, request: Create, now_ns: int) -> Attributes:
     inode = _new_inode(request, folder, now_ns)
     add_name(tx, parent, folder, name, ino, inode, now_ns)
     _count_new(tx, ino, request)
-    return attributes_of(ino, inode)
+    return Made(attributes_of(ino, inode), attributes_of(parent, folder))
 
 
-def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Attributes:
+def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Made:
     """O_TMPFILE: a file that lives by its open row until `link` gives it a name. `names` lead to its folder."""
     if not stat.S_ISREG(request.mode) or not (request.session and request.opening):
         raise errors.InvalidArgument("without a name there are regular files alone, and only while they are open")
-    _, folder = at_place(tx, request.base, request.names)
+    parent, folder = at_place(tx, request.base, request.names)
     if not folder.is_folder:
         raise errors.NotADirectory("a file without a name is made in a folder, and this is none")
     quota.check_inode(tx)
@@ -171,7 +172,7 @@ def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Attributes
     inode.linkable = request.linkable
     put_inode(tx, ino, inode)
     _count_new(tx, ino, request)
-    return attributes_of(ino, inode)
+    return Made(attributes_of(ino, inode), attributes_of(parent, folder))
 
 
 def _count_new(tx: Transaction, ino: int, request: Create) -> None:
@@ -275,7 +276,7 @@ def drop_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int
     put_inode(tx, parent, folder)
 
 
-def remove(tx: Transaction, request: Remove, now_ns: int) -> Nothing:
+def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
     parent, folder, name = new_place(tx, request.base, request.names)
     ino, kind = child(tx, parent, name)
     if request.folder and kind != stat.S_IFDIR:
@@ -283,7 +284,7 @@ def remove(tx: Transaction, request: Remove, now_ns: int) -> Nothing:
     if not request.folder and kind == stat.S_IFDIR:
         raise errors.IsADirectory(f"{bytes_as_text(name)!r} is a folder")
     remove_name(tx, parent, folder, name, ino, now_ns)
-    return Nothing()
+    return Removed(attributes_of(parent, folder))
 
 
 def remove_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, now_ns: int) -> None:

@@ -6,6 +6,7 @@ Write locks are given to whoever asks, with a token that rises whenever the lock
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class Directory:
                 return core.put_segments(request, volume.now_s)
             return core.query(request, volume.now_ns)
 
-    def change(self, request: messages.Change, reply: type) -> Any:
+    def change(self, request: messages.Change, reply: type, meanwhile: Callable[[], None] = lambda: None) -> Any:
+        meanwhile()
         with self._one_at_a_time:
             if isinstance(request, messages.Commit) and self.refusal is not None:
                 raise self.refusal

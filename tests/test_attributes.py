@@ -50,6 +50,35 @@ def test_answers_of_two_changes_that_arrive_in_another_order(table):
     assert table.get(PLACE) == NEW
 
 
+def test_a_change_brings_its_folder(table, clock):
+    """Goal: S14. The folder that the reply to a change brings is known from then on, and what was asked before is void;
+    but where something else was learnt of it since the change was asked for, it is asked for again."""
+    folder, later = msgspec.structs.replace(OLD, ino=3), msgspec.structs.replace(OLD, ino=3, ctime_ns=2)
+    first, second = table.now(), table.now() + 0.01
+    clock.now_s += 0.1
+    table.name_changed((3, (b"two",)), later, second)
+    assert table.get((3, ())) == later
+    table.put((3, ()), folder, second)
+    assert table.get((3, ())) == later
+    table.name_changed((3, (b"one",)), folder, first)
+    assert table.get((3, ())) is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_removal_brings_its_folder(table, clock, named):
+    """Goal: the same for a name that goes. What it led to may have other names, so without it nothing is known."""
+    folder, asked_at = msgspec.structs.replace(OLD, ino=ROOT_INO), table.now()
+    clock.now_s += 0.1
+    table.put((ROOT_INO, (b"other",)), msgspec.structs.replace(OLD, ino=9), table.now())
+    if named:
+        table.put(PLACE, OLD, table.now())
+    table.name_removed(PLACE, folder, asked_at)
+    assert table.get((ROOT_INO, ())) == folder
+    assert table.get(PLACE) is None
+    assert table.get((OLD.ino, ())) is None
+    assert (table.get((9, ())) is None) == (not named)
+
+
 def test_since_when_a_place_leads_to_an_inode(table, clock):
     """Goal: a listing by inode is remembered for a place as of when it was known to be there, and not where it is
     not; the root is always there."""

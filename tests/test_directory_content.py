@@ -115,7 +115,7 @@ def test_a_new_file_is_fenced_by_its_makers_token(volume: Volume) -> None:
         volume.commit(ino, b"late", token=4)
     made = volume.core.change(
         messages.Create(session=session, slot=1, sequence=1, names=[b"g"], ino=0, mode=FILE, token=7, opening=1), 1
-    )
+    ).attributes
     volume.remove("g")
     assert volume.ask(messages.Lookup(made.ino)).nlink == 0, "it is open"
     volume.core.end(messages.End(session))

@@ -54,7 +54,7 @@ class OnVolume:
             session=self._sessions[client], slot=self._openings, sequence=1, names=names(path), ino=0, mode=FILE,
             unnamed=True, opening=self._openings,
         )  # fmt: skip
-        self._opened.append((client, self.volume.change(request).ino, 0))
+        self._opened.append((client, self.volume.change(request).attributes.ino, 0))
 
     def name(self, number: int, path: str) -> None:
         if self._opened:

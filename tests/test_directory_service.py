@@ -137,7 +137,7 @@ def refusal(answer: tuple[int, bytes], as_json: bool = True) -> dict:
 
 def test_every_operation_by_hand(service: Service) -> None:
     """Goal: each operation can be tried with JSON, names as text, defaults left out."""
-    made = service.json("create", names=["by hand"], ino=0, mode=FILE, uid=3)
+    made = service.json("create", names=["by hand"], ino=0, mode=FILE, uid=3)["attributes"]
     assert service.json("lookup", names=["by hand"]) == made
     assert service.json("lookup", base=made["ino"]) == made
     assert service.json("path", ino=made["ino"]) == {"path": "/by hand", "parent_ino": 1}
@@ -181,7 +181,7 @@ def test_an_empty_body_is_json(service: Service) -> None:
 def test_msgpack_both_ways(service: Service) -> None:
     """Goal: programs speak msgpack, with the answer and with errors; names may be any bytes."""
     name = b"\xff\x00"[:1] + b"hex:"
-    made = service.call("create", messages.Create(names=[name], ino=0, mode=FILE), messages.Attributes)
+    made = service.call("create", messages.Create(names=[name], ino=0, mode=FILE), messages.Made).attributes
     assert service.call("lookup", messages.Lookup(names=[name]), messages.Attributes) == made
     with pytest.raises(errors.AlreadyExists):
         service.call("create", messages.Create(names=[name], ino=0, mode=FILE))
@@ -361,11 +361,13 @@ def test_sigkill_loses_no_acknowledged_change(own: Service) -> None:
             name, sequence = b"f%d-%d" % (life, number), sequence + 1
             ino = begun.inodes.first + sequence
             create = messages.Create(session=begun.session, slot=1, sequence=sequence, names=[name], ino=ino, mode=FILE)
-            own.call("create", create, messages.Attributes)
+            own.call("create", create, messages.Made)
             kept[name] = own.call("commit", _commit(ino, name), messages.Attributes)
         own.kill()
         own.start()
-        assert own.call("create", create, messages.Attributes).ino == ino, "the last change is answered, not repeated"
+        assert own.call("create", create, messages.Made).attributes.ino == ino, (
+            "the last change is answered, not repeated"
+        )
         page = own.call("list", messages.ListFolder(), messages.Listing)
         assert {entry.name: entry.attributes for entry in page.entries} == kept
         fresh = own.call("begin", messages.Begin(key=secrets.token_bytes(16)), messages.Begun)
@@ -426,7 +428,7 @@ def test_what_must_be_durable_waits_for_a_sync() -> None:
         assert durable
         start = messages.Register(server=messages.Server(kind="locks", name="locks", url="u"), start=True)
         waiting = [
-            ask("commit", _commit(made.ino, b"data", durable=True)),
+            ask("commit", _commit(made.attributes.ino, b"data", durable=True)),
             ask("sync", Nothing()),
             ask("register", start),
             *(ask("allocate", messages.AllocateInodes(begun.session)) for _ in range(50)),
@@ -442,7 +444,7 @@ def test_a_durable_commit_over_http(own: Service) -> None:
     for name in "ABC":
         server = messages.Server(kind="files", name=name, url=f"http://{name}")
         own.call("register", messages.Register(server=server), messages.Registered)
-    ino = own.json("create", names=["f"], ino=0, mode=FILE)["ino"]
+    ino = own.json("create", names=["f"], ino=0, mode=FILE)["attributes"]["ino"]
     committed = own.call("commit", _commit(ino, b"data", durable=True), messages.Attributes)
     own.kill()
     own.start()
@@ -496,7 +498,7 @@ def test_on_a_full_disk_reading_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
     async def scenario() -> None:
         disk = _FullDisk()
         service = DirectoryService(disk, 3, "http://d")
-        ino = service.core.change(messages.Create(names=[b"f"], ino=0, mode=FILE), 1).ino
+        ino = service.core.change(messages.Create(names=[b"f"], ino=0, mode=FILE), 1).attributes.ino
         session = service.core.begin(messages.Begin(key=bytes(16)), 0.0).session
         opens, disk.full = service.operations()["open"].handler, True
         assert opens(messages.Open(session=session, base=ino, opening=1)).attributes.ino == ino

@@ -81,7 +81,7 @@ def test_an_error_is_repeated_too(volume: Volume, restart: bool) -> None:
     with pytest.raises(errors.AlreadyExists) as again:
         volume.change(request)
     assert (str(again.value), again.value.detail) == (str(first.value), first.value.detail)
-    assert volume.change(create(session, 1, 2)).nlink == 1
+    assert volume.change(create(session, 1, 2)).attributes.nlink == 1
 
 
 def test_slots_are_apart(volume: Volume) -> None:
@@ -179,7 +179,7 @@ def test_a_network_that_repeats_and_forgets(volume: Volume, seed: int) -> None:
             sequence = sent[slot][0].sequence + 1 if slot in sent else 1
             request = create(session, slot, sequence, f"f{choose.randrange(60)}")
             sent[slot] = (request, _outcome(volume, request))
-            count += isinstance(sent[slot][1], messages.Attributes)
+            count += isinstance(sent[slot][1], messages.Made)
         if choose.random() < 0.02:
             volume.restart()
     assert len(volume.paths()) == count

@@ -551,7 +551,8 @@ def test_no_folder_moves_below_itself_however_deep(tmp_path: Path) -> None:
     volume = Volume(MemoryStore())
     top = ino = volume.make("top", FOLDER).ino
     for _ in range(4200):
-        ino = volume.core.change(messages.Create(base=ino, names=[b"d"], ino=0, mode=FOLDER), volume.tick()).ino
+        create = messages.Create(base=ino, names=[b"d"], ino=0, mode=FOLDER)
+        ino = volume.core.change(create, volume.tick()).attributes.ino
     below = messages.Rename(names=[b"top"], new_base=ino, new_names=[b"x"])
     with pytest.raises(errors.InvalidArgument):
         volume.core.change(below, volume.tick())

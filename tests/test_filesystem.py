@@ -91,6 +91,24 @@ def test_own_changes_are_seen_at_once(machine: Machine) -> None:
     assert machine.stat("/d").nlink == 2
 
 
+def test_a_change_tells_of_its_folder(machine: Machine, other: Machine) -> None:
+    """Goal: the kernel asks for a folder's attributes after each name that comes or goes there, and that costs no
+    request; and they are the folder's as it is since."""
+    machine.make("d")
+    ino = machine.stat("d").ino
+    for change in (
+        lambda: machine.write("d/f", b"x"),
+        lambda: machine.make("d/sub"),
+        lambda: machine.files.remove(place_of("d/f"), folder=False),
+        lambda: machine.files.remove(place_of("d/sub"), folder=True),
+    ):
+        change()
+        asked = machine.session.asked["Lookup"]
+        known = machine.files.lookup((ino, ()))
+        assert machine.session.asked["Lookup"] == asked
+        assert known == other.files.lookup((ino, ()))
+
+
 def test_what_an_open_did_not_find_is_gone(machine: Machine, other: Machine) -> None:
     """Goal: an open asks the directory; what it has learnt is not contradicted by what was known before, so the name
     can be made again."""

@@ -600,6 +600,9 @@ class Offering(FakeFileSystem):
             raise OSError(errno.ENODATA, "none")
         return self.xattrs[self._at(place), name]
 
+    def lacks_xattr(self, place, name):
+        return name == b"user.never"
+
     def listxattr(self, place, privileged):
         return [name for ino, name in self.xattrs if ino == self._at(place)]
 
@@ -664,6 +667,7 @@ def test_extended_attributes(offering):
     assert fuse.fuse_getxattr_out.unpack(offering.do(fuse.FUSE_GETXATTR, get(0), ino)) == (5,)
     assert offering.ask(fuse.FUSE_GETXATTR, get(4), ino).error == errno.ERANGE
     assert offering.ask(fuse.FUSE_GETXATTR, get(5, b"user.none"), ino).error == errno.ENODATA
+    assert offering.ask(fuse.FUSE_GETXATTR, get(5, b"user.never"), ino).error == errno.ENODATA
     assert offering.do(fuse.FUSE_LISTXATTR, fuse.fuse_getxattr_in.pack(100), ino) == b"user.a\0user.b\0"
     offering.do(fuse.FUSE_REMOVEXATTR, b"user.a\0", ino)
     assert offering.do(fuse.FUSE_LISTXATTR, fuse.fuse_getxattr_in.pack(100), ino) == b"user.b\0"

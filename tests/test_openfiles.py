@@ -315,6 +315,18 @@ def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: 
     assert client.open_rows() == 0
 
 
+def test_a_create_that_is_refused_leaves_nothing_here(client: OneClient) -> None:
+    """Goal: the content that was made while the directory was at work goes again, with its file and its row."""
+    client.close(client.create("f", b"first"))
+    files = lambda: [path for path in client.cache._files.rglob("*") if path.is_file()]  # noqa: E731
+    before = len(files()), client.cache.index.all_rows()
+    with pytest.raises(errors.AlreadyExists):
+        client.files.create(place("f"), 0o100644, 0, 0, os.O_RDWR, 1)
+    assert (len(files()), client.cache.index.all_rows()) == before
+    assert not client.cache.in_use()
+    assert client.open_rows() == 0
+
+
 def test_after_a_lost_session_every_open_version_has_a_row(client: OneClient) -> None:
     """Goal: S11: also the inode of a version that a newer one has superseded here lives as long as it is open, and each
     row goes with the last of those that need it."""

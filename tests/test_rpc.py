@@ -13,6 +13,7 @@ from file_group import TOKEN
 from support import served
 
 from dfsfuse import errors
+from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import Message, Nothing
 from dfsfuse.rpc import Rpc
 from servers.connection import Exchange
@@ -263,6 +264,30 @@ def test_a_reply_that_is_too_large(rpc: Rpc) -> None:
     with server(lambda connection, _: (request_of(connection), connection.sendall(head))) as there:
         with pytest.raises(errors.Unreachable, match="at most"):
             ping(rpc, there.url)
+
+
+def test_what_is_done_meanwhile(rpc: Rpc) -> None:
+    """Goal: it is done once the request has been sent and before its reply has come, and its error is the caller's
+    when he asks for the result, not the request's."""
+    received, go_on = threading.Event(), threading.Event()
+
+    def script(connection: socket.socket, number: int) -> None:
+        connection.recv(1 << 16)
+        received.set()
+        go_on.wait(TIMEOUT_S)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n\x80")
+
+    def work() -> str:
+        assert received.wait(TIMEOUT_S)
+        go_on.set()
+        raise errors.NoSpace("full")
+
+    with server(script) as there:
+        meanwhile = Meanwhile(work)
+        assert rpc.call(there.url, "ping", Nothing(), Nothing, TIMEOUT_S, meanwhile=meanwhile) == Nothing()
+        assert meanwhile.value is None
+        with pytest.raises(errors.NoSpace):
+            meanwhile.result()
 
 
 def test_many_threads_at_once(rpc: Rpc) -> None:

@@ -68,7 +68,7 @@ class Volume:
         return self.ask(messages.Lookup(names=names(path)))
 
     def make(self, path: str, mode: int = FILE, **more: Any) -> Attributes:
-        return self.change(messages.Create(names=names(path), ino=more.pop("ino", 0), mode=mode, **more))
+        return self.change(messages.Create(names=names(path), ino=more.pop("ino", 0), mode=mode, **more)).attributes
 
     def link(self, old: str | int, new: str) -> Attributes:
         """Another name for what has a path, or an inode number."""
@@ -79,7 +79,7 @@ class Volume:
         """A file without a name, open in `session`."""
         once = {"session": session, "slot": 99, "sequence": sequence, "opening": more.pop("opening", 1)}
         request = messages.Create(names=names(folder), ino=0, mode=more.pop("mode", FILE), unnamed=True, **once, **more)
-        return self.change(request)
+        return self.change(request).attributes
 
     def close(self, session: int, ino: int, version: int = 0, opening: int = 1) -> None:
         closed = [messages.Closed(ino, version, opening)]

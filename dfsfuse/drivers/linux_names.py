@@ -200,9 +200,13 @@ class Names:
         self._fs.setxattr(self._place(request), name, value, flags)
         return b""
 
-    def getxattr(self, request: Request) -> bytes:
-        name = request.name(BODY + fuse.fuse_getxattr_in.size)
-        return _as_asked(request, self._fs.getxattr(self._place(request), name))
+    def getxattr(self, request: Request) -> bytes | None:
+        name, place = request.name(BODY + fuse.fuse_getxattr_in.size), self._place(request)
+        if self._fs.lacks_xattr(place, name):
+            # The kernel asks before the first write to a file, so most files are asked about in vain.
+            request.fail(errno.ENODATA)
+            return None
+        return _as_asked(request, self._fs.getxattr(place, name))
 
     def listxattr(self, request: Request) -> bytes:
         names = self._fs.listxattr(self._place(request), request.uid == ROOT_UID)

@@ -83,6 +83,13 @@ class Create(Change, kw_only=True):
     linkable: bool = True
 
 
+class Made(Message):
+    """What was made, and the folder that it is in since; both as of one moment."""
+
+    attributes: Attributes
+    folder: Attributes
+
+
 class Link(Change, kw_only=True):
     """One more name, at the new place, for what is at the old one; folders have one name alone."""
 
@@ -98,6 +105,12 @@ class Remove(Change, kw_only=True):
     base: int = ROOT_INO
     names: list[bytes]
     folder: bool = False
+
+
+class Removed(Message):
+    """The folder that has a name less."""
+
+    folder: Attributes
 
 
 class Rename(Change, kw_only=True):

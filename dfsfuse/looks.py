@@ -1,0 +1,71 @@
+"""Looking: the attributes of what is there, asked of the directory, and as programs here have just written them.
+
+Answers are used for HOLD_S (attributes.py). A file that is open for writing here, or not sent yet, has the size and the
+times of its local content (written.py). Who has a file open, and df, go on with what was last known while the directory
+is silent.
+
+Threads: `_root` and `_silent_until` are simple values whose races do no harm.
+"""
+
+import time
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.messages import ROOT_INO, Attributes, Lookup
+from dfsfuse.openfiles import OpenFiles
+from dfsfuse.session import Session
+from dfsfuse.written import as_written
+
+_LOOKS_MAX = 4
+_ROOT = ROOT_INO, ()
+_BRIEFLY_S = 0.5
+_SILENT_S = 2.0
+
+
+class Looks:
+    def __init__(self, session: Session, attributes: AttributeTable, files: OpenFiles):
+        self._session, self._attributes, self._files = session, attributes, files
+        self._silent_until = 0.0
+        self._root: Attributes | None = None
+
+    def lookup(self, place: Place) -> Attributes:
+        """Attributes of what is at a place: at most HOLD_S old, or as a program here has just written them."""
+        if place != _ROOT:
+            return self._look_up(place)
+        self._root = self.last(ROOT_INO, self._root)
+        return self._root
+
+    def _look_up(self, place: Place, timeout_s: float | None = None) -> Attributes:
+        for _ in range(_LOOKS_MAX):
+            known = self._attributes.get(place)
+            if known is None:
+                known = self.ask(place, timeout_s)
+            shown = self.as_written(known)
+            # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
+            if self._attributes.is_newest(known):
+                break
+        return shown
+
+    def ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
+        """What the directory says now."""
+        asked_at = self._attributes.now()
+        known: Attributes = self._session.query(Lookup(place[0], list(place[1])), Attributes, timeout_s=timeout_s)
+        self._attributes.put(place, known, asked_at)
+        return known
+
+    def last(self, ino: int, last: Attributes | None = None) -> Attributes:
+        """While the directory is silent, what was last known: who has a file open goes on, and so does df, which asks
+        for the attributes of the root."""
+        last = self._attributes.last(ino) or last
+        if last is None:
+            return self._look_up((ino, ()))
+        if time.monotonic() < self._silent_until:
+            return self.as_written(last)
+        try:
+            return self._look_up((ino, ()), _BRIEFLY_S)
+        except errors.Unreachable:
+            self._silent_until = time.monotonic() + _SILENT_S
+            return self.as_written(last)
+
+    def as_written(self, attributes: Attributes) -> Attributes:
+        return as_written(attributes, self._files.of_inode(attributes.ino))
