@@ -70,6 +70,8 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         home=Path(arguments.home).absolute() if arguments.home else home.default_home(),
         cluster_url=arguments.cluster,
         read_only=arguments.read_only,
+        suid=arguments.suid,
+        dev=arguments.dev,
         lock_wait_s=arguments.lock_wait,
         timeout_s=arguments.timeout,
         cache_bytes=arguments.cache_bytes,
@@ -103,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--home", metavar="DIR", help=f"has the cache, and the cluster unless --cluster is given ({where})")
     add("--foreground", action="store_true", help="serve in this process; log to standard error")
     add("--read-only", action="store_true", help="change nothing through this mount")
+    add("--suid", action="store_true", help="set-user-id and set-group-id bits count, as on a local disk (root alone)")
+    add("--dev", action="store_true", help="device nodes are devices, as on a local disk (root alone)")
     wait = "how long opening for writing waits for another writer (%(default)g)"
     add("--lock-wait", metavar="S", type=given.seconds, default=options.LOCK_WAIT_S, help=wait)
     timeout = "how long a call goes on without progress (%(default)g)"

@@ -36,13 +36,15 @@ _LOOK_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the user asked for. `cluster_url` None: the cluster of `home`. Times in seconds. `driver` is one of DRIVERS;
-    "": the first that this machine can have."""
+    """What the user asked for. `suid`, `dev`: set-id bits and device nodes count. `cluster_url` None: the cluster of
+    `home`. Times in seconds. `driver` is one of DRIVERS; "": the first that this machine can have."""
 
     mountpoint: str
     home: Path
     cluster_url: str | None = None
     read_only: bool = False
+    suid: bool = False
+    dev: bool = False
     lock_wait_s: float = options.LOCK_WAIT_S
     timeout_s: float = options.TIMEOUT_S
     cache_bytes: int = options.CACHE_BYTES
@@ -79,6 +81,8 @@ def choose_driver(asked: str, tell: Callable[[str], None]) -> str:
 
 def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
     """Everything before the mount itself; `tell` takes a line for the user. Raises MountError and DfsError."""
+    if (wanted.suid or wanted.dev) and os.geteuid() != 0:
+        raise MountError("--suid and --dev are for root: everybody's programs would trust what the servers say")
     mountpoint.free(wanted.mountpoint, tell)
     mountpoint.require_folder(wanted.mountpoint)
     mountpoint.require_fuse()
@@ -160,6 +164,7 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
         arguments += ["--cluster", wanted.cluster_url]
     if wanted.read_only:
         arguments.append("--read-only")
+    arguments += ["--suid"] * wanted.suid + ["--dev"] * wanted.dev
     return [*arguments, "--", wanted.mountpoint]
 
 
@@ -234,6 +239,8 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         lock_wait_s=wanted.lock_wait_s,
         timeout_s=wanted.timeout_s,
         read_only=wanted.read_only,
+        suid=wanted.suid,
+        dev=wanted.dev,
         refind=cluster.refinder(wanted.home) if wanted.cluster_url is None else None,
         volume=found.volume,
     )
@@ -265,6 +272,8 @@ def _mount(
             filesystem,
             asked.mountpoint,
             read_only=asked.read_only,
+            suid=asked.suid,
+            dev=asked.dev,
             allow_other=mountpoint.others_may_enter(),
             fsname=f"dfsfuse:{asked.volume}",
             on_ready=on_mounted,

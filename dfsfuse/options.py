@@ -16,8 +16,9 @@ class ClientOptions:
     """`url` is the directory service's; `home` holds the client's folder; `mountpoint` is absolute.
 
     `lock_wait_s`: how long an open for writing waits for another writer. `timeout_s`: how long a call goes on without
-    progress. `cache_bytes`: what clean content may take on the local disk. `refind` returns the directory's present
-    URL and starts the embedded cluster again if its supervisor died; it raises Unreachable; None: the URL is fixed.
+    progress. `suid`, `dev`: set-id bits and device nodes count. `cache_bytes`: what clean content may take on the local
+    disk. `refind` returns the directory's present URL and starts the embedded cluster again if its supervisor died; it
+    raises Unreachable; None: the URL is fixed.
     """
 
     url: str
@@ -28,6 +29,8 @@ class ClientOptions:
     lock_wait_s: float = LOCK_WAIT_S
     timeout_s: float = TIMEOUT_S
     read_only: bool = False
+    suid: bool = False
+    dev: bool = False
     refind: Callable[[], str] | None = None
     volume: str = ""
 

@@ -180,7 +180,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
 
     return {
         "link to a folder": [lambda: os.link(folder, mount / "link")],
-        "opening a device node (the nodes themselves are kept)": [lambda: os.open(device, os.O_RDONLY)],
+        "opening a device node (the nodes themselves are kept) without `--dev`": [lambda: os.open(device, os.O_RDONLY)],
         "setxattr and getxattr outside `user.`, `trusted.` and `security.`, so POSIX ACLs too": [
             lambda: os.setxattr(file, "foreign.a", b"1"),
             lambda: os.setxattr(file, "system.posix_acl_access", ACL),

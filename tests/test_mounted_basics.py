@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -448,6 +449,27 @@ def test_permissions_of_another_user(mount: Path):
     assert (mount / "drop" / "own").stat().st_uid == 65534
     assert as_nobody("rm -f drop/root") != 0
     assert as_nobody("chmod 777 public") != 0
+
+
+@pytest.mark.drivers("linux", "fusepy")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try it")
+def test_set_ids_and_devices_count_where_root_says_so(shared, mount: Path):
+    """Goal: a device node cannot be opened, and a set-user-id program runs with nobody's rights but the caller's, save
+    on a mount that lifts these guards."""
+    shutil.copy("/usr/bin/id", mount / "id")
+    os.chown(mount / "id", 65534, 65534)
+    os.chmod(mount / "id", 0o4755)
+    os.mknod(mount / "zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    trusting = shared.mount("--suid", "--dev")
+    try:
+        for folder, uid in ((mount, "0"), (trusting.point / mount.name, "65534")):
+            ran = subprocess.run([folder / "id", "-u"], capture_output=True, text=True, check=True)
+            assert ran.stdout == f"{uid}\n"
+        with error(errno.EACCES):
+            os.open(mount / "zero", os.O_RDONLY)
+        assert (trusting.point / mount.name / "zero").open("rb").read(3) == bytes(3)
+    finally:
+        trusting.unmount()
 
 
 def test_read_only_mount(shared, mount: Path):

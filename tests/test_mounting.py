@@ -295,11 +295,21 @@ def test_daemon_is_told_what_the_user_asked_for(monkeypatch, folder, point, home
         "        os.environ.get('DFS_TOKEN')]\n"
         "os.write(args.ready_fd, repr(word).encode())"
     )
-    more = {"read_only": True, "lock_wait_s": 1.5, "timeout_s": 20.0, "cache_bytes": 1 << 20, "cluster_url": "x:1"}
+    more = {"suid": True, "dev": True}
+    more |= {"read_only": True, "lock_wait_s": 1.5, "timeout_s": 20.0, "cache_bytes": 1 << 20, "cluster_url": "x:1"}
     with pytest.raises(MountError) as told:
         start_daemon(folder, point, home, code, **more)
     expected = [wanted(point, home, **more), "t", "http://127.0.0.1:1", "v", "/", True, None]
     assert str(told.value) == repr(expected)
+
+
+@pytest.mark.parametrize("lifted", ["suid", "dev"])
+def test_guards_are_lifted_by_root_alone(monkeypatch, home, point, lifted):
+    """Goal: others are told before anything is started."""
+    monkeypatch.setattr(mounting.os, "geteuid", lambda: 1000)
+    with pytest.raises(MountError, match="are for root"):
+        mounting.prepare(wanted(point, home, **{lifted: True}), print)
+    assert not home.exists()
 
 
 def test_daemon_reports_an_unexpected_error_once(monkeypatch, home, point):

@@ -17,7 +17,7 @@ import pytest
 from posix_rules.known import KNOWN
 from posix_rules.processes import child, in_child
 from posix_rules.registry import MODULES, RULES, Rule, room
-from support import ROOT, error
+from support import ROOT, Mount, MountedCluster, error
 
 RULE_S = 30.0
 RULES_MIN = 300
@@ -83,6 +83,12 @@ def local(disk: Path, request: pytest.FixtureRequest) -> Path:
 def test_local_disk_keeps(rule: Rule, local: Path):
     """Goal: every rule is one that programs can rely on today."""
     rule(local)
+
+
+@pytest.fixture(scope="module")
+def first(shared: MountedCluster) -> Mount:
+    """As a local disk is mounted: set-id bits and device nodes count."""
+    return shared.mount(*["--suid", "--dev"] * (os.geteuid() == 0))
 
 
 @pytest.mark.mounted

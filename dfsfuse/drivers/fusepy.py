@@ -290,10 +290,14 @@ def run(
     allow_other: bool,
     fsname: str,
     on_ready: Callable[[], None],
+    suid: bool = False,
+    dev: bool = False,
 ) -> None:
     """Mount and serve until unmounted. RuntimeError where libfuse refuses."""
     options = {"subtype": "dfsfuse", "fsname": fsname, "default_permissions": True, "allow_other": allow_other}
     options |= {"ro": True} if read_only else {}
+    options |= {"suid": True} if suid else {}
+    options |= {"dev": True} if dev else {}
     options |= {"max_read": REQUEST_BYTES}
     if _libfuse.fuse_version() >= 312:
         options |= {"max_threads": THREADS_MAX, "max_idle_threads": IDLE_THREADS_MAX}

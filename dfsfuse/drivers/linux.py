@@ -207,9 +207,11 @@ def run(
     allow_other: bool,
     fsname: str,
     on_ready: Callable[[], None],
+    suid: bool = False,
+    dev: bool = False,
 ) -> None:
     """Mount and serve until unmounted, or until a signal says so. Raises CannotMount."""
-    device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other)
+    device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other, suid=suid, dev=dev)
     driver = Driver(filesystem, device)
     workers = Workers(device, driver.answer, clone)
     try:

@@ -46,10 +46,14 @@ def _version(release: str) -> tuple[int, int]:
     return int(major), int(digits or 0)
 
 
-def mount(mountpoint: str, *, fsname: str, read_only: bool, allow_other: bool) -> int:
-    """The descriptor of /dev/fuse on which this mount's requests arrive. Raises CannotMount."""
+def mount(
+    mountpoint: str, *, fsname: str, read_only: bool, allow_other: bool, suid: bool = False, dev: bool = False
+) -> int:
+    """The descriptor of /dev/fuse on which this mount's requests arrive. `suid`, `dev`: set-id bits and device nodes
+    count; fusermount3 allows neither. Raises CannotMount."""
     if os.geteuid() == 0:
-        return _mount_as_root(mountpoint, fsname, read_only, allow_other)
+        flags = _MS_RDONLY * read_only | _MS_NOSUID * (not suid) | _MS_NODEV * (not dev)
+        return _mount_as_root(mountpoint, fsname, flags, allow_other)
     return _mount_through_fusermount(mountpoint, fsname, read_only, allow_other)
 
 
@@ -66,7 +70,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _mount_as_root(mountpoint: str, fsname: str, read_only: bool, allow_other: bool) -> int:
+def _mount_as_root(mountpoint: str, fsname: str, flags: int, allow_other: bool) -> int:
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
@@ -74,7 +78,6 @@ def _mount_as_root(mountpoint: str, fsname: str, read_only: bool, allow_other: b
         raise CannotMount(f"{error.filename}: {error.strerror}") from None
     options = [f"fd={device}", f"rootmode={root_mode:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
     options += ["default_permissions", f"max_read={PAYLOAD_BYTES_MAX}"] + ["allow_other"] * allow_other
-    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
     names = fsname.encode(), os.fsencode(mountpoint), f"fuse.{SUBTYPE}".encode()
     if _libc().mount(*names, ctypes.c_ulong(flags), ",".join(options).encode()):
         number = ctypes.get_errno()

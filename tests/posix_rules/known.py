@@ -1,14 +1,10 @@
 """Rules that a mount does not keep yet, each with the reason. A rule that begins to hold must leave this table."""
 
-NODEV = "mounts are nodev"
 LOCKS = "locks between programs are refused: ENOLCK"
-NOSUID = "mounts are nosuid"
 
 KNOWN: dict[str, str] = {
     # orphans
     "an_orphan_can_be_locked": LOCKS,
-    # special_files
-    "a_device_node_is_the_device": NODEV,
     # record_locks
     "a_write_lock_keeps_others_out": LOCKS,
     "read_locks_are_shared": LOCKS,
@@ -42,7 +38,4 @@ KNOWN: dict[str, str] = {
     "flock_waits": LOCKS,
     "flock_goes_with_a_killed_process": LOCKS,
     "flock_and_record_locks_do_not_concern_each_other": LOCKS,
-    # programs
-    "a_set_uid_program_has_its_owners_rights": NOSUID,
-    "a_set_gid_program_has_its_groups_rights": NOSUID,
 }
