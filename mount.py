@@ -99,10 +99,20 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = given.Parser(prog=_NAME, description="Mount a dfsfuse volume.")
     add = parser.add_argument
-    add("mountpoint", metavar="MOUNTPOINT", help="an existing folder")
-    add("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
+    add("mountpoint", metavar="MOUNTPOINT", type=given.path, help="an existing folder")
+    add(
+        "--cluster",
+        metavar="URL",
+        type=given.path,
+        help="the directory service to use; its token is in $DFS_TOKEN, else in the home",
+    )
     where = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
-    add("--home", metavar="DIR", help=f"has the cache, and the cluster unless --cluster is given ({where})")
+    add(
+        "--home",
+        metavar="DIR",
+        type=given.path,
+        help=f"has the cache, and the cluster unless --cluster is given ({where})",
+    )
     add("--foreground", action="store_true", help="serve in this process; log to standard error")
     add("--read-only", action="store_true", help="change nothing through this mount")
     add("--suid", action="store_true", help="set-user-id and set-group-id bits count, as on a local disk (root alone)")

@@ -20,8 +20,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def path(text: str) -> str:
+    """Of a file, a folder or a mountpoint, or an address: an unset variable of a script must not become a default."""
     if not text:
-        _refuse("an empty PATH names nothing")
+        _refuse("it is empty, and names nothing")
     return text
 
 

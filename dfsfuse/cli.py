@@ -76,9 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     home = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
     parser.add_argument(
-        "--home", metavar="DIR", help=f"has the caches, and the cluster unless --cluster is given ({home})"
+        "--home",
+        metavar="DIR",
+        type=given.path,
+        help=f"has the caches, and the cluster unless --cluster is given ({home})",
     )
-    parser.add_argument("--cluster", metavar="URL", help="the directory service to use; its token is in $DFS_TOKEN")
+    where = "the directory service to use; its token is in $DFS_TOKEN, else in the home"
+    parser.add_argument("--cluster", metavar="URL", type=given.path, help=where)
     wait = "how long writing waits for another writer of the file (%(default)g)"
     parser.add_argument("--lock-wait", metavar="S", type=given.seconds, default=LOCK_WAIT_S, help=wait)
     timeout = "how long a command goes on without progress (%(default)g)"

@@ -96,9 +96,11 @@ def test_misuse_is_told_in_words(arguments, usage, line):
 
 
 def test_an_empty_path_is_misuse(tmp_path):
-    """Goal: `dfs rm ""` names nothing, and surely not the root."""
-    line = [sys.executable, "-P", "-m", "dfsfuse", "--home", str(tmp_path / "home"), "rm", ""]
-    assert subprocess.run(line, env=environment(), capture_output=True, check=False).returncode == 2
+    """Goal: `dfs rm ""` names nothing, and surely not the root; nor is an empty home the default one."""
+    home = ["--home", str(tmp_path / "home")]
+    for arguments in ([*home, "rm", ""], ["--home", "", "ls"], [*home, "--cluster", "", "ls"]):
+        line = [sys.executable, "-P", "-m", "dfsfuse", *arguments]
+        assert subprocess.run(line, env=environment(), capture_output=True, check=False).returncode == 2
 
 
 # -- contents

@@ -70,11 +70,21 @@ def test_mountpoint_must_be_there_and_be_a_folder(folder, home):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--cache-bytes", "10X"], ["--cache-bytes", "0"], ["--lock-wait", "-1"], ["--timeout", "soon"], ["--what"]],
+    [
+        [],
+        [""],
+        ["--home", ""],
+        ["--cluster", ""],
+        ["--cache-bytes", "10X"],
+        ["--cache-bytes", "0"],
+        ["--lock-wait", "-1"],
+        ["--timeout", "soon"],
+        ["--what"],
+    ],
 )
 def test_misuse(arguments, folder):
     """Goal: exit status 2 and a usage line."""
-    outcome = run_mount(*([folder] if arguments else []), *arguments)
+    outcome = run_mount(*([folder] if arguments and arguments[0] else []), *arguments)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith("usage: mount.py")
 
@@ -127,6 +137,9 @@ def test_home_that_cannot_be_used(capsys, folder, point):
     for home, where in ((point / "home", point), (point, point), (point, point / "A")):
         where.mkdir(exist_ok=True)
         assert "lies there, or around it; choose another with --home" in fail_with(capsys, where, home)
+    line = fail_with(capsys, ROOT, folder / "home")
+    assert f"{ROOT}: the mount would hide {ROOT}/" in line
+    assert not (folder / "home").exists()
 
 
 @pytest.mark.usefixtures("any_machine")
