@@ -199,7 +199,11 @@ def _has_users(home: Path) -> bool:
 
 
 def _lock_is_free(path: Path, exclusive: bool) -> bool:
-    lock = open_lock(path)
+    """Who only looks makes nothing, be it where there is no home or where it cannot be written."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
     try:
         return try_lock(lock, exclusive)
     finally:

@@ -73,7 +73,8 @@ def prepare(home: Path) -> None:
         if not os.access(home, os.W_OK | os.X_OK):
             raise PermissionError(0, "Permission denied")
     except OSError as error:
-        reason = f"home {home} cannot be written: {error.strerror}; choose another with --home DIR or $DFS_HOME"
+        why = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        reason = f"home {home} cannot be written: {why}; choose another with --home DIR or $DFS_HOME"
         full = isinstance(errors.from_os_error(error, ""), errors.NoSpace)
         raise (errors.NoSpace if full else errors.NotPermitted)(reason) from None
 

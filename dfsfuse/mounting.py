@@ -100,11 +100,9 @@ def _require_apart(point: str, real_home: str) -> None:
     """Servers and clients that reach their own files through the mount would wait for each other for ever."""
     if os.path.commonpath([point, real_home]) in (point, real_home):
         raise MountError(f"{point}: the home {real_home} lies there, or around it; choose another with --home DIR")
-    for own in map(os.path.realpath, (os.path.dirname(__file__), sys.prefix)):
+    for own in map(os.path.realpath, (os.path.dirname(__file__), sys.prefix, "/proc/self", "/dev/fuse")):
         if os.path.commonpath([point, own]) == point:
-            raise MountError(
-                f"{point}: the mount would hide {own}, which dfsfuse itself runs from; choose another folder"
-            )
+            raise MountError(f"{point}: the mount would hide {own}, which dfsfuse itself needs; choose another folder")
 
 
 def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> list[str]:

@@ -170,6 +170,10 @@ def test_status_without_a_cluster(folder):
     other = Dfs(MountedCluster(folder))
     assert other.failure("status").startswith(f"no cluster in {folder}/home; ")
     assert not (folder / "home").exists()
+    (folder / "home").mkdir()
+    assert other.failure("status").startswith(f"no cluster in {folder}/home; ")
+    assert b"no cluster runs" in other("cluster", "stop")
+    assert os.listdir(folder / "home") == []
     other("cluster", "start")
     assert other.json("status")["state"] == "running"
     other("cluster", "stop")

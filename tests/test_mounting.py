@@ -134,11 +134,13 @@ def test_home_that_cannot_be_used(capsys, folder, point):
     there servers would wait for themselves for ever."""
     (folder / "file").write_text("")
     assert "cannot be written: Not a directory" in fail_with(capsys, point, folder / "file" / "home")
+    assert "cannot be written: it is not a folder" in fail_with(capsys, point, folder / "file")
     for home, where in ((point / "home", point), (point, point), (point, point / "A")):
         where.mkdir(exist_ok=True)
         assert "lies there, or around it; choose another with --home" in fail_with(capsys, where, home)
     line = fail_with(capsys, ROOT, folder / "home")
     assert f"{ROOT}: the mount would hide {ROOT}/" in line
+    assert "/proc: the mount would hide /proc/" in fail_with(capsys, Path("/proc"), folder / "home")
     assert not (folder / "home").exists()
 
 
