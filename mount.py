@@ -28,6 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not _has_dependencies():
         return _use_own_python(argv)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing is mounted")
+
+
+def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
 
     from dfsfuse import mounting
@@ -40,8 +47,6 @@ def main(argv: list[str] | None = None) -> int:
         _mount(wanted, arguments.foreground)
     except (mounting.MountError, DfsError, OSError) as error:
         return _fail(mounting.one_line(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing is mounted")
     return 0
 
 

@@ -89,6 +89,16 @@ def test_misuse(arguments, folder):
     assert outcome.stderr.startswith("usage: mount.py")
 
 
+def test_interrupted_at_once(capsys, monkeypatch, point, home):
+    """Goal: Ctrl-C is one line from the first moment on, and not a traceback."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mount, "_parser", interrupt)
+    assert fail_with(capsys, point, home) == "mount.py: interrupted; nothing is mounted\n"
+
+
 def test_sizes_have_units():
     """Goal: --cache-bytes takes bytes, and K, M, G, T as powers of 1024."""
     parse = mount._parser().parse_args
