@@ -147,6 +147,18 @@ class Cache:
             self._open_rows.opened(content, ino, 0, opening)
             return content
 
+    def opening_begins(self, new_number: Callable[[], int]) -> int:
+        """The number of an open that the directory is about to be asked for; until `opening_ends`."""
+        with self._mutex:
+            opening = new_number()
+            self._open_rows.begins(opening)
+            return opening
+
+    def opening_ends(self, opening: int) -> list[OpenRow]:
+        """The open is known here by now, or has failed; the rows to close."""
+        with self._mutex:
+            return self._open_rows.ends(opening)
+
     def open_failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
         """An open that the directory has answered with these has failed here; the rows to close."""
         with self._mutex:

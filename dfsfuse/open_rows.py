@@ -2,7 +2,8 @@
 
 A row is (inode, version) with the number of the session's latest open of it. It keeps an unlinked inode alive until it
 is closed, so it is closed with the last content that needs it, and with the latest number: an open that has come since
-has a larger one, and keeps the row.
+has a larger one, and keeps the row. An open with a smaller number may have been answered with the same version, and not
+be known here yet: while one is under way, the row is held back, and taken up again if that open needs it.
 
 Threads: the cache's, which calls this under its mutex.
 """
@@ -32,11 +33,30 @@ class OpenRows:
         self._latest: dict[Key, int] = {}
         self._needed_by: dict[Key, set[int]] = defaultdict(set)
         self._needs: dict[int, set[Key]] = defaultdict(set)
+        self._under_way: set[int] = set()
+        self._held_back: dict[Key, int] = {}
+
+    def begins(self, opening: int) -> None:
+        """The directory is about to be asked for an open with this number."""
+        self._under_way.add(opening)
+
+    def ends(self, opening: int) -> list[OpenRow]:
+        """It is known here, or has failed; the rows that were held back for it."""
+        self._under_way.discard(opening)
+        if not self._held_back:
+            return []
+        rows = [OpenRow(*key, latest) for key, latest in self._held_back.items() if not self._older_than(latest)]
+        for row in rows:
+            del self._held_back[row.ino, row.version]
+        return rows
+
+    def _older_than(self, opening: int) -> bool:
+        return min(self._under_way, default=opening) < opening
 
     def opened(self, content: Content, ino: int, version: int, opening: int) -> None:
         """The directory has answered an open of this version, for this content."""
         key = ino, version
-        self._latest[key] = max(opening, self._latest.get(key, 0))
+        self._latest[key] = max(opening, self._latest.get(key, 0), self._held_back.pop(key, 0))
         self._needed_by[key].add(content.row)
         self._needs[content.row].add(key)
 
@@ -53,17 +73,29 @@ class OpenRows:
         have the same version open; then it is closed with theirs."""
         key = ino, version
         if key not in self._latest:
-            return [OpenRow(ino, version, opening)]
+            return self._close(key, opening)
         self._latest[key] = max(opening, self._latest[key])
         return []
 
     def closed(self, content: Content) -> list[OpenRow]:
         """Nobody has the content open any more: the rows that nobody needs now."""
-        return [row for key in self._needs.pop(content.row, ()) for row in self._not_needed(key, content)]
+        rows: list[OpenRow] = []
+        for key in self._needs.pop(content.row, ()):
+            latest = self._not_needed(key, content)
+            rows += [] if latest is None else self._close(key, latest)
+        return rows
 
-    def _not_needed(self, key: Key, content: Content) -> list[OpenRow]:
+    def _not_needed(self, key: Key, content: Content) -> int | None:
+        """The number with which the row is to be closed; None while others need it."""
         self._needed_by[key].discard(content.row)
         if self._needed_by[key]:
-            return []
+            return None
         del self._needed_by[key]
-        return [OpenRow(*key, self._latest.pop(key))]
+        return self._latest.pop(key)
+
+    def _close(self, key: Key, latest: int) -> list[OpenRow]:
+        latest = max(latest, self._held_back.pop(key, 0))
+        if self._older_than(latest):
+            self._held_back[key] = latest
+            return []
+        return [OpenRow(*key, latest)]

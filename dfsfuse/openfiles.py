@@ -92,7 +92,7 @@ class OpenFiles:
         lock = self._locks.reserve(where, pid)
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=time.time_ns(),
-            token=lock.token, opening=self._session.new_opening(), unnamed=unnamed, linkable=not flags & os.O_EXCL,
+            token=lock.token, unnamed=unnamed, linkable=not flags & os.O_EXCL,
         )  # fmt: skip
         try:
             made, content = self._openings.create(request, where)

@@ -33,11 +33,20 @@ class Openings:
     def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Attributes, Content]:
         """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
         `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
+        opening = self._cache.opening_begins(self._session.new_opening)
+        try:
+            return self._open(place, ino, token, shown, atime_ns, opening)
+        finally:
+            self._end(opening)
+
+    def _open(
+        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int, opening: int
+    ) -> tuple[Attributes, Content]:
         known = None if ino else self._attributes.get(place)
         held = self._base_of(known.ino if known is not None else ino)
         request = Open(
             session=self._session.id,
-            opening=self._session.new_opening(),
+            opening=opening,
             base=place[0],
             names=list(place[1]),
             ino=ino,
@@ -59,6 +68,13 @@ class Openings:
     def create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
         """A new file, open for writing. Its content is made while the directory is at work: if that refuses, it goes
         again, as it would at the next start of a client that is killed meanwhile."""
+        request.opening = self._cache.opening_begins(self._session.new_opening)
+        try:
+            return self._create(request, shown)
+        finally:
+            self._end(request.opening)
+
+    def _create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
         content = Meanwhile(lambda: self._cache.create(request.ino, shown, request.mtime_ns, request.opening))
         try:
             made: Made = self._session.change(request, Made, content)
@@ -91,6 +107,10 @@ class Openings:
         for row in self._cache.open_failed(ino, version, opening):
             self._session.closed(*row)
 
+    def _end(self, opening: int) -> None:
+        for row in self._cache.opening_ends(opening):
+            self._session.closed(*row)
+
     def close(self, content: Content) -> None:
         """One user of the content less."""
         for row in self._cache.close_one(content):
@@ -99,14 +119,16 @@ class Openings:
     def _open_again(self) -> None:
         """The former session has ended, and its open rows with it: unlinked files that are open here need new ones."""
         for content in self._cache.in_use():
-            request = Open(session=self._session.id, opening=self._session.new_opening(), base=content.ino)
+            opening = self._cache.opening_begins(self._session.new_opening)
+            request = Open(session=self._session.id, opening=opening, base=content.ino)
             try:
                 opened: Opened = self._session.query(request, Opened, timeout_s=_OPEN_AGAIN_S)
+                for row in self._cache.opened_again(content, opened.attributes.version, opening):
+                    self._session.closed(*row)
             except errors.DfsError as error:
                 log.warning("%s is open here and unknown to the directory: %s", os.fsdecode(content.where), error)
-                continue
-            for row in self._cache.opened_again(content, opened.attributes.version, request.opening):
-                self._session.closed(*row)
+            finally:
+                self._end(opening)
 
     def _base_of(self, ino: int) -> Base:
         content = self._cache.peek(ino) if ino else None

@@ -280,6 +280,47 @@ def test_opens_whose_answers_come_out_of_order_close_their_row(
     assert client.open_rows() == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_later_close_leaves_an_open_that_is_not_noted_yet_its_row(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Goal: S11: an open was answered and is not in the cache yet; meanwhile a later one of the same version comes and
+    goes. The inode lives through its removal until the first one is closed, and no longer, also where that fails."""
+    client.files.release(client.create("f", b"kept"))
+    pause, opened, slow = Pause(), client.cache.open, []
+
+    def late(*arguments: Any) -> Any:
+        if threading.current_thread() in slow:
+            pause.here()
+            if fails:
+                raise errors.NoSpace("the local cache's disk is full")
+        return opened(*arguments)
+
+    monkeypatch.setattr(client.cache, "open", late)
+
+    def first() -> Any:
+        slow.append(threading.current_thread())
+        try:
+            return client.open("f", os.O_RDONLY)
+        except errors.NoSpace:
+            return None
+
+    background = Background(first)
+    pause.reached()
+    client.files.release(client.open("f", os.O_RDONLY))
+    client.session.renew()
+    assert client.open_rows() == 1
+    pause.go_on()
+    handle = background.outcome()
+    client.session.renew()
+    if not fails:
+        client.volume.change(messages.Remove(names=[b"f"], folder=False))
+        assert client.open_rows() == 1
+        assert client.files.read(handle, 10, 0) == b"kept"
+        client.files.release(handle)
+    assert client.open_rows() == 0
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_an_open_that_fails_here_leaves_no_row(
     client: OneClient, monkeypatch: pytest.MonkeyPatch, others: bool
