@@ -29,6 +29,8 @@ from dfsfuse.open_rows import OpenRow, OpenRows
 
 log = logging.getLogger(__name__)
 
+EVICTABLE_MAX = 100_000
+"""Contents that nobody uses: each takes some 300 bytes of memory, however small it is."""
 _IDLE_CONTENTS_MAX = 2000
 _SETTLED_MAX = 128
 _FULL = errno.ENOSPC, errno.EDQUOT
@@ -342,10 +344,12 @@ class Cache:
             self.make_room()
 
     def make_room(self, needed_bytes: int = 0) -> int:
-        """Evict the least recently used clean contents beyond `bytes_max`; the number evicted."""
+        """Evict the least recently used clean contents beyond `bytes_max`, or EVICTABLE_MAX; the number evicted."""
         evicted = 0
         with self._mutex:
-            while self._evictable and self._used_bytes + needed_bytes > self._bytes_max:
+            while self._evictable and (
+                self._used_bytes + needed_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
+            ):
                 number = next(iter(self._evictable))
                 ino = self.index.ino_of(number)
                 current = self._current.get(ino)

@@ -370,5 +370,5 @@ def from_wire(code: str, message: str = "", detail: str = "") -> DfsError:
 
 def from_os_error(error: OSError, doing: str) -> DfsError:
     """What a local disk's error means to the one who asked; `doing` names the act, such as "storing a chunk"."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return (NoSpace if full else Internal)(f"{doing}: {error.strerror or error}")
+    kinds = {errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace, errno.EFBIG: FileTooLarge}
+    return kinds.get(error.errno, Internal)(f"{doing}: {error.strerror or error}")

@@ -214,6 +214,20 @@ def test_a_restarted_cache_knows_its_size(volume: Volume, servers: Servers, tmp_
     assert servers.received_bytes == before + MIB
 
 
+def test_no_more_contents_than_memory_is_for(
+    volume: Volume, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a million small files do not fill the client's memory: beyond so many the oldest are evicted."""
+    monkeypatch.setattr("dfsfuse.cache.EVICTABLE_MAX", 5)
+    client = Client(volume, servers, tmp_path / "c")
+    for number in range(20):
+        content = client.create(f"f{number}")
+        client.write(content, b"x", 0)
+        client.commit(content)
+        client.close(content, write=True)
+    assert client.cache.index.all_rows() == set(range(16, 21))
+
+
 def test_eviction_goes_on_in_the_order_of_use_after_a_restart(volume: Volume, servers: Servers, tmp_path: Path) -> None:
     """Goal: the next client of the cache evicts what was used longest ago, not what was cached first."""
     client = Client(volume, servers, tmp_path / "client")

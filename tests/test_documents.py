@@ -203,6 +203,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
         "RENAME_WHITEOUT": [lambda: call("renameat2", -100, bytes(file), -100, bytes(other) + b"2", 4)],
         "FICLONE": [lambda: fcntl.ioctl(fd, _FICLONE, os.open(other, os.O_RDONLY))],
         "ioctl of file flags (lsattr, chattr)": [lambda: fcntl.ioctl(fd, _GETFLAGS, bytes(8))],
+        "ioctl FIEMAP (filefrag)": [lambda: fcntl.ioctl(fd, _FIEMAP, bytes(32))],
         "a file larger than 16 TiB, or than the cache's disk allows in one file": [
             lambda: os.truncate(file, (16 << 40) + 1),
             lambda: os.pwrite(fd, b"x", 16 << 40),
@@ -211,7 +212,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     }
 
 
-_F_OFD_SETLK, _FICLONE, _GETFLAGS = 37, 0x40049409, 0x80086601
+_F_OFD_SETLK, _FICLONE, _GETFLAGS, _FIEMAP = 37, 0x40049409, 0x80086601, 0xC020660B
 
 
 @pytest.mark.mounted

@@ -285,6 +285,22 @@ def test_room_that_is_not_there_is_refused(machine: Machine) -> None:
     machine.close(handle)
 
 
+def test_more_than_the_caches_disk_allows_in_one_file(machine: Machine) -> None:
+    """Goal: EFBIG from writing, cutting and allocating, where ext4 below has less than we do."""
+    handle = machine.create("/f")
+    acts = (
+        lambda: machine.put(handle, b"xx", FILE_BYTES_MAX - 2),
+        lambda: machine.files.fallocate(handle, 0, FILE_BYTES_MAX - 2, 1),
+        lambda: machine.files.fallocate(handle, ZERO, FILE_BYTES_MAX - 2, 1),
+        lambda: machine.files.files.resize(handle, FILE_BYTES_MAX),
+    )
+    for act in acts:
+        with error(errno.EFBIG):
+            raise_os(act)
+    assert handle.content.size == 0
+    machine.close(handle)
+
+
 def raise_os(act) -> None:
     try:
         act()
