@@ -274,19 +274,30 @@ class FileSystem:
         pid: int,
         privileged: bool = False,
         shown: bytes = b"",
+        interrupted: Callable[[], bool] = never,
     ) -> tuple[Handle, Attributes]:
         """`privileged`, here and below: who opens may keep set-id bits when writing (CAP_FSETID). `shown` is the place
         as a path for people, where the place itself does not begin at the root."""
         self._check_change(place)
-        return self._make(place, lambda: self.files.create(place, mode, uid, gid, flags, pid, privileged, shown))
+        who = flags, pid, privileged, shown, interrupted
+        return self._make(place, lambda: self.files.create(place, mode, uid, gid, *who))
 
     def create_unnamed(
-        self, folder: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool = False
+        self,
+        folder: Place,
+        mode: int,
+        uid: int,
+        gid: int,
+        flags: int,
+        pid: int,
+        privileged: bool = False,
+        interrupted: Callable[[], bool] = never,
     ) -> tuple[Handle, Attributes]:
         """O_TMPFILE: a file in no folder, which goes with its last close unless `link` has named it. `folder` is where
         it is made, and may give it its group. Under O_EXCL it never gets a name."""
         self._check_change(folder)
-        handle, made = self.files.create(folder, mode, uid, gid, flags | os.O_TMPFILE, pid, privileged)
+        flags |= os.O_TMPFILE
+        handle, made = self.files.create(folder, mode, uid, gid, flags, pid, privileged, interrupted=interrupted)
         self._attributes.put_changed(made.attributes)
         return handle, made.attributes
 

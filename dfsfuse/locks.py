@@ -126,44 +126,58 @@ class LockTable:
         lock = self._held.get(ino)
         return lock if lock is not None and lock.held_now() else None
 
-    def reserve(self, path: bytes, pid: int) -> Lock:
+    def reserve(self, path: bytes, pid: int, interrupted: Interrupted = never) -> Lock:
         """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the
-        inode, so it never waits; and as RESERVE of them are taken at a time, it seldom costs a request."""
-        while True:
-            with self._changed:
-                while self._reserved:
-                    lock = self._reserved.pop()
-                    if lock.valid(boottime_s()):
-                        lock.pids, lock.path = [pid], path
-                        self._held[lock.ino] = lock
-                        return lock
-            self._ask_reserve()
+        inode, so it waits for nobody but a service that does not answer, as `acquire` does then; and as RESERVE of them
+        are taken at a time, it seldom costs a request."""
+        lock = self._take_reserved(path, pid)
+        if lock is not None:
+            return lock
+        with Opening(self._waiting, interrupted) as opening:
+            while lock is None:
+                self._ask_reserve(opening)
+                lock = self._take_reserved(path, pid)
+            return lock
 
-    def _ask_reserve(self) -> None:
+    def _take_reserved(self, path: bytes, pid: int) -> Lock | None:
+        with self._changed:
+            while self._reserved:
+                lock = self._reserved.pop()
+                if lock.valid(boottime_s()):
+                    lock.pids, lock.path = [pid], path
+                    self._held[lock.ino] = lock
+                    return lock
+        return None
+
+    def _ask_reserve(self, opening: Opening) -> None:
         inos = [self._session.new_inode() for _ in range(RESERVE)]
         tickets = self._lease.new_tickets(RESERVE)
         try:
-            tokens, lease_s, sent_s = self._receive_reserved(inos, tickets[0])
+            tokens, lease_s, sent_s = self._receive_reserved(inos, tickets[0], opening.interrupted)
             with self._changed:
                 fresh = [Lock(ino, token, sent_s + lease_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
                 self._reserved += [lock for lock in fresh if lock.token]
         finally:
             self._lease.over(tickets)
 
-    def _receive_reserved(self, inos: list[int], first: int) -> tuple[list[int], float, float]:
+    def _receive_reserved(
+        self, inos: list[int], first: int, interrupted: Interrupted
+    ) -> tuple[list[int], float, float]:
         """(tokens, lease in s, when it was asked for). Busy while the lock service grants nothing."""
         request, sent_s = Reserve(session=self._session.id, inos=inos, ticket=first), 0.0
 
         def attempt(left_s: float) -> Reserved:
             nonlocal sent_s
             sent_s = boottime_s()
-            reply: Reserved = self._session.rpc.call(self._lease.url(), "reserve", request, Reserved, left_s)
+            reply: Reserved = self._session.rpc.call(
+                self._lease.url(), "reserve", request, Reserved, left_s, interrupted
+            )
             if not any(reply.tokens):
                 raise errors.Starting("the lock service waits for its sessions after a restart")
             return reply
 
         try:
-            reply = until_answered(attempt, self._wait_s + self._lease.answer_s())
+            reply = until_answered(attempt, self._wait_s + self._lease.answer_s(), interrupted)
         except errors.Starting as error:
             raise errors.Busy(str(error)) from None
         return reply.tokens, reply.lease_s, sent_s

@@ -82,14 +82,15 @@ class OpenFiles:
         pid: int,
         privileged: bool = False,
         shown: bytes = b"",
+        interrupted: Callable[[], bool] = never,
     ) -> tuple[Handle, Made]:
-        """A new file, open for writing. AlreadyExists where the name is taken; never waits for a lock. `shown` is its
-        path for people.
+        """A new file, open for writing. AlreadyExists where the name is taken; never waits for another's lock. `shown`
+        is its path for people.
 
         With O_TMPFILE in a folder, without a name, which it can be given if O_EXCL is not there too."""
         unnamed = flags & os.O_TMPFILE == os.O_TMPFILE
         where, pid = b"" if unnamed else shown or as_path(place), process_of(pid)
-        lock = self._locks.reserve(where, pid)
+        lock = self._locks.reserve(where, pid, interrupted)
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=time.time_ns(),
             token=lock.token, unnamed=unnamed, linkable=not flags & os.O_EXCL,

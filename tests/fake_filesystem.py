@@ -201,8 +201,9 @@ class FakeFileSystem:
         return known
 
     def create(
-        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool, shown: bytes = b""
-    ) -> tuple[FakeHandle, Attributes]:
+        self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool, shown: bytes = b"",
+        interrupted: Callable[[], bool] | None = None,
+    ) -> tuple[FakeHandle, Attributes]:  # fmt: skip
         made = self.make(place, mode, uid, gid)
         self.files.calls.append(("create", shown, flags, pid))
         return self._handle(made.ino, True, privileged), made

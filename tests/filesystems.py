@@ -110,7 +110,7 @@ class FreeLocks:
             self._held[ino].pids.append(pid)
         return self._held.setdefault(ino, Lock(ino, next(_tokens), 1e12, pid, path))
 
-    def reserve(self, path: bytes, pid: int) -> Lock:
+    def reserve(self, path: bytes, pid: int, interrupted: object = None) -> Lock:
         return self.acquire(self._session.new_inode(), path, pid)
 
     def release(self, lock: Lock, pid: int) -> None:

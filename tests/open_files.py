@@ -101,7 +101,7 @@ class Locks:
             self._held[ino] = Lock(ino, next(self._tokens), 1e18, pid, path)
         return self._held[ino]
 
-    def reserve(self, path: bytes, pid: int) -> Lock:
+    def reserve(self, path: bytes, pid: int, interrupted: object = None) -> Lock:
         return self.acquire(self._volume.store.transact(lambda tx: records.allocate_inodes(tx, 1)), path, pid)
 
     def release(self, lock: Lock, pid: int) -> None: ...

@@ -1,5 +1,6 @@
 """The client's lock table over a lock service that answers as slowly as a test wants."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,17 @@ from support import wait_until
 from dfsfuse import errors
 from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import Lock, LockTable
-from dfsfuse.messages import Acquire, Granted, Message, Nothing, ReleaseLocks, RenewedLocks, RenewLocks
+from dfsfuse.messages import (
+    Acquire,
+    Granted,
+    Message,
+    Nothing,
+    ReleaseLocks,
+    RenewedLocks,
+    RenewLocks,
+    Reserve,
+    Reserved,
+)
 
 PATH = b"/file"
 
@@ -29,6 +40,7 @@ class Service:
         self.held: set[int] = set()
         self.silent = False
         self.asked = 0
+        self._inos = itertools.count(100)
         self.releasing, self.arrives = threading.Event(), threading.Event()
         self.arrives.set()
 
@@ -40,6 +52,9 @@ class Service:
     ) -> Any:  # fmt: skip
         if isinstance(request, Acquire):
             return self._acquire(request, time.monotonic() + timeout_s, interrupted)
+        if isinstance(request, Reserve):
+            self._answer(time.monotonic() + timeout_s, interrupted)
+            return Reserved([1] * len(request.inos), 60.0)
         if isinstance(request, RenewLocks):
             return RenewedLocks(start_number=1)
         assert isinstance(request, ReleaseLocks)
@@ -48,14 +63,20 @@ class Service:
         self.held -= {lock.ino for lock in request.held}
         return Nothing()
 
-    def _acquire(self, request: Acquire, deadline: float, interrupted: Callable[[], bool] | None) -> Granted:
-        self.asked += 1
+    def new_inode(self) -> int:
+        return next(self._inos)
+
+    def _answer(self, deadline: float, interrupted: Callable[[], bool] | None) -> None:
         while self.silent:
             if interrupted is not None and interrupted():
                 raise errors.Interrupted("interrupted")
             if time.monotonic() > deadline:
                 raise errors.TimedOut("no answer")
             time.sleep(0.01)
+
+    def _acquire(self, request: Acquire, deadline: float, interrupted: Callable[[], bool] | None) -> Granted:
+        self.asked += 1
+        self._answer(deadline, interrupted)
         self.held -= {lock.ino for lock in request.returned}
         if request.ino in self.held:
             raise errors.WouldBlock("held")
@@ -106,6 +127,20 @@ def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool
     assert sum(isinstance(opening.exception(), errors.Interrupted) for opening in openings) == 2
     service.silent = False
     assert table.acquire(1, PATH, 1).ino == 1
+
+
+def test_creates_that_are_not_answered_are_bounded_and_interruptible(service, pool):
+    """Goal: the same where a new file's lock has to be asked for."""
+    table, interrupted = LockTable(service, LockLease(service), 10.0, waiting_max=2), threading.Event()
+    service.silent = True
+    creates = [pool.submit(table.reserve, PATH, 1, interrupted.is_set) for _ in range(8)]
+    wait_until(lambda: sum(create.done() for create in creates) == 6, "six are refused", 2)
+    assert all(isinstance(create.exception(), errors.Busy) for create in creates if create.done())
+    interrupted.set()
+    wait_until(lambda: all(create.done() for create in creates), "the others are interrupted", 2)
+    assert sum(isinstance(create.exception(), errors.Interrupted) for create in creates) == 2
+    service.silent = False
+    assert table.reserve(PATH, 1).held_now()
 
 
 def test_opens_that_are_answered_at_once_are_not_counted(service, pool):

@@ -620,7 +620,7 @@ class Offering(FakeFileSystem):
         self.asked.append(("copy", source.content.ino, offset, target.content.ino, target_offset, length))
         return length // 2
 
-    def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged):
+    def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged, interrupted):
         made = self.make((1, (b"unnamed",)), mode, uid, gid)
         del self.names[1, b"unnamed"]
         return self._handle(made.ino, True, privileged), made

@@ -201,7 +201,10 @@ class Driver(mfusepy.Operations):
         uid, gid, pid = mfusepy.fuse_get_context()
         place, mode = place_of(path), 0o100000 | mode & 0o7777
         try:
-            handle, attributes = self._fs.create(place, mode, uid, gid, fi.flags, pid, uid == _ROOT_UID)
+            privileged = uid == _ROOT_UID
+            handle, attributes = self._fs.create(
+                place, mode, uid, gid, fi.flags, pid, privileged, interrupted=interrupted
+            )
         except AlreadyExists:
             raise mfusepy.FuseOSError(errno.EEXIST if fi.flags & os.O_EXCL else errno.ESTALE) from None
         self._nodes.removed(path)

@@ -109,7 +109,15 @@ class Files:
         try:
             place, privileged = (folder.ino, (name,)), request.uid == ROOT_UID
             handle, attributes = self._fs.create(
-                place, mode, request.uid, request.gid, flags, request.pid, privileged, shown
+                place,
+                mode,
+                request.uid,
+                request.gid,
+                flags,
+                request.pid,
+                privileged,
+                shown,
+                self._interrupts.of(request),
             )
         except AlreadyExists:
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
@@ -119,8 +127,9 @@ class Files:
         flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, mode = self._nodes.get(request.nodeid), stat.S_IFREG | stat.S_IMODE(mode)
         handle, attributes = self._fs.create_unnamed(
-            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID
-        )
+            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID,
+            self._interrupts.of(request),
+        )  # fmt: skip
         return self._created(request, handle, attributes, None)
 
     def _created(
