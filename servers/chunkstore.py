@@ -89,6 +89,10 @@ class ChunkStore:
 
     def _keep(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
         """False if it is here, unbroken."""
+        moment = self._packs.moment
+        place = self._find(name)
+        if place is None and len(data) < PACK_BYTES_MAX:
+            return self._packs.put(name, data, missing_at=moment)
         self._is_sound(name)
         if len(data) < PACK_BYTES_MAX:
             return not self._is_old_file(name, len(data)) and self._packs.put(name, data)

@@ -20,7 +20,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,30 +159,37 @@ class FileService:
 
     # -- chunks
 
-    async def chunks(self, exchange: Exchange, rest: str) -> None:
-        """The raw route: bodies are chunks."""
+    def chunks(self, exchange: Exchange, rest: str) -> Awaitable[None] | None:
+        """The raw route: bodies are chunks. A small copy is stored and answered at once."""
         name = _chunk_name(rest)
-        if exchange.method == "PUT":
-            respond(exchange, 200, await self._put(name, exchange))
-        elif exchange.method == "GET":
-            await self._get(name, exchange)
-        else:
+        if exchange.method == "GET":
+            return self._get(name, exchange)
+        if exchange.method != "PUT":
             raise errors.MethodNotAllowed(f"chunks: use PUT or GET, not {exchange.method}")
-
-    async def _put(self, name: bytes, exchange: Exchange) -> messages.Stored:
         role = _role(exchange.query)
         self._replication.check_role(role)
         _check_length(exchange.length)
-        if exchange.length <= SMALL_BYTES:
-            return await self._keep(name, role, exchange.body)
-        async with (self._copies if role == COPY else self._uploads).lend() as buffer:
-            return await self._keep(name, role, await exchange.receive_into(buffer, STALL_S))
+        if exchange.length > SMALL_BYTES:
+            return self._put_large(name, role, exchange)
+        if role != COPY:
+            return self._put(name, exchange, exchange.body)
+        respond(exchange, 200, self._stored(self._store.store(name, exchange.body)))
+        return None
 
-    async def _keep(self, name: bytes, role: str, body: bytes | memoryview) -> messages.Stored:
-        own = self._store_chunk(name, body)
-        if role == COPY:
-            return messages.Stored([messages.Receipt(self._name, await own)])
-        return messages.Stored(await self._replication.copy(name, body, own))
+    async def _put_large(self, name: bytes, role: str, exchange: Exchange) -> None:
+        async with (self._copies if role == COPY else self._uploads).lend() as buffer:
+            body = await exchange.receive_into(buffer, STALL_S)
+            if role == COPY:
+                respond(exchange, 200, self._stored(await self._store_chunk(name, body)))
+            else:
+                await self._put(name, exchange, body)
+
+    async def _put(self, name: bytes, exchange: Exchange, body: bytes | memoryview) -> None:
+        receipts = await self._replication.copy(name, body, self._store_chunk(name, body))
+        respond(exchange, 200, messages.Stored(receipts))
+
+    def _stored(self, number: int) -> messages.Stored:
+        return messages.Stored([messages.Receipt(self._name, number)])
 
     async def _store_chunk(self, name: bytes, body: bytes | memoryview) -> int:
         if len(body) < INLINE_BYTES:

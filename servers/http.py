@@ -39,10 +39,10 @@ class Operation(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """`handler(exchange, rest of the path)` replies by itself. Bodies of up to `small_bytes` are taken in beforehand;
-    it receives larger ones."""
+    """`handler(exchange, rest of the path)` replies by itself, at once or in what it returns to be awaited. Bodies of
+    up to `small_bytes` are taken in beforehand; it receives larger ones."""
 
-    handler: Callable[[Exchange, str], Awaitable[None]]
+    handler: Callable[[Exchange, str], Awaitable[None] | None]
     small_bytes: int
 
 
@@ -70,10 +70,12 @@ class App:
 
     def run(self, exchange: Exchange) -> None:
         name, _, rest = _route(exchange.path)
-        if name in self._raw:
-            self._later(exchange, self._raw[name].handler(exchange, rest))
-            return
         try:
+            if name in self._raw:
+                work = self._raw[name].handler(exchange, rest)
+                if work is not None:
+                    self._later(exchange, work)
+                return
             reply = self._answer(exchange, name + ("/" + rest if rest else ""))
             if isawaitable(reply):
                 self._later(exchange, _reply_when_there(exchange, reply))

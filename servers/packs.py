@@ -61,6 +61,7 @@ class Packs:
         self._written: dict[int, PackFile] = {}
         self._current: PackFile | None = None
         self._behind = False
+        self._moment = 0
         self._handles = Handles(self._folder)
         self._index = PackIndex(f"{self._folder}/index.db")
         self.chunks = self.stored_bytes = 0
@@ -81,10 +82,16 @@ class Packs:
 
     # -- storing and finding
 
-    def put(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
-        """Append a chunk; False if it is here. Raises OSError, NoSpace, Internal; then nothing of it is left."""
+    @property
+    def moment(self) -> int:
+        """Changes when chunks go from memory into the index."""
+        return self._moment
+
+    def put(self, name: bytes, data: bytes | bytearray | memoryview, missing_at: int = -1) -> bool:
+        """Append a chunk; False if it is here. `missing_at`: the `moment` before `find` said that it is not. Raises
+        OSError, NoSpace, Internal; then nothing of it is left."""
         with self._appending:
-            known = self.find(name)
+            known = self._find_recent(name) if missing_at == self._moment else self.find(name)
             if known and known.length == len(data):
                 return False
             if known:
@@ -120,9 +127,11 @@ class Packs:
         return pack
 
     def find(self, name: bytes) -> Place | None:
+        return self._find_recent(name) or self._ask_index(lambda: self._index.find(name))
+
+    def _find_recent(self, name: bytes) -> Place | None:
         with self._lock:
-            place = self._fresh.get(name) or self._pending.get(name)
-        return place or self._ask_index(lambda: self._index.find(name))
+            return self._fresh.get(name) or self._pending.get(name)
 
     def read(self, _: bytes, place: Place, offset: int, length: int) -> bytes:
         """A part of the chunk there; shorter than asked for where the pack ends. Raises OSError."""
@@ -168,6 +177,7 @@ class Packs:
             if ends and self._write_index(lambda: self._index.add(places, ends)):
                 with self._lock:
                     self._pending, self._ends = {}, {}
+                    self._moment += 1
         return lost
 
     def _sync_pack(self, pack: PackFile, end: int) -> list[OSError]:
@@ -246,6 +256,7 @@ class Packs:
             self._behind = True
             return False
         self._behind = False
+        self._moment = 0
         return True
 
     def _rebuild(self, generation: int, why: str) -> None:
@@ -271,6 +282,7 @@ class Packs:
         """What was pending and has been entered by the scan is not counted, nor entered, once more."""
         with self._lock:
             self._pending = {name: at for name, at in self._pending.items() if at.end > limits.get(at.pack, 0)}
+            self._moment += 1
 
     def _recount(self) -> None:
         """`_indexing` is held."""

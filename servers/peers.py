@@ -28,6 +28,7 @@ IDLE_MAX = 32
 """Connections to one server that are kept when nothing is sent over them."""
 
 Body = bytes | bytearray | memoryview
+Address = tuple[str, int]
 
 
 class Reply(NamedTuple):
@@ -55,15 +56,21 @@ class _Connection(asyncio.Protocol):
         self._size = 0
         self._begun = False
 
-    async def exchange(self, head: bytes, body: Body) -> Reply:
-        """Raises _ClosedEarly, or Unreachable when the connection ended within the reply."""
-        if self._transport is None:
-            raise _ClosedEarly
-        self._begun = False
+    def start(self, head: bytes, body: Body) -> "asyncio.Future[Reply]":
+        """The request is on its way, and its reply will be here. The future fails with _ClosedEarly, or with Unreachable
+        when the connection ended within the reply."""
         self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.writelines((head, body))
+        self._begun = False
+        if self._transport is None:
+            self._waiting.set_exception(_ClosedEarly())
+        else:
+            self._transport.writelines((head, body))
+        return self._waiting
+
+    async def exchange(self, head: bytes, body: Body) -> Reply:
+        """`start`, and its reply. Raises what its future fails with."""
         try:
-            return await self._waiting
+            return await self.start(head, body)
         except BaseException:
             self.abort()
             raise
@@ -131,17 +138,26 @@ class Peers:
 
     def __init__(self, token: str):
         self._token = token
-        self._idle: dict[tuple[str, int], list[_Connection]] = {}
+        self._idle: dict[Address, list[_Connection]] = {}
 
     async def call(self, url: str, operation: str, request: Message, reply_kind: type, timeout_s: float) -> Any:
         """POST an operation. Raises what the other side answered, Unreachable, or TimedOut."""
         head, body = "POST /v1/" + operation, to_msgpack(request)
         return from_msgpack(await self._request(url, head, body, timeout_s), reply_kind)
 
-    async def put_chunk(self, url: str, name: bytes, body: Body, timeout_s: float, query: str = "") -> Stored:
-        """PUT a chunk, as `call` does. `query` is without its question mark."""
-        head = f"PUT /v1/chunks/{name.hex()}{'?' * bool(query)}{query}"
-        return from_msgpack(await self._request(url, head, body, timeout_s), Stored)
+    def put_chunk(
+        self, url: str, name: bytes, body: Body, timeout_s: float, query: str = ""
+    ) -> "asyncio.Future[Stored]":
+        """PUT a chunk. It is on its way when this returns, if a connection is free; the future fails as `call` does.
+        Cancelling it gives the request up. `query` is without its question mark."""
+        line = f"PUT /v1/chunks/{name.hex()}{'?' * bool(query)}{query}"
+        if self._idle.get(_address(url)):
+            return _Put(self, url, line, body, timeout_s).stored
+        return asyncio.ensure_future(self.put_chunk_slowly(url, line, body, timeout_s))
+
+    async def put_chunk_slowly(self, url: str, line: str, body: Body, timeout_s: float) -> Stored:
+        """Over a connection that is made for it, if none is free."""
+        return from_msgpack(await self._request(url, line, body, timeout_s), Stored)
 
     async def close(self) -> None:
         """End all idle connections; requests under way end with their own callers."""
@@ -152,16 +168,28 @@ class Peers:
     async def _request(self, url: str, line: str, body: Body, timeout_s: float) -> bytes:
         """The body of a 200 reply."""
         address = _address(url)
-        head = (
-            f"{line} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\nauthorization: Bearer {self._token}\r\n"
-            f"content-type: application/msgpack\r\ncontent-length: {len(body)}\r\n\r\n"
-        ).encode()
+        head = self.head(address, line, len(body))
         reply = await _within(timeout_s, self._exchange(address, head, body), f"{url}: {line}")
         if reply.status != 200:
             raise _error_in(reply, url)
         return reply.body
 
-    async def _exchange(self, address: tuple[str, int], head: bytes, body: Body) -> Reply:
+    def head(self, address: Address, line: str, length: int) -> bytes:
+        return (
+            f"{line} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\nauthorization: Bearer {self._token}\r\n"
+            f"content-type: application/msgpack\r\ncontent-length: {length}\r\n\r\n"
+        ).encode()
+
+    def take_idle(self, address: Address) -> _Connection:
+        return self._idle[address].pop()
+
+    def give_back(self, connection: _Connection) -> None:
+        if connection.reusable and len(connection._idle) < IDLE_MAX:
+            connection._idle.append(connection)
+        else:
+            connection.abort()
+
+    async def _exchange(self, address: Address, head: bytes, body: Body) -> Reply:
         idle = self._idle.setdefault(address, [])
         if idle:
             try:
@@ -175,13 +203,10 @@ class Peers:
 
     async def _over(self, connection: _Connection, head: bytes, body: Body) -> Reply:
         reply = await connection.exchange(head, body)
-        if connection.reusable and len(connection._idle) < IDLE_MAX:
-            connection._idle.append(connection)
-        else:
-            connection.abort()
+        self.give_back(connection)
         return reply
 
-    async def _connect(self, address: tuple[str, int], idle: list[_Connection]) -> _Connection:
+    async def _connect(self, address: Address, idle: list[_Connection]) -> _Connection:
         try:
             _, connection = await asyncio.get_running_loop().create_connection(lambda: _Connection(idle), *address)
         except OSError as error:
@@ -189,8 +214,74 @@ class Peers:
         return connection
 
 
+class _Put:
+    """A chunk on its way over a connection that was free: by callbacks, as a task and a time-out of asyncio's cost more
+    than all the rest. Where the other side had closed that connection, it begins anew, as a task.
+    """
+
+    def __init__(self, peers: Peers, url: str, line: str, body: Body, timeout_s: float):
+        self._peers, self._url, self._line, self._body, self._timeout_s = peers, url, line, body, timeout_s
+        loop, address = asyncio.get_running_loop(), _address(url)
+        self.stored: asyncio.Future[Stored] = loop.create_future()
+        self._connection = peers.take_idle(address)
+        self._timer = loop.call_later(timeout_s, self._late)
+        self.stored.add_done_callback(self._given_up)
+        self._connection.start(peers.head(address, line, len(body)), body).add_done_callback(self._answered)
+
+    def _late(self) -> None:
+        self._end(errors.TimedOut(f"{self._url}: {self._line}: no answer within {self._timeout_s:g} s"))
+        self._connection.abort()
+
+    def _given_up(self, stored: "asyncio.Future[Stored]") -> None:
+        if stored.cancelled():
+            self._timer.cancel()
+            self._connection.abort()
+
+    def _answered(self, reply: "asyncio.Future[Reply]") -> None:
+        self._timer.cancel()
+        error = None if reply.cancelled() else reply.exception()
+        if self.stored.done():
+            return
+        if isinstance(error, _ClosedEarly):
+            self._again()
+        elif error is not None:
+            self._end(errors.Unreachable(f"{self._url}: {self._line}: {error}"))
+        else:
+            self._peers.give_back(self._connection)
+            self._decode(reply.result())
+
+    def _decode(self, reply: Reply) -> None:
+        if reply.status != 200:
+            self._end(_error_in(reply, self._url))
+            return
+        try:
+            self.stored.set_result(from_msgpack(reply.body, Stored))
+        except errors.DfsError as error:
+            self._end(error)
+
+    def _end(self, error: errors.DfsError) -> None:
+        if not self.stored.done():
+            self.stored.set_exception(error)
+
+    def _again(self) -> None:
+        again = asyncio.ensure_future(
+            self._peers.put_chunk_slowly(self._url, self._line, self._body, self._timeout_s)
+        )
+        again.add_done_callback(self._copy)
+        self.stored.add_done_callback(lambda stored: stored.cancelled() and again.cancel())
+
+    def _copy(self, again: "asyncio.Future[Stored]") -> None:
+        if self.stored.done() or again.cancelled():
+            return
+        error = again.exception()
+        if error is None:
+            self.stored.set_result(again.result())
+        else:
+            self.stored.set_exception(error)
+
+
 @functools.lru_cache(maxsize=256)
-def _address(url: str) -> tuple[str, int]:
+def _address(url: str) -> Address:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise errors.InvalidArgument(f"{url!r}: a server's address is http://host:port")

@@ -15,12 +15,13 @@ Threads: none; coroutines of the server's event loop. `group` and `silent` chang
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from dfsfuse import errors
-from dfsfuse.messages import Cluster, Nothing, Receipt, Server, Sync, Synced
+from dfsfuse.messages import Cluster, Nothing, Receipt, Server, Stored, Sync, Synced
 from servers.peers import Peers
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,12 @@ class _Answers:
 
     async def note(self, name: str, work: Awaitable[Any]) -> None:
         try:
-            self.outcome[name] = await work
+            self.has(name, await work)
         except errors.DfsError as error:
-            self.outcome[name] = error
-        self._judge()
+            self.has(name, error)
 
-    def _judge(self) -> None:
+    def has(self, name: str, answer: Any) -> None:
+        self.outcome[name] = answer
         if len(self.outcome) == self._expected:
             self._now_enough()
         elif self._spare is None and self._good() >= self._wanted:
@@ -99,15 +100,14 @@ class Replication:
         NotEnoughCopies (NoSpace if full disks alone are the cause).
         """
 
-        async def send(server: Server) -> Receipt:
-            stored = await self._peers.put_chunk(server.url, chunk, body, ANSWER_S, "role=" + COPY)
-            return stored.receipts[0]
+        def send(server: Server) -> Awaitable[Stored]:
+            return self._peers.put_chunk(server.url, chunk, body, ANSWER_S, "role=" + COPY)
 
-        async def keep() -> Receipt:
-            return Receipt(self._name, await own)
+        async def keep() -> Stored:
+            return Stored([Receipt(self._name, await own)])
 
         outcome = await self._all(keep(), send)
-        receipts = [answer for answer in outcome.values() if isinstance(answer, Receipt)]
+        receipts = [answer.receipts[0] for answer in outcome.values() if isinstance(answer, Stored)]
         if len(receipts) < self._known().copies_min:
             raise self._not_enough(outcome, len(receipts))
         return receipts
@@ -137,25 +137,27 @@ class Replication:
         """What this server and the others answered. Own work is never given up: it may be reading the body."""
         targets = self._targets()
         answers = _Answers(1 + len(targets), self._known().copies_min)
-        tasks = [asyncio.ensure_future(self._ask(answers, server, ask)) for server in targets]
+        # The others have their request, and work on it, before this server turns to its own part.
+        asked = {server.name: asyncio.ensure_future(ask(server)) for server in targets}
+        for name, answer in asked.items():
+            answer.add_done_callback(functools.partial(self._answered, answers, name))
         try:
-            # The others have their request, and work on it, before this server turns to its own part.
-            await asyncio.sleep(0)
             await answers.note(self._name, own)
             await answers.enough()
         finally:
-            await _end([task for task in tasks if not task.done()])
+            await _end([answer for answer in asked.values() if not answer.done()])
         if isinstance(answers.outcome[self._name], errors.CallerError):
             raise answers.outcome[self._name]
         return answers.outcome
 
-    async def _ask(self, answers: "_Answers", server: Server, ask: Callable[[Server], Awaitable[Any]]) -> None:
-        """A server that is late or away is silent from now on; also one that was given up, hence the cancellation."""
-        try:
-            await answers.note(server.name, ask(server))
-        except asyncio.CancelledError:
-            answers.outcome[server.name] = errors.TimedOut(f"{server.url}: later than the others by {SPARE_S:g} s")
-        self._heard(server.name, not isinstance(answers.outcome[server.name], errors.Unreachable))
+    def _answered(self, answers: "_Answers", name: str, future: "asyncio.Future[Any]") -> None:
+        """A server that is late or away is silent from now on; also one that was given up."""
+        if future.cancelled():
+            answer: Any = errors.TimedOut(f"{name}: later than the others by {SPARE_S:g} s")
+        else:
+            answer = future.exception() or future.result()
+        answers.has(name, answer)
+        self._heard(name, not isinstance(answer, errors.Unreachable))
 
     def _not_enough(self, outcome: Outcome, count: int) -> errors.DfsError:
         failed = {name: answer for name, answer in outcome.items() if isinstance(answer, errors.DfsError)}
@@ -199,9 +201,9 @@ class Replication:
             self._silent.add(name)
 
 
-async def _end(late: list[asyncio.Task]) -> None:
+async def _end(late: "list[asyncio.Future[Any]]") -> None:
     """Nothing of what they were given is used any more when this returns."""
-    for task in late:
-        task.cancel()
+    for answer in late:
+        answer.cancel()
     if late:
         await asyncio.gather(*late, return_exceptions=True)
