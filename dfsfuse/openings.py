@@ -33,20 +33,11 @@ class Openings:
     def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Attributes, Content]:
         """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
         `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
-        opening = self._cache.opening_begins(self._session.new_opening)
-        try:
-            return self._open(place, ino, token, shown, atime_ns, opening)
-        finally:
-            self._end(opening)
-
-    def _open(
-        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int, opening: int
-    ) -> tuple[Attributes, Content]:
         known = None if ino else self._attributes.get(place)
-        held = self._base_of(known.ino if known is not None else ino)
+        expected = known.ino if known is not None else ino
+        held = self._base_of(expected)
         request = Open(
             session=self._session.id,
-            opening=opening,
             base=place[0],
             names=list(place[1]),
             ino=ino,
@@ -55,8 +46,19 @@ class Openings:
             have_commit_id=held.commit_id,
             atime_ns=atime_ns,
         )
+        request.opening = self._cache.opening_begins(lambda: self._opening_of(expected, held.version))
+        try:
+            return self._open(request, held, place, shown)
+        finally:
+            self._end(request.opening)
+
+    def _opening_of(self, ino: int, version: int) -> int:
+        """The number of a row that the directory has of an earlier open, or a new one."""
+        return self._session.closed_rows.claim(ino, version) or self._session.new_opening()
+
+    def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Attributes, Content]:
         asked_at = self._attributes.now()
-        opened: Opened = self._session.query(request, Opened)
+        opened = self._ask(request)
         try:
             content = self._content_of(opened, held, shown, request.opening)
         except BaseException:
@@ -64,6 +66,15 @@ class Openings:
             raise
         self._attributes.put(place, opened.attributes, asked_at)
         return opened.attributes, content
+
+    def _ask(self, request: Open) -> Opened:
+        row = None
+        try:
+            opened: Opened = self._session.query(request, Opened)
+            row = opened.attributes.ino, opened.attributes.version
+            return opened
+        finally:
+            self._session.closed_rows.settle(request.opening, row)
 
     def create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
         """A new file, open for writing. Its content is made while the directory is at work: if that refuses, it goes

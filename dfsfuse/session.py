@@ -4,8 +4,8 @@ A change takes a free slot and the slot's next sequence number; it is repeated w
 has answered, so it is executed once. A slot whose outcome stayed unknown is never used again: its next number would be
 refused if the change was not executed.
 
-Threads: `_mutex` guards slots, the inode range, open numbers and closed rows; it is never held across a request. One
-thread of its own renews the lease.
+Threads: `_mutex` guards slots, the inode range and open numbers; it is never held across a request. One thread of its
+own renews the lease.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dfsfuse import errors, messages
-from dfsfuse.messages import Begin, Begun, Change, Closed, Cluster, End, InodeRange, Message, Nothing, Renew, Renewed
+from dfsfuse.closed_rows import ClosedRows
+from dfsfuse.messages import Begin, Begun, Change, Cluster, End, InodeRange, Message, Nothing, Renew, Renewed
 from dfsfuse.rpc import Rpc, until_answered
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Session:
         self._refind = refind
         self._mutex = threading.Lock()
         self._openings = 0
-        self._closed: list[Closed] = []
+        self.closed_rows = ClosedRows()
         self._unsent_files = 0
         self._stopping = threading.Event()
         self._on_new_session: list[Callable[[], None]] = []
@@ -214,36 +215,27 @@ class Session:
     def closed(self, ino: int, version: int, opening: int) -> None:
         """The last handle on this version is closed, `opening` being the number of its latest open; told with the next
         renewal."""
-        with self._mutex:
-            self._closed.append(Closed(ino, version, opening))
-
-    def _take_closed(self) -> list[Closed]:
-        with self._mutex:
-            closed, self._closed = self._closed[:5000], self._closed[5000:]
-            return closed
+        self.closed_rows.add(ino, version, opening)
 
     # -- the lease
 
     def renew(self) -> None:
-        closed = self._take_closed()
+        closed = self.closed_rows.take()
         request = Renew(session=self.id, closed=closed, unsent_files=self._unsent_files)
         try:
             self.space = self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
             self.cluster = self.space.cluster
             if self.space.rows_kept:
-                self._tell_again(closed)
+                self.closed_rows.put_back(closed)
         except errors.SessionEnded:
             log.warning("session %d has ended at the directory; beginning a new one", self.id)
             self._begin()
+            self.closed_rows.forget()
             for tell in self._on_new_session:
                 tell()
         except errors.DfsError:
-            self._tell_again(closed)
+            self.closed_rows.put_back(closed)
             raise
-
-    def _tell_again(self, closed: list[Closed]) -> None:
-        with self._mutex:
-            self._closed = closed + self._closed
 
     def on_new_session(self, tell: Callable[[], None]) -> None:
         """`tell()` is called after the session was lost and another begun."""

@@ -57,8 +57,8 @@ class _Connection(asyncio.Protocol):
         self._begun = False
 
     def start(self, head: bytes, body: Body) -> "asyncio.Future[Reply]":
-        """The request is on its way, and its reply will be here. The future fails with _ClosedEarly, or with Unreachable
-        when the connection ended within the reply."""
+        """The request is on its way, and its reply will be here. The future fails with _ClosedEarly, or with
+        Unreachable when the connection ended within the reply."""
         self._waiting = asyncio.get_running_loop().create_future()
         self._begun = False
         if self._transport is None:
@@ -264,9 +264,7 @@ class _Put:
             self.stored.set_exception(error)
 
     def _again(self) -> None:
-        again = asyncio.ensure_future(
-            self._peers.put_chunk_slowly(self._url, self._line, self._body, self._timeout_s)
-        )
+        again = asyncio.ensure_future(self._peers.put_chunk_slowly(self._url, self._line, self._body, self._timeout_s))
         again.add_done_callback(self._copy)
         self.stored.add_done_callback(lambda stored: stored.cancelled() and again.cancel())
 

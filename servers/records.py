@@ -186,10 +186,12 @@ def put_inode(tx: Transaction, ino: int, inode: Inode) -> None:
 
 def put_open(tx: Transaction, ino: int, session: int, version: int, opening: int) -> None:
     """An open row, unless the open has no number, or no session whose end would delete the row. A repeated request may
-    come after a later one, so the larger number stays."""
+    come after a later one, so the larger number stays; and a session that still has the row asks with its number,
+    so nothing is to be written."""
     if opening and session:
-        key = open_key(ino, session, version)
-        tx.put(key, max(number(opening), tx.get(key) or b""))
+        key, row = open_key(ino, session, version), number(opening)
+        if row > (tx.get(key) or b""):
+            tx.put(key, row)
 
 
 def delete_inode(tx: Transaction, ino: int, inode: Inode) -> None:

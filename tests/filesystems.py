@@ -20,6 +20,7 @@ from dfsfuse import errors, messages
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import HOLD_S, AttributeTable, Place
 from dfsfuse.cache import Cache
+from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.filesystem import FileSystem, place_of
@@ -46,7 +47,7 @@ class CoreSession:
         self.identity = Identity("here", os.getpid(), "/mnt", "root")
         self.asked: Counter[str] = Counter()
         self._openings, self._slots = itertools.count(1), itertools.count(1)
-        self._closed: list[messages.Closed] = []
+        self.closed_rows = ClosedRows()
         self._new_session: list[Callable[[], None]] = []
         self.renew()
 
@@ -79,10 +80,10 @@ class CoreSession:
         return next(self._openings)
 
     def closed(self, ino: int, version: int, opening: int) -> None:
-        self._closed.append(messages.Closed(ino, version, opening))
+        self.closed_rows.add(ino, version, opening)
 
     def renew(self) -> None:
-        closed, self._closed = self._closed, []
+        closed = self.closed_rows.take()
         self.space = self._volume.core.renew(Renew(session=self.id, closed=closed), self._volume.now_s)
         self.cluster = self.space.cluster
 

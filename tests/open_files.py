@@ -16,6 +16,7 @@ from volumes import FILE, Volume
 from dfsfuse import errors, messages
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
+from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock
@@ -36,7 +37,7 @@ class Directory:
         self.id = volume.begin()
         self.refusal: errors.DfsError | None = None
         self.unsent_files = self._sequence = 0
-        self._openings, self._closed = itertools.count(1), []
+        self._openings, self.closed_rows = itertools.count(1), ClosedRows()
         self._one_at_a_time = threading.RLock()
         self._on_new_session = []
 
@@ -64,11 +65,11 @@ class Directory:
             return self.volume.core.change(request, self.volume.tick())
 
     def closed(self, ino: int, version: int, opening: int) -> None:
-        self._closed.append(messages.Closed(ino, version, opening))
+        self.closed_rows.add(ino, version, opening)
 
     def renew(self) -> None:
         """What was closed is told."""
-        closed, self._closed = self._closed, []
+        closed = self.closed_rows.take()
         self.volume.core.renew(messages.Renew(session=self.id, closed=closed), self.volume.now_s)
 
     def lapse(self) -> None:

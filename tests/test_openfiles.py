@@ -253,6 +253,58 @@ def test_reopened_while_it_is_closed(client: OneClient, monkeypatch: pytest.Monk
     assert client.open_rows() == 0
 
 
+def rows_of(client: OneClient) -> list[tuple[bytes, bytes]]:
+    return client.volume.store.read(lambda tx: tx.range(b"o", b"p", 100))
+
+
+def test_a_file_that_is_opened_again_soon_takes_its_row_back(client: OneClient) -> None:
+    """Goal: S11. Opening and closing over and over writes nothing at the directory, and the row keeps the unlinked file
+    while it is open; it goes with the last close."""
+    client.close(client.create("f", b"data"))
+    client.files.release(client.open("f", os.O_RDONLY))
+    before = rows_of(client)
+    for _ in range(3):
+        handle = client.open("f", os.O_RDONLY)
+        assert rows_of(client) == before
+        client.files.release(handle)
+    handle = client.open("f", os.O_RDONLY)
+    assert client.open_rows() == 1
+    client.volume.remove("f")
+    assert client.volume.ask(messages.Lookup(handle.content.ino)).nlink == 0
+    client.files.release(handle)
+    assert client.open_rows() == 0
+
+
+def test_a_row_that_another_open_has_closed_meanwhile(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S11. Two opens at once: the second, with a number of its own, is closed, and its row is gone, before the
+    first one's answer is here. The first has a row all the same."""
+    client.close(client.create("f", b"data"))
+    client.files.release(client.open("f", os.O_RDONLY))
+    pause, query, slow = Pause(), client.session.query, []
+
+    def late(request: messages.Message, *more: Any) -> Any:
+        answer = query(request, *more)
+        if slow == [threading.current_thread()]:
+            slow.append(None)
+            pause.here()
+        return answer
+
+    def first() -> Any:
+        slow.append(threading.current_thread())
+        return client.open("f", os.O_RDONLY)
+
+    monkeypatch.setattr(client.session, "query", late)
+    background = Background(first)
+    pause.reached()
+    client.files.release(client.open("f", os.O_RDONLY))
+    client.session.renew()
+    pause.go_on()
+    handle = background.outcome()
+    assert client.open_rows() == 1
+    client.files.release(handle)
+    assert client.open_rows() == 0
+
+
 def test_opens_whose_answers_come_out_of_order_close_their_row(
     client: OneClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

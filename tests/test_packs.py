@@ -220,6 +220,21 @@ def test_the_index_comes_after_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(rows_of(tmp_path)) == len(CHUNKS)
 
 
+def test_what_came_into_the_index_since_it_was_looked_for(tmp_path: Path):
+    """Goal: who has found that a chunk is not here, and stores it when another has stored it and it has gone from
+    memory into the index, is told that it is here, and nothing is counted twice."""
+    packs = opened(tmp_path)
+    moment = packs.moment
+    name = chunk_name(b"data")
+    assert packs.find(name) is None
+    assert packs.put(name, b"data", missing_at=moment)
+    assert not packs.put(name, b"data", missing_at=moment)
+    assert packs.sync() == []
+    assert not packs.put(name, b"data", missing_at=moment)
+    assert packs.chunks == 1
+    packs.close()
+
+
 @pytest.mark.usefixtures("small_packs")
 def test_a_lost_index_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Goal: without index.db everything is found, from several packs; one line in the log says so, and none at the next

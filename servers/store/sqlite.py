@@ -42,6 +42,10 @@ class SqliteTransaction:
         if len(self._known) > _KNOWN_MAX:
             self._known.clear()
 
+    def commit(self) -> None:
+        if self._written:
+            self._execute("COMMIT")
+
     def roll_back(self) -> None:
         for key in self._written:
             self._known.pop(key, None)
@@ -65,13 +69,19 @@ class SqliteTransaction:
         query = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
         return self._execute(query, (start, end, limit)).fetchall()
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def _write(self, key: bytes) -> None:
+        """The transaction begins with its first write: one that only reads costs the disk nothing."""
+        if not self._written:
+            self._execute("BEGIN IMMEDIATE")
         self._written.append(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._write(key)
         self._remember(key, value)
         self._execute("INSERT OR REPLACE INTO pairs VALUES (?, ?)", (key, value))
 
     def delete(self, key: bytes) -> None:
-        self._written.append(key)
+        self._write(key)
         self._known[key] = None
         self._execute("DELETE FROM pairs WHERE key = ?", (key,))
 
@@ -92,9 +102,8 @@ class SqliteStore:
     def transact(self, operation: Callable[[Transaction], Result]) -> Result:
         try:
             self._transaction.begin()
-            self._connection.execute("BEGIN IMMEDIATE")
             result = operation(self._transaction)
-            self._connection.execute("COMMIT")
+            self._transaction.commit()
             return result
         except sqlite3.Error as error:
             self._roll_back()

@@ -1,0 +1,66 @@
+"""Open rows that wait to be told as closed, and are claimed again: pure."""
+
+import pytest
+
+from dfsfuse.closed_rows import ClosedRows
+from dfsfuse.messages import Closed
+
+FILE = 7
+
+
+@pytest.fixture
+def rows() -> ClosedRows:
+    made = ClosedRows()
+    made.add(FILE, 1, 10)
+    return made
+
+
+def test_what_is_closed_is_told_once(rows: ClosedRows) -> None:
+    """Goal: the largest number of each row, once."""
+    rows.add(FILE, 1, 9)
+    rows.add(FILE, 2, 11)
+    assert rows.take() == [Closed(FILE, 1, 10), Closed(FILE, 2, 11)]
+    assert rows.take() == []
+
+
+def test_a_row_is_claimed_once(rows: ClosedRows) -> None:
+    """Goal: S11. What is needed again is not told, and nobody else gets it."""
+    assert (rows.claim(FILE, 2), rows.claim(8, 1)) == (0, 0)
+    assert rows.claim(FILE, 1) == 10
+    assert rows.claim(FILE, 1) == 0
+    rows.settle(10, (FILE, 1))
+    assert rows.take() == []
+
+
+@pytest.mark.parametrize("now", [None, (FILE, 2), (8, 1)])
+def test_a_row_that_was_claimed_in_vain(rows: ClosedRows, now: tuple[int, int] | None) -> None:
+    """Goal: an open that fails, or finds another version or file, gives the row up again."""
+    assert rows.claim(FILE, 1) == 10
+    rows.settle(10, now)
+    assert rows.take() == [Closed(FILE, 1, 10)]
+
+
+def test_an_open_with_a_new_number_makes_the_row_its_own(rows: ClosedRows) -> None:
+    """Goal: S11. The former number says nothing any more, and nobody may claim it."""
+    rows.settle(11, (FILE, 1))
+    assert rows.claim(FILE, 1) == 0
+    assert rows.take() == []
+
+
+def test_what_the_directory_may_not_have_heard(rows: ClosedRows) -> None:
+    """Goal: it is told again, but where the file has been opened anew meanwhile."""
+    rows.add(8, 1, 11)
+    told = rows.take()
+    rows.settle(12, (FILE, 1))
+    rows.put_back(told)
+    assert rows.claim(FILE, 1) == 0
+    assert rows.take() == [Closed(8, 1, 11)]
+
+
+def test_a_new_session_has_no_rows(rows: ClosedRows) -> None:
+    """Goal: numbers of a session that has ended say nothing."""
+    told = rows.take()
+    rows.add(FILE, 2, 12)
+    rows.forget()
+    rows.put_back(told)
+    assert rows.take() == []
