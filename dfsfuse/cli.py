@@ -28,6 +28,14 @@ Add = Callable[..., argparse.ArgumentParser]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name; the exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("dfs: interrupted\n")
+        return 1
+
+
+def _run(argv: list[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.cluster is not None and arguments.embedded:
@@ -52,8 +60,6 @@ def _guarded(command: Callable[[], int]) -> int:
         # Python flushes once more at its end; nobody is there to read that either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        tables.complain("interrupted")
     except (DfsError, OSError) as error:
         from dfsfuse.commands.reach import line_of
 

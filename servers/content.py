@@ -219,7 +219,7 @@ def _check_receipts(new: set[bytes], receipts: list[ChunkReceipts], cluster: Clu
     for chunk in new:
         if len(held.get(chunk, ())) < cluster.copies_min:
             raise errors.NotEnoughCopies(
-                f"chunk {chunk.hex()} is on {len(held.get(chunk, ()))} servers; {cluster.copies_min} are needed"
+                f"chunk {chunk.hex()} is on {len(held.get(chunk, ()))} of at least {cluster.copies_min} servers"
             )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dfsfuse import errors, tables
 from dfsfuse.commands.paths import Names
 from dfsfuse.commands.reach import about, each, filesystem, paths_of
+from dfsfuse.commands.signals import postponed
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes
 from dfsfuse.openfiles import Handle
@@ -106,9 +107,17 @@ def open_to_write(files: FileSystem, names: Names, mode: int = 0o666, flags: int
             check_file(files.lookup(place))
             return files.open(place, os.O_WRONLY | flags, pid, privileged=os.getuid() == 0)[0], False
         with contextlib.suppress(errors.AlreadyExists):
-            kind_and_mode = stat.S_IFREG | mode & ~umask()
-            return files.create(place, kind_and_mode, os.getuid(), os.getgid(), os.O_WRONLY, pid)[0], True
+            return _create(files, names, stat.S_IFREG | mode & ~umask()), True
     raise errors.Stale("it is created and removed again and again by others")
+
+
+def _create(files: FileSystem, names: Names, mode: int) -> Handle:
+    """A signal that comes when the directory has made the file, and nobody here has its handle, must not leave it."""
+    with postponed() as came:
+        handle, _ = files.create((ROOT_INO, names), mode, os.getuid(), os.getgid(), os.O_WRONLY, os.getpid())
+        if came.number:
+            give_up(files, names, handle, True)
+    return handle
 
 
 def copy_in(
