@@ -20,6 +20,7 @@ from dfsfuse.messages import Quota, QuotaReply
 from dfsfuse.openfiles import FILE_BYTES_MAX, Handle, OpenFiles
 from dfsfuse.session import Session
 from dfsfuse.sparse_files import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from dfsfuse.waiting import never
 
 COPY_BYTES_MAX = 64 << 20
 """What one call copies at most; programs ask again for the rest."""
@@ -39,14 +40,15 @@ class Allocation:
         keep_size, end = bool(mode & FALLOC_FL_KEEP_SIZE), offset + length
         if end > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        if mode == FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
-            self._punch(handle, offset, end)
-        elif mode & ~FALLOC_FL_KEEP_SIZE == FALLOC_FL_ZERO_RANGE:
-            self._clear(handle, offset, end, keep_size)
-        elif not mode & ~FALLOC_FL_KEEP_SIZE:
-            self._allocate(handle, offset, end, keep_size)
-        else:
-            raise errors.NotSupported(f"fallocate with mode {mode:#x}")
+        with self._files.sharing.writing(handle, never):
+            if mode == FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+                self._punch(handle, offset, end)
+            elif mode & ~FALLOC_FL_KEEP_SIZE == FALLOC_FL_ZERO_RANGE:
+                self._clear(handle, offset, end, keep_size)
+            elif not mode & ~FALLOC_FL_KEEP_SIZE:
+                self._allocate(handle, offset, end, keep_size)
+            else:
+                raise errors.NotSupported(f"fallocate with mode {mode:#x}")
 
     def _punch(self, handle: Handle, start: int, end: int) -> None:
         content = handle.content
@@ -125,15 +127,19 @@ class Allocation:
             return 0
         if target_offset + length > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        with self._files.sharing.writing(target, never):
+            self._copy(source.content, offset, target, target_offset, length)
+        return length
+
+    def _copy(self, source: Content, offset: int, target: Handle, target_offset: int, length: int) -> None:
         # Taken before anything is written, as source and target may be one content.
-        parts = list(holes.stretches(source.content, offset, offset + length))
+        parts = list(holes.stretches(source, offset, offset + length))
         for first, last, is_content in parts:
             start = first - offset + target_offset
             if is_content:
-                self._copy_content(source.content, first, target, start, last - first)
+                self._copy_content(source, first, target, start, last - first)
             else:
                 self._copy_hole(target, start, start + last - first)
-        return length
 
     def _copy_content(self, source: Content, offset: int, target: Handle, start: int, length: int) -> None:
         content, end = target.content, start + length

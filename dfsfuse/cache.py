@@ -177,6 +177,11 @@ class Cache:
         with self._mutex:
             self._open_rows.committed(content, base, version, opening)
 
+    def overtaken(self, content: Content, former: int, version: int, opening: int) -> list[OpenRow]:
+        """A content in use has become the version that the directory has answered with; the rows to close."""
+        with self._mutex:
+            return self._open_rows.overtaken(content, former, version, opening)
+
     def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
         number = next(self._numbers)
         self.index.add(number, attributes.ino, State.CLEAN, path)

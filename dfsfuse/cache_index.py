@@ -194,6 +194,10 @@ class CacheIndex:
     def forget_present(self, number: int) -> None:
         self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
 
+    def forget_base(self, number: int) -> None:
+        """Nothing of what the row names is there any more, and nothing is to be sent."""
+        self._run(_FORGET_BASE, (State.CLEAN, number))
+
     def delete(self, number: int) -> None:
         self._run("DELETE FROM contents WHERE number = ?", (number,))
 
@@ -299,6 +303,7 @@ _UPDATE = (
     "segments = ?, present = ?, boot = ?, path = ?, resized = ?, failure = '', pending = x'' WHERE number = ?"
 )
 _COPIES = "SELECT ino, path, original, kind, made_ns FROM copies ORDER BY made_ns"
+_FORGET_BASE = "UPDATE contents SET state = ?, present = zeroblob(length(present)), pending = x'' WHERE number = ?"
 _UNSENT_OF = "SELECT number, ino, state, path, size, failure, pending FROM contents"
 _UNSENT = f"{_UNSENT_OF} WHERE state = ? ORDER BY number"
 _SELECT = (

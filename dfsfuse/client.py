@@ -13,10 +13,15 @@ from dfsfuse.filesystem import FileSystem
 from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
+from dfsfuse.openings import Openings
 from dfsfuse.options import ClientOptions
+from dfsfuse.program_locks import ProgramLocks
+from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.recovery import Recovery
 from dfsfuse.rpc import Rpc
+from dfsfuse.sending import Sending
 from dfsfuse.session import Session, identity
+from dfsfuse.sharing import Sharing
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 
@@ -33,6 +38,15 @@ def _succeed(session: Session, record: Path) -> None:
     session.on_new_session(lambda: record.write_text(str(session.id)))
 
 
+def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
+    rpc = Rpc(options.token)
+    undo.callback(rpc.close)
+    session = Session(rpc, options.url, identity(options.mountpoint), options.timeout_s, options.refind)
+    undo.callback(session.close)
+    _succeed(session, options.folder / "session")
+    return session
+
+
 def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -> FileSystem:
     """A file system that works; what an earlier client of the same folder left unsent is taken up. `tell` takes lines
     for the user about what became of that, for which a little time is given.
@@ -40,11 +54,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
     The caller has claimed `options.folder`: one client at a time uses a cache.
     """
     with contextlib.ExitStack() as undo:
-        rpc = Rpc(options.token)
-        undo.callback(rpc.close)
-        session = Session(rpc, options.url, identity(options.mountpoint), options.timeout_s, options.refind)
-        undo.callback(session.close)
-        _succeed(session, options.folder / "session")
+        session = _session(undo, options)
         cache = Cache(options.folder, options.cache_bytes)
         undo.callback(cache.close)
         transfer = Transfer(session)
@@ -58,12 +68,16 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         unsent = Unsent(session, locks, cache, committer, copies)
         undo.callback(unsent.close)
         attributes = AttributeTable()
-        files = OpenFiles(session, locks, attributes, cache, transfer, committer, copies, unsent)
-        allocation = Allocation(session, files, cache)
-        filesystem = FileSystem(session, locks, attributes, files, allocation, read_only=options.read_only)
-        session.start()
-        lease.start()
-        locks.start()
+        openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
+        sending = Sending(attributes, cache, committer, copies)
+        sharing = Sharing(locks, ranges, cache, openings, attributes, copies, sending, transfer.download)
+        undo.callback(sharing.close)
+        lease.on_wanted(sharing.wanted)
+        files = OpenFiles(session, locks, attributes, cache, openings, transfer, sending, unsent, sharing)
+        parts = files, Allocation(session, files, cache), ProgramLocks(session, ranges, sharing, files)
+        filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
+        for part in (session, lease, locks, sharing):
+            part.start()
         recovery = Recovery(session, cache, transfer, unsent)
         if not options.read_only:
             recovery.run()

@@ -17,7 +17,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dfsfuse import chunks, errors
 from dfsfuse.changes import Changes
@@ -62,6 +62,9 @@ class Content:
     `synced`: this version is on the disks; `attributes_synced`: so is what was set here of mode, owner, times and
     extended attributes.
 
+    `handles` are what programs have open of it. `shared`: they use locks on it, so it may become another version while
+    it is read; it is read under `mutex`.
+
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
@@ -96,7 +99,8 @@ class Content:
         self.fd = -1
         self.lineage = next(_lineages)
         self.users = 0
-        self.writers = 0
+        self.writers, self.shared = 0, False
+        self.handles: dict[Any, None] = {}
         self.verified = True
         self.mutex = threading.RLock()
         self.committing = threading.RLock()

@@ -6,6 +6,7 @@ knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Pe
     names and attributes   looks.py, listings.py, xattrs.py: asked of the directory; answers are used for HOLD_S
     room and holes         allocation.py
     open files             openfiles.py
+    locks of programs      program_locks.py
     what is not sent yet   unsent.py
 
 Threads: any number of a driver's threads; the parts lock themselves.
@@ -21,7 +22,7 @@ from typing import TypeVar
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place, check_names
-from dfsfuse.locks import LockTable, never
+from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import (
     ROOT_INO,
@@ -38,8 +39,10 @@ from dfsfuse.messages import (
     SetAttributes,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.removals import Removals
 from dfsfuse.session import Session
+from dfsfuse.waiting import never
 from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -69,10 +72,11 @@ class FileSystem:
         attributes: AttributeTable,
         files: OpenFiles,
         allocation: Allocation,
+        program_locks: ProgramLocks,
         *,
         read_only: bool = False,
     ):
-        self.session, self.locks, self.files = session, locks, files
+        self.session, self.locks, self.files, self.program_locks = session, locks, files, program_locks
         self._attributes, self._read_only = attributes, read_only
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)

@@ -5,7 +5,8 @@ renewal names those that are under way, so that the service can tell a grant tha
 client did not know of yet. For that a ticket is over only after its outcome is in the table that it belongs to, and a
 renewal looks at the tickets first and at the tables then.
 
-Threads: `_mutex` guards the tickets; it is never held across a request, nor while a part is asked. One thread renews.
+Threads: `_mutex` guards the tickets; it is never held across a request, nor while a part is asked. One thread renews;
+`_renewed` (a condition) guards how often.
 """
 
 import logging
@@ -23,6 +24,7 @@ LEASE_S = 8.0
 RENEW_EVERY_S = 1.0
 _ANSWER_S = 5.0
 _SOON_S = 0.05
+_NOW_S = 0.5
 
 
 class Part(Protocol):
@@ -45,6 +47,8 @@ class LockLease:
         self._last_ticket = 0
         self._parts: list[Part] = []
         self._on_wanted: list[Callable[[dict[int, float]], None]] = []
+        self._renewed = threading.Condition()
+        self._begun = self._answered = 0
         self._stopping, self._due = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
 
@@ -93,6 +97,14 @@ class LockLease:
         """Something was given up that the service need not keep for a second."""
         self._due.set()
 
+    def renew_now(self) -> None:
+        """The service knows what has been given up until now when this returns, if it answers within _NOW_S."""
+        with self._renewed:
+            wanted = self._begun + 1
+            self._due.set()
+            if self._thread.is_alive():
+                self._renewed.wait_for(lambda: self._answered >= wanted, _NOW_S)
+
     def renew(self) -> None:
         with self._mutex:
             waiting, last_ticket = sorted(self._under_way), self._last_ticket
@@ -118,8 +130,13 @@ class LockLease:
             if self._stopping.is_set():
                 return
             try:
+                with self._renewed:
+                    self._begun += 1
                 self.renew()
                 silent = False
+                with self._renewed:
+                    self._answered = self._begun
+                    self._renewed.notify_all()
             except errors.DfsError as error:
                 if not silent:
                     log.warning("locks cannot be renewed: %s", error)

@@ -68,6 +68,15 @@ class OpenRows:
             self._not_needed(key, content)
         self.opened(content, content.ino, version, opening)
 
+    def overtaken(self, content: Content, former: int, version: int, opening: int) -> list[OpenRow]:
+        """The content has become the version that an open was answered with. What is to be closed now."""
+        key, latest = (content.ino, former), None
+        if key in self._needs[content.row]:
+            self._needs[content.row].remove(key)
+            latest = self._not_needed(key, content)
+        self.opened(content, content.ino, version, opening)
+        return [] if latest is None else self._close(key, latest)
+
     def failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
         """The open that the directory has answered has failed here. What is to be closed now: nothing, where others
         have the same version open; then it is closed with theirs."""

@@ -3,13 +3,13 @@
 Opening for writing takes the file's write lock first, then opens at the directory with the lock's token: that raises
 the fence and brings the newest version, so a former holder can no longer commit. Reading needs no lock. `flush`
 commits what was written and returns the outcome; `release` gives the lock back, also when an upload is still owed:
-then `unsent` has it.
+then `unsent` has it. Files on which programs use locks are another matter (sharing.py): their handles have the write
+lock only while they write.
 
 Threads: a Handle belongs to any thread; its content has the locks. Nothing here is held across a request but
 `Content.committing` and `Content.fetching`.
 """
 
-import contextlib
 import logging
 import os
 import time
@@ -18,37 +18,25 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
-from dfsfuse.commits import Committer
 from dfsfuse.content import Content
-from dfsfuse.copies import Copies
-from dfsfuse.locks import Lock, LockTable, never
+from dfsfuse.handles import Handle
+from dfsfuse.locks import LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made
-from dfsfuse.openings import Openings, as_path
+from dfsfuse.openings import Openings, Version, as_path
 from dfsfuse.processes import process_of
+from dfsfuse.sending import Sending
 from dfsfuse.session import Session
+from dfsfuse.sharing import Sharing
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
+from dfsfuse.waiting import Interrupted, never
 
 log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 16 << 40
 _ATTEMPTS_MAX = 5
 
-
-class Handle:
-    """One open file; its content says when what was written can no longer become the file's next version. `owes`: the
-    latest close() or fsync() failed. `privileged`: opened by who may keep set-id bits when writing (CAP_FSETID)."""
-
-    def __init__(
-        self, content: Content, place: Place, flags: int, pid: int, lock: Lock | None, privileged: bool = False
-    ):
-        self.content, self.place, self.flags, self.pid, self.lock = content, place, flags, pid, lock
-        self.privileged = privileged
-        self.owes = False
-
-    @property
-    def writable(self) -> bool:
-        return self.lock is not None
+Data = bytes | memoryview
 
 
 class OpenFiles:
@@ -60,15 +48,15 @@ class OpenFiles:
         locks: LockTable,
         attributes: AttributeTable,
         cache: Cache,
+        openings: Openings,
         transfer: Transfer,
-        committer: Committer,
-        copies: Copies,
+        sending: Sending,
         unsent: Unsent,
+        sharing: Sharing,
     ):
         self._session, self._locks, self._attributes = session, locks, attributes
-        self._cache, self._transfer, self._committer = cache, transfer, committer
-        self._openings = Openings(session, attributes, cache)
-        self._copies, self._unsent = copies, unsent
+        self._cache, self._openings, self._transfer = cache, openings, transfer
+        self._sending, self._unsent, self.sharing = sending, unsent, sharing
 
     # -- opening
 
@@ -116,7 +104,7 @@ class OpenFiles:
         place: Place,
         flags: int,
         pid: int,
-        interrupted: Callable[[], bool] = never,
+        interrupted: Interrupted = never,
         privileged: bool = False,
         *,
         ino: int = 0,
@@ -127,8 +115,8 @@ class OpenFiles:
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
         if not writes:
             atime_ns = 0 if flags & os.O_NOATIME else time.time_ns()
-            opened, content = self._openings.open(place, ino, 0, shown, atime_ns)
-            return Handle(content, place, flags, pid, None), opened
+            newest, content = self._openings.open(place, ino, 0, shown, atime_ns)
+            return self._opened(Handle(content, place, flags, pid, None), newest), newest.attributes
         if ino:
             return self._open_to_write(place, ino, flags, pid, interrupted, privileged, shown)
         for _ in range(_ATTEMPTS_MAX):
@@ -144,7 +132,7 @@ class OpenFiles:
         ino: int,
         flags: int,
         pid: int,
-        interrupted: Callable[[], bool],
+        interrupted: Interrupted,
         privileged: bool,
         shown: bytes,
     ) -> tuple[Handle, Attributes]:
@@ -152,7 +140,7 @@ class OpenFiles:
         wait, pid = not flags & os.O_NONBLOCK, process_of(pid)
         lock = self._locks.acquire(ino, shown, pid, wait, interrupted)
         try:
-            attributes, content = self._openings.open(place, ino, lock.token, shown)
+            newest, content = self._openings.open(place, ino, lock.token, shown)
             try:
                 self._begin_writing(content, flags, lock.token, privileged)
             except BaseException:
@@ -161,7 +149,15 @@ class OpenFiles:
         except BaseException:
             self._locks.release(lock, pid)
             raise
-        return Handle(content, place, flags, pid, lock, privileged), attributes
+        return self._opened(Handle(content, place, flags, pid, lock, privileged), newest), newest.attributes
+
+    def _opened(self, handle: Handle, newest: Version) -> Handle:
+        try:
+            self.sharing.opened(handle, newest.locking, bool(handle.flags & os.O_TRUNC))
+        except BaseException:
+            self.release(handle)
+            raise
+        return handle
 
     def _ino_at(self, place: Place) -> int:
         known = self._attributes.get(place)
@@ -182,18 +178,44 @@ class OpenFiles:
     def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
         content = handle.content
-        if content.missing(offset, offset + len(buffer)):
-            self.bring(content, lambda c: c.missing(offset, offset + len(buffer)))
-        return content.read_into(buffer, offset)
+        if not content.shared:
+            if content.missing(offset, offset + len(buffer)):
+                self.bring(content, lambda c: c.missing(offset, offset + len(buffer)))
+            count = content.read_into(buffer, offset)
+            # It may have come to be shared meanwhile.
+            if not content.shared:
+                return count
+        return self._read_shared(handle, buffer, offset)
+
+    def _read_shared(self, handle: Handle, buffer: memoryview, offset: int) -> int:
+        """It may become another version meanwhile: a part of each is not what anybody wrote."""
+        if handle.failed is not None:
+            raise handle.failed
+        content, end = handle.content, offset + len(buffer)
+        while True:
+            lineage = content.lineage
+            if content.missing(offset, end):
+                self.bring(content, lambda c: c.missing(offset, end))
+            with content.mutex:
+                if content.lineage == lineage and not content.missing(offset, end):
+                    return content.read_into(buffer, offset)
 
     def read(self, handle: Handle, length: int, offset: int) -> bytes:
         buffer = bytearray(max(0, min(length, handle.content.size - offset)))
         return bytes(buffer[: self.read_into(handle, memoryview(buffer), offset)])
 
-    def write(self, handle: Handle, data: bytes | memoryview, offset: int, append: bool = False) -> int:
+    def write(
+        self, handle: Handle, data: Data, offset: int, append: bool = False, interrupted: Interrupted = never
+    ) -> int:
         """With `append` at the end, wherever `offset` is. That is a matter of each write and not of the open: fcntl
         changes O_APPEND, and what was stored through a mapping has its place."""
         self.check_writable(handle)
+        if handle.lock is not None:
+            return self._write(handle, data, offset, append)
+        with self.sharing.writing(handle, interrupted):
+            return self._write(handle, data, offset, append)
+
+    def _write(self, handle: Handle, data: Data, offset: int, append: bool) -> int:
         content = handle.content
         if offset + len(data) > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
@@ -206,20 +228,22 @@ class OpenFiles:
             news = self._write_again(handle, data, offset, append)
         if news:
             self._cache.mark_open(content)
+        if start != offset:
+            self.sharing.misplaced(handle)
         return len(data)
 
-    def _write_again(self, handle: Handle, data: bytes | memoryview, offset: int, append: bool) -> bool:
+    def _write_again(self, handle: Handle, data: Data, offset: int, append: bool) -> bool:
         try:
             return handle.content.write(data, offset, time.time_ns(), append, handle.privileged)
         except OSError as error:
             raise errors.from_os_error(error, "writing to the local cache") from None
 
-    def resize(self, handle: Handle, size: int) -> None:
+    def resize(self, handle: Handle, size: int, interrupted: Interrupted = never) -> None:
         self.check_writable(handle)
         if size > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         content = handle.content
-        with content.committing:
+        with self.sharing.writing(handle, interrupted), content.committing:
             if size < content.size:
                 self.bring(content, lambda c: c.unready(size, size + 1) if size % (4 << 20) else [])
             content.resize(size, time.time_ns(), handle.privileged)
@@ -228,8 +252,9 @@ class OpenFiles:
     def check_writable(self, handle: Handle) -> None:
         if not handle.writable:
             raise errors.BadHandle("the file is not open for writing")
-        if handle.content.failed is not None:
-            raise handle.content.failed
+        failed = handle.failed or handle.content.failed
+        if failed is not None:
+            raise failed
 
     def bring(self, content: Content, wanted: Callable[[Content], list[int]]) -> None:
         """Fetch the entries that `wanted` names until it names none."""
@@ -251,11 +276,12 @@ class OpenFiles:
     def flush(self, handle: Handle, durable: bool = False) -> None:
         """close() or fsync() on one descriptor: what was written so far becomes the file's next version."""
         content = handle.content
-        if handle.lock is not None:
-            if content.failed is not None:
-                raise content.failed
-            if content.changed:
+        if handle.writable:
+            self.check_writable(handle)
+            if content.changed and self._may_commit(handle):
                 self._commit(handle, durable)
+        elif handle.failed is not None:
+            raise handle.failed
         if durable and not content.synced:
             self._sync(content)
         elif durable and not content.attributes_synced:
@@ -277,47 +303,42 @@ class OpenFiles:
             content.attributes_synced = False
             raise
 
+    def _may_commit(self, handle: Handle) -> bool:
+        """What is unsent without a write lock is another handle's, and its to send."""
+        return handle.lock is not None or self.sharing.may_commit(handle)
+
     def _commit(self, handle: Handle, durable: bool) -> None:
         handle.owes = True
-        self._send(handle.content, durable)
+        self._sending.send(handle.content, durable)
         handle.owes = False
-
-    def _send(self, content: Content, durable: bool = False) -> None:
-        """Commit, or keep what can never be committed. Another handle may have done either while this one waited."""
-        with content.committing:
-            if content.failed is not None:
-                raise content.failed
-            self._attributes.forget_ino(content.ino)
-            try:
-                attributes = self._committer.commit(content, durable)
-            except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
-                if content.where:
-                    self._copies.keep(content, "conflict", error)
-                raise
-        if attributes is not None:
-            self._attributes.put_changed(attributes)
 
     def release(self, handle: Handle) -> None:
         """The last descriptor of a handle is closed. Its errors reach nobody, so what fails here is kept and retried;
         what has just failed at close() is left to the retries at once."""
         content = handle.content
+        del content.handles[handle]
         try:
-            if handle.lock is not None:
-                self._end_writing(handle, handle.lock)
+            if handle.writable:
+                self._end_writing(handle)
+            elif handle.share is not None:
+                self.sharing.closed(handle)
         finally:
             self._close(content)
 
-    def _end_writing(self, handle: Handle, lock: Lock) -> None:
+    def _end_writing(self, handle: Handle) -> None:
         content = handle.content
         try:
-            if content.changed and content.failed is None and not handle.owes:
+            if content.changed and content.failed is None and not handle.owes and self._may_commit(handle):
                 self._commit(handle, False)
         except errors.DfsError as error:
             log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
         finally:
             with content.mutex:
                 content.writers -= 1
-            self._locks.release(lock, handle.pid)
+            if handle.lock is not None:
+                self._locks.release(handle.lock, handle.pid)
+            if handle.share is not None:
+                self.sharing.closed(handle)
             if content.changed and not content.writers:
                 self._unsent.add(content)
 
@@ -338,27 +359,12 @@ class OpenFiles:
             self._unsent.add(content)
 
     def close(self) -> None:
-        """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
-        next client's to send, which takes one time-out, and not one for each file."""
-        written = [content for content in self._cache.in_use() if content.writers and content.changed]
-        for content in written:
-            # What is promised already may have a commit in doubt, which the index must go on naming.
-            if not content.promised:
-                with contextlib.suppress(errors.NoSpace):
-                    self._cache.mark_closed(content, b"")
-        for content in written:
-            try:
-                self._send(content)
-            except errors.DfsError as error:
-                log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
-                if isinstance(error, errors.Unreachable):
-                    return
+        """The client ends: what programs still have open for writing is closed."""
+        self._sending.send_all()
 
     def sync(self) -> None:
         """What programs have written so far becomes the files' next versions, on the disks."""
-        for content in self._cache.in_use():
-            if content.writers and content.changed and content.failed is None:
-                self._send(content, durable=True)
+        self._sending.sync_all()
 
     def any_written(self) -> bool:
         """Has any file here something that the servers may not have?"""
@@ -389,6 +395,6 @@ class OpenFiles:
         return self.of_inode(ino)
 
     def of_inode(self, ino: int) -> Content | None:
-        """The content of an inode that is open for writing here, or has something unsent."""
+        """The content of an inode that is open for writing here, has something unsent, or is shared by locks."""
         content = self._cache.current(ino)
-        return content if content is not None and (content.writers or content.changed) else None
+        return content if content is not None and (content.writers or content.changed or content.shared) else None

@@ -1,13 +1,16 @@
 """Opens at the directory: the newest version of a file as a content of the cache, and the open rows that come of it.
 
 The directory is asked at each open, and answers with the manifest only where the cache has another version. Whatever
-becomes of an open here, the row that it has left at the directory is closed.
+becomes of an open here, the row that it has left at the directory is closed. What programs use locks on is also asked
+for while it is open (`catch_up`), and becomes another version in place.
 
 Threads: any; what is shared is the cache's.
 """
 
 import logging
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
@@ -16,6 +19,7 @@ from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Create, GetSegments, Made, Manifest, Open, Opened, Segments
+from dfsfuse.open_rows import OpenRow
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
@@ -25,12 +29,28 @@ _OPEN_AGAIN_S = 2.0
 _NO_BASE = Base(0, b"", [], [])
 
 
+class Version(NamedTuple):
+    """The newest one of a file. `opening` numbers the open row at the directory that keeps it; `locking`: programs use
+    locks on the file."""
+
+    attributes: Attributes
+    entries: list[Entry]
+    segments: list[bytes]
+    opening: int
+    locking: bool
+
+
 class Openings:
     def __init__(self, session: Session, attributes: AttributeTable, cache: Cache):
         self._session, self._attributes, self._cache = session, attributes, cache
+        self._on_locking: Callable[[Version], None] = lambda newest: None
         session.on_new_session(self._open_again)
 
-    def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Attributes, Content]:
+    def on_locking(self, tell: Callable[[Version], None]) -> None:
+        """`tell(newest)` comes before a content is used for an open of a file on which programs use locks."""
+        self._on_locking = tell
+
+    def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Version, Content]:
         """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
         `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
         known = None if ino else self._attributes.get(place)
@@ -56,16 +76,17 @@ class Openings:
         """The number of a row that the directory has of an earlier open, or a new one."""
         return self._session.closed_rows.claim(ino, version) or self._session.new_opening()
 
-    def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Attributes, Content]:
+    def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Version, Content]:
         asked_at = self._attributes.now()
         opened = self._ask(request)
         try:
-            content = self._content_of(opened, held, shown, request.opening)
+            newest = self._version(opened, held, request.opening)
+            content = self._content_of(newest, shown)
         except BaseException:
             self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)
             raise
         self._attributes.put(place, opened.attributes, asked_at)
-        return opened.attributes, content
+        return newest, content
 
     def _ask(self, request: Open) -> Opened:
         row = None
@@ -106,26 +127,85 @@ class Openings:
             self._cache.detach(made.value)
             self.close(made.value)
 
-    def _content_of(self, opened: Opened, held: Base, shown: bytes, opening: int) -> Content:
+    def _version(self, opened: Opened, held: Base, opening: int) -> Version:
         if opened.manifest is None:
             entries, segments = held.entries, held.segments
         else:
-            entries, segments = self._expand(opened.manifest, opened.attributes), opened.manifest.segments
-        return self._cache.open(opened.attributes, entries, segments, shown, opening)
+            entries, segments = self._expand(opened.manifest, opened.attributes, held), opened.manifest.segments
+        return Version(opened.attributes, entries, segments, opening, opened.locking)
+
+    def _content_of(self, newest: Version, shown: bytes) -> Content:
+        if newest.locking:
+            self._on_locking(newest)
+        return self._cache.open(newest.attributes, newest.entries, newest.segments, shown, newest.opening)
+
+    # -- files on which programs use locks
+
+    def catch_up(self, content: Content, token: int, become: Callable[[Version], bool]) -> None:
+        """An open content becomes the newest version, if it is not that: `become` makes it so, or returns False. With a
+        token for writing: LockLost where a newer holder of the write lock has opened the file."""
+        opening = self._cache.opening_begins(self._session.new_opening)
+        try:
+            newest = self._newest(content, token, opening)
+            if newest is None:
+                return
+            former = content.version
+            try:
+                became = become(newest)
+            except BaseException:
+                self._close_failed(content.ino, newest.attributes.version, opening)
+                raise
+            if became:
+                self.overtaken(content, former, newest)
+            else:
+                self._close_failed(content.ino, newest.attributes.version, opening)
+        finally:
+            self._end(opening)
+
+    def _newest(self, content: Content, token: int, opening: int) -> Version | None:
+        """None: it is that, and has one more open row."""
+        with content.mutex:
+            held = Base(content.version, content.commit_id, list(content.entries), list(content.segments))
+        request = Open(
+            session=self._session.id,
+            opening=opening,
+            base=content.ino,
+            token=token,
+            have_version=held.version,
+            have_commit_id=held.commit_id,
+            locking=True,
+        )
+        opened = self._ask(request)
+        version, commit_id = opened.attributes.version, opened.attributes.commit_id
+        if (version, commit_id) == (held.version, held.commit_id):
+            self._close_rows(self._cache.opened_again(content, version, opening))
+            return None
+        try:
+            return self._version(opened, held, opening)
+        except BaseException:
+            self._close_failed(content.ino, version, opening)
+            raise
+
+    def overtaken(self, content: Content, former: int, newest: Version) -> None:
+        """The content was version `former` and is the newest one now."""
+        self._close_rows(self._cache.overtaken(content, former, newest.attributes.version, newest.opening))
+
+    # -- rows
 
     def _close_failed(self, ino: int, version: int, opening: int) -> None:
         """The directory has a row of an open that has failed here."""
-        for row in self._cache.open_failed(ino, version, opening):
+        self._close_rows(self._cache.open_failed(ino, version, opening))
+
+    def _close_rows(self, rows: list[OpenRow]) -> None:
+        for row in rows:
             self._session.closed(*row)
 
     def _end(self, opening: int) -> None:
-        for row in self._cache.opening_ends(opening):
-            self._session.closed(*row)
+        self._close_rows(self._cache.opening_ends(opening))
 
     def close(self, content: Content) -> None:
         """One user of the content less."""
-        for row in self._cache.close_one(content):
-            self._session.closed(*row)
+        self._close_rows(self._cache.close_one(content))
 
     def _open_again(self) -> None:
         """The former session has ended, and its open rows with it: unlinked files that are open here need new ones."""
@@ -134,8 +214,7 @@ class Openings:
             request = Open(session=self._session.id, opening=opening, base=content.ino)
             try:
                 opened: Opened = self._session.query(request, Opened, timeout_s=_OPEN_AGAIN_S)
-                for row in self._cache.opened_again(content, opened.attributes.version, opening):
-                    self._session.closed(*row)
+                self._close_rows(self._cache.opened_again(content, opened.attributes.version, opening))
             except errors.DfsError as error:
                 log.warning("%s is open here and unknown to the directory: %s", os.fsdecode(content.where), error)
             finally:
@@ -145,18 +224,19 @@ class Openings:
         content = self._cache.peek(ino) if ino else None
         return (content.base() if content is not None else None) or _NO_BASE
 
-    def _expand(self, manifest: Manifest, attributes: Attributes) -> list[Entry]:
+    # -- manifests
+
+    def _expand(self, manifest: Manifest, attributes: Attributes, held: Base) -> list[Entry]:
         """All entries of a manifest, one for each 4 MiB of the size; segments that the cache knows are not fetched."""
         entries = list(manifest.entries)
         if manifest.segments:
-            entries = self._expand_segments(manifest.segments, attributes.ino)
+            entries = self._expand_segments(manifest.segments, held if held.segments else self._base_of(attributes.ino))
         count = entry_count(attributes.size)
         del entries[count:]
         entries.extend(holes(count - len(entries)))
         return entries
 
-    def _expand_segments(self, ids: list[bytes], ino: int) -> list[Entry]:
-        held = self._base_of(ino)
+    def _expand_segments(self, ids: list[bytes], held: Base) -> list[Entry]:
         known: dict[bytes, list[Entry]] = {b"": []}
         for part, segment_id in enumerate(held.segments):
             known[segment_id] = held.entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]

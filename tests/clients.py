@@ -49,6 +49,23 @@ class Servers:
     def sync_file(self, whole: set[str]) -> None: ...
 
 
+class NoLocks:
+    """What sharing needs of the locks of programs, where none uses any."""
+
+    def on_lost(self, tell: Callable) -> None: ...
+    def ask_use(self, ino: int, timeout_s: float | None = None) -> bool:
+        return False
+
+    def begin_use(self, ino: int) -> None: ...
+    def end_use(self, ino: int) -> None: ...
+    def check_lease(self) -> None: ...
+    def has(self, *_: object) -> bool:
+        return False
+
+    def taken_through(self, descriptor: object) -> list:
+        return []
+
+
 class Sending:
     """What commits need of a session. `lose_request` and `lose_reply` make the next commit go unanswered."""
 

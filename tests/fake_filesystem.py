@@ -1,6 +1,7 @@
 """A file system in memory with the interface that drivers use: what a driver translates, and nothing of what the real
 one does. Files are bytearrays; errors are those of `dfsfuse.errors`."""
 
+import fcntl
 import itertools
 import stat
 import threading
@@ -12,6 +13,7 @@ from dfsfuse import errors
 from dfsfuse.attributes import Place
 from dfsfuse.filesystem import Space
 from dfsfuse.messages import ROOT_INO, Attributes, FolderEntry
+from dfsfuse.range_locks import FileLock
 
 
 def attributes(ino: int, mode: int, **more: int) -> Attributes:
@@ -33,7 +35,7 @@ class FakeContent:
 class FakeHandle:
     def __init__(self, content: FakeContent, writable: bool, privileged: bool):
         self.content, self.writable, self.closed = content, writable, False
-        self.privileged = privileged
+        self.privileged, self.past_pages = privileged, False
 
 
 class FakeFiles:
@@ -47,7 +49,9 @@ class FakeFiles:
         buffer[: len(piece)] = piece
         return len(piece)
 
-    def write(self, handle: FakeHandle, data: memoryview, offset: int, append: bool = False) -> int:
+    def write(
+        self, handle: FakeHandle, data: memoryview, offset: int, append: bool = False, interrupted: object = None
+    ) -> int:
         if not handle.writable:
             raise errors.BadHandle
         if offset + len(data) > 1 << 24:
@@ -59,7 +63,7 @@ class FakeFiles:
         self.calls.append(("write", offset, len(data), append))
         return len(data)
 
-    def resize(self, handle: FakeHandle, size: int) -> None:
+    def resize(self, handle: FakeHandle, size: int, interrupted: object = None) -> None:
         if size > 1 << 24:
             raise errors.FileTooLarge
         del handle.content.data[size:]
@@ -72,6 +76,50 @@ class FakeFiles:
         assert not handle.closed
         handle.closed = True
         self.calls.append(("release", handle.content.ino))
+
+
+class FakeProgramLocks:
+    """The part of ProgramLocks that drivers call. One lock is `held` at most; who waits for it is in `waiting`, with
+    what is to be told when it is decided, and how to ask whether he was interrupted."""
+
+    def __init__(self, files: FakeFiles) -> None:
+        self._files = files
+        self.held: FileLock | None = None
+        self.waiting: list[tuple[FileLock, Callable, Callable[[], bool]]] = []
+        self.shared: set[int] = set()
+        self.tell: Callable[[FakeContent, int], None] | None = None
+
+    def on_content_changed(self, tell: Callable[[FakeContent, int], None]) -> None:
+        self.tell = tell
+
+    def is_shared(self, ino: int) -> bool:
+        return ino in self.shared
+
+    def get(self, handle: FakeHandle, lock: FileLock) -> FileLock | None:
+        return self.held
+
+    def set(self, handle: FakeHandle, lock: FileLock, wait: bool = False, interrupted: object = None) -> None:
+        if lock.kind == fcntl.F_UNLCK:
+            self.held = None
+        elif self.held is not None:
+            raise errors.WouldBlock
+        else:
+            self.held = lock
+
+    def begin(self, handle: FakeHandle, lock: FileLock, later: Callable, interrupted: Callable[[], bool]) -> bool:
+        if self.held is None:
+            self.held = lock
+            return True
+        self.waiting.append((lock, later(), interrupted))
+        return False
+
+    def flush(self, handle: FakeHandle, owner: int) -> None:
+        self._files.flush(handle)
+        if self.held is not None and self.held.owner == owner:
+            self.held = None
+
+    def release(self, handle: FakeHandle) -> None:
+        self._files.release(handle)
 
 
 class FakeSession:
@@ -87,6 +135,7 @@ class FakeFileSystem:
 
     def __init__(self) -> None:
         self.files, self.session = FakeFiles(), FakeSession()
+        self.program_locks = FakeProgramLocks(self.files)
         self.inodes = {ROOT_INO: attributes(ROOT_INO, stat.S_IFDIR | 0o755, nlink=2)}
         self.names: dict[tuple[int, bytes], int] = {}
         self.contents: dict[int, FakeContent] = {}

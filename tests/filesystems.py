@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clients import Servers
+from clients import NoLocks, Servers
 from volumes import Volume
 
 from dfsfuse import errors, messages
@@ -27,8 +27,12 @@ from dfsfuse.filesystem import FileSystem, place_of
 from dfsfuse.locks import Lock, never
 from dfsfuse.messages import Attributes, Message, Renew, from_msgpack, to_msgpack
 from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.openings import Openings
+from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.recovery import Recovery
+from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
+from dfsfuse.sharing import Sharing
 from dfsfuse.unsent import Unsent
 
 _tokens = itertools.count(1)
@@ -134,8 +138,13 @@ class Machine:
         committer = Committer(self.session, self.servers, self.cache)
         copies = Copies(self.session, locks, self.cache, self.servers, committer)
         self.unsent = Unsent(self.session, locks, self.cache, committer, copies)
-        files = OpenFiles(self.session, locks, table, self.cache, self.servers, committer, copies, self.unsent)
-        self.files = FileSystem(self.session, locks, table, files, Allocation(self.session, files, self.cache))
+        openings, sending = Openings(self.session, table, self.cache), Sending(table, self.cache, committer, copies)
+        sharing = Sharing(locks, NoLocks(), self.cache, openings, table, copies, sending, self.servers.download)
+        files = OpenFiles(self.session, locks, table, self.cache, openings, self.servers, sending, self.unsent, sharing)
+        self.files = FileSystem(
+            self.session, locks, table, files, Allocation(self.session, files, self.cache),
+            ProgramLocks(self.session, NoLocks(), sharing, files),
+        )  # fmt: skip
         Recovery(self.session, self.cache, self.servers, self.unsent).run()
         self.unsent.retry()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clients import Servers
+from clients import NoLocks, Servers
 from volumes import FILE, Volume
 
 from dfsfuse import errors, messages
@@ -21,7 +21,10 @@ from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock
 from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.openings import Openings
+from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
+from dfsfuse.sharing import Sharing
 from dfsfuse.unsent import Unsent
 from servers import records
 from servers.store.memory import MemoryStore
@@ -121,10 +124,15 @@ class OneClient:
         self.committer = Committer(self.session, self.servers, self.cache)
         self.copies = Copies(self.session, self.locks, self.cache, self.servers, self.committer)
         self.unsent = Unsent(self.session, self.locks, self.cache, self.committer, self.copies)
+        attributes = AttributeTable()
+        openings = Openings(self.session, attributes, self.cache)
+        sending = Sending(attributes, self.cache, self.committer, self.copies)
+        sharing = Sharing(
+            self.locks, NoLocks(), self.cache, openings, attributes, self.copies, sending, self.servers.download
+        )
         self.files = OpenFiles(
-            self.session, self.locks, AttributeTable(), self.cache, self.servers, self.committer, self.copies,
-            self.unsent,
-        )  # fmt: skip
+            self.session, self.locks, attributes, self.cache, openings, self.servers, sending, self.unsent, sharing
+        )
 
     def create(self, name: str, data: bytes = b"") -> Handle:
         """A new file, committed with `data`, and still open."""

@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -161,7 +160,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     """First cell of the table in SEMANTICS.md -> calls that must end with the errno in its second cell."""
     file, other, libc = mount / "file", mount / "other", ctypes.CDLL(None, use_errno=True)
     folder, device = mount / "folder", mount / "device"
-    fd, flock = os.open(file, os.O_RDWR | os.O_CREAT), struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    fd = os.open(file, os.O_RDWR | os.O_CREAT)
     other.touch()
     folder.mkdir()
     os.mknod(device, 0o020666, os.makedev(1, 3))
@@ -188,11 +187,6 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
         ],
         "setxattr of a value beyond 64 KiB": [lambda: os.setxattr(file, "user.a", bytes((64 << 10) + 1))],
         "setxattr beyond 128 KiB of all attributes of one file": [lambda: os.setxattr(other, "user.c", b"1")],
-        "flock, fcntl locks (F_SETLK, F_SETLKW, F_GETLK, open-file-description locks)": [
-            lambda: fcntl.flock(fd, fcntl.LOCK_EX),
-            *(lambda how=how: fcntl.fcntl(fd, how, flock) for how in (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK)),
-            lambda: fcntl.fcntl(fd, _F_OFD_SETLK, flock),
-        ],
         "fallocate that makes or clears room: mode 0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE": [
             fallocate(mode) for mode in (0, 1, 3, 16, 17)
         ],
@@ -212,7 +206,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     }
 
 
-_F_OFD_SETLK, _FICLONE, _GETFLAGS, _FIEMAP = 37, 0x40049409, 0x80086601, 0xC020660B
+_FICLONE, _GETFLAGS, _FIEMAP = 0x40049409, 0x80086601, 0xC020660B
 
 
 @pytest.mark.mounted

@@ -19,8 +19,10 @@ from dfsfuse import errors
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
+from dfsfuse.range_locks import FileLock
 
 FLUSH = fuse.fuse_flush_in.pack
+_LAST = (1 << 63) - 1
 ROUNDS = 40_000 if os.environ.get("DFS_LONG") else 4000
 
 
@@ -402,12 +404,12 @@ def test_megabytes_in_one_request(kernel):
     assert kernel.read(fh, 1 << 30).body == data
 
 
-def test_pages_are_kept_and_read_only_files_need_no_flush(kernel):
-    """Goal: FOPEN_KEEP_CACHE where the kernel has these very pages; FOPEN_NOFLUSH for what cannot have changed."""
+def test_pages_are_kept_and_every_close_is_asked_for(kernel):
+    """Goal: FOPEN_KEEP_CACHE where the kernel has these very pages; never FOPEN_NOFLUSH, as locks go with a close."""
     ino = kernel.fs.add(b"file")
     kernel.lookup(b"file")
-    assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH
-    assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH | fuse.FOPEN_KEEP_CACHE
+    assert kernel.open(ino)[1] == 0
+    assert kernel.open(ino)[1] == fuse.FOPEN_KEEP_CACHE
     assert kernel.open(ino, os.O_RDWR)[1] == fuse.FOPEN_KEEP_CACHE
 
 
@@ -580,7 +582,7 @@ class Offering(FakeFileSystem):
         super().__init__()
         self.xattrs: dict[tuple[int, bytes], bytes] = {}
         self.asked: list[tuple] = []
-        self.lock, self.syncs = None, 0
+        self.syncs = 0
 
     def sync(self):
         self.syncs += 1
@@ -624,18 +626,6 @@ class Offering(FakeFileSystem):
         made = self.make((1, (b"unnamed",)), mode, uid, gid)
         del self.names[1, b"unnamed"]
         return self._handle(made.ino, True, privileged), made
-
-    def get_lock(self, handle, lock):
-        return self.lock
-
-    def set_lock(self, handle, lock, wait, interrupted):
-        if self.lock is not None and not wait:
-            raise errors.WouldBlock
-        self.lock = lock if lock.kind != fcntl.F_UNLCK else None
-        self.asked.append((lock.flock, wait, interrupted()))
-
-    def release_locks(self, handle, owner, flock):
-        self.asked.append(("released", owner, flock))
 
 
 @pytest.fixture
@@ -696,25 +686,70 @@ def test_file_without_a_name(offering):
     assert offering.driver.nodes.place_of(offering.driver.nodes.get(nodeid)) == ((nodeid, ()), b"/")
 
 
-def test_locks_between_programs(offering):
-    """Goal: POSIX and BSD locks with owner and range, waiting and not; what is in the way is told."""
-    ino = offering.fs.add(b"file")
-    fh = offering.open(offering.lookup(b"file"), os.O_RDWR)[0]
-    end = (1 << 63) - 1
-    lock = lambda kind, flock=0: fuse.fuse_lk_in.pack(fh, 7, 10, end, kind, 55, flock)  # noqa: E731
-    free = fuse.fuse_file_lock.unpack(offering.do(fuse.FUSE_GETLK, lock(fcntl.F_WRLCK), ino))
-    assert free == (10, end, fcntl.F_UNLCK, 0)
-    offering.do(fuse.FUSE_SETLK, lock(fcntl.F_WRLCK), ino)
-    held = fuse.fuse_file_lock.unpack(offering.do(fuse.FUSE_GETLK, lock(fcntl.F_RDLCK), ino))
-    assert held == (10, end, fcntl.F_WRLCK, 55)
-    assert offering.ask(fuse.FUSE_SETLK, lock(fcntl.F_WRLCK), ino).error == errno.EAGAIN
-    offering.do(fuse.FUSE_SETLKW, lock(fcntl.F_WRLCK, fuse.FUSE_LK_FLOCK), ino)
-    assert offering.ask(fuse.FUSE_SETLK, lock(9), ino).error == errno.EINVAL
-    assert offering.fs.asked == [(False, False, False), (True, True, False)]
-    offering.do(fuse.FUSE_FLUSH, FLUSH(fh, 7))
-    offering.do(fuse.FUSE_RELEASE, fuse.fuse_release_in.pack(fh, 0, fuse.FUSE_RELEASE_FLOCK_UNLOCK, 8))
-    assert offering.fs.asked[2:] == [("released", 7, False), ("released", 8, True)]
-    assert not offering.open(offering.lookup(b"file"))[1] & fuse.FOPEN_NOFLUSH
+def lock_body(fh: int, kind: int, *, owner: int = 7, flock: bool = False) -> bytes:
+    return fuse.fuse_lk_in.pack(fh, owner, 10, _LAST, kind, 55, fuse.FUSE_LK_FLOCK * flock)
+
+
+def test_locks_between_programs(kernel):
+    """Goal: POSIX and BSD locks with owner and range; what is in the way is told; the close carries the owner."""
+    ino, locks = kernel.fs.add(b"file"), kernel.fs.program_locks
+    fh = kernel.open(kernel.lookup(b"file"), os.O_RDWR)[0]
+    free = fuse.fuse_file_lock.unpack(kernel.do(fuse.FUSE_GETLK, lock_body(fh, fcntl.F_WRLCK), ino))
+    assert free == (10, _LAST, fcntl.F_UNLCK, 0)
+    kernel.do(fuse.FUSE_SETLK, lock_body(fh, fcntl.F_WRLCK), ino)
+    assert locks.held == FileLock(7, fcntl.F_WRLCK, 10, _LAST, 55)
+    held = fuse.fuse_file_lock.unpack(kernel.do(fuse.FUSE_GETLK, lock_body(fh, fcntl.F_RDLCK), ino))
+    assert held == (10, _LAST, fcntl.F_WRLCK, 55)
+    assert kernel.ask(fuse.FUSE_SETLK, lock_body(fh, fcntl.F_WRLCK), ino).error == errno.EAGAIN
+    kernel.do(fuse.FUSE_SETLKW, lock_body(fh, fcntl.F_UNLCK), ino)
+    kernel.do(fuse.FUSE_SETLKW, lock_body(fh, fcntl.F_WRLCK, flock=True), ino)
+    assert locks.held.flock
+    assert kernel.ask(fuse.FUSE_SETLK, lock_body(fh, 9), ino).error == errno.EINVAL
+    kernel.do(fuse.FUSE_FLUSH, FLUSH(fh, 8))
+    assert locks.held
+    kernel.do(fuse.FUSE_FLUSH, FLUSH(fh, 7))
+    assert not locks.held
+
+
+@pytest.mark.parametrize("error", [None, errors.Interrupted(), errors.Deadlock()])
+def test_a_lock_that_is_waited_for_is_answered_later(kernel, error):
+    """Goal: the worker goes on at once, and may even end; the answer comes from whoever hears the outcome."""
+    ino, locks = kernel.fs.add(b"file"), kernel.fs.program_locks
+    fh = kernel.open(kernel.lookup(b"file"), os.O_RDWR)[0]
+    kernel.do(fuse.FUSE_SETLK, lock_body(fh, fcntl.F_WRLCK), ino)
+    before = len(os.listdir("/proc/self/fd"))
+    message = request_bytes(fuse.FUSE_SETLKW, lock_body(fh, fcntl.F_WRLCK, owner=8), ino, unique=1000)
+    assert kernel.send(message) == []
+    kernel.do(fuse.FUSE_FLUSH, FLUSH(fh, 9))
+    ((lock, decided, interrupted),) = locks.waiting
+    assert lock.owner == 8
+    assert not interrupted()
+    assert kernel.send(request_bytes(fuse.FUSE_INTERRUPT, fuse.fuse_interrupt_in.pack(1000))) == []
+    assert interrupted()
+    decided(error)
+    assert [(reply.unique, reply.error) for reply in kernel.written()] == [(1000, error.errno if error else 0)]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_content_that_becomes_another_version(kernel):
+    """Goal: the kernel is told to forget pages and attributes of that node."""
+    ino = kernel.fs.add(b"file")
+    kernel.open(kernel.lookup(b"file"))
+    kernel.fs.program_locks.tell(kernel.fs.contents[ino], ino)
+    (told,) = kernel.written()
+    assert (told.unique, told.error) == (0, -fuse.FUSE_NOTIFY_INVAL_INODE)
+    assert fuse.fuse_notify_inval_inode_out.unpack(told.body) == (ino, 0, 0)
+
+
+def test_file_that_programs_share_by_locks(kernel):
+    """Goal: its size is the newest's, though an older content is open; and past the pages where that is asked for."""
+    ino, fs = kernel.fs.add(b"file"), kernel.fs
+    kernel.open(kernel.lookup(b"file"))
+    fs.replace_content(ino, b"newest")
+    body = lambda: kernel.do(fuse.FUSE_GETATTR, bytes(16), ino)  # noqa: E731
+    assert attr(body(), fuse.fuse_attr_out.size - fuse.fuse_attr.size)["size"] == 0
+    fs.program_locks.shared.add(ino)
+    assert attr(body(), fuse.fuse_attr_out.size - fuse.fuse_attr.size)["size"] == 6
 
 
 def test_syncfs(offering):

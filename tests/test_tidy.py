@@ -31,11 +31,12 @@ NETWORK_EXCEPT = {
 
 DRIVERS_MAY = {
     "dfsfuse.filesystem", "dfsfuse.openfiles", "dfsfuse.attributes", "dfsfuse.content", "dfsfuse.messages",
-    "dfsfuse.errors", "dfsfuse.drivers",
+    "dfsfuse.errors", "dfsfuse.drivers", "dfsfuse.range_locks",
 }  # fmt: skip
 DRIVERS_FROM = {
     "dfsfuse.openfiles": {"Handle"},
     "dfsfuse.attributes": {"Place"},
+    "dfsfuse.range_locks": {"FileLock"},
 }
 SERVERS_MAY = {"dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks"}
 ENTRY_POINTS = {"mount", "servers.__main__", "dfsfuse.__main__"}

@@ -1,14 +1,26 @@
-"""dfs locks: who may write which file, and who waits for that."""
+"""dfs locks: who may write which file, what programs have locked, and who waits for that."""
 
 import argparse
 from collections.abc import Iterator
 
 from dfsfuse import errors, tables
 from dfsfuse.commands.reach import metadata
-from dfsfuse.messages import LockList, LockRow, LockWaiter, Nothing, bytes_as_text
+from dfsfuse.messages import (
+    RANGE_END,
+    LockList,
+    LockRow,
+    LockWaiter,
+    Nothing,
+    Range,
+    RangeHolder,
+    RangeRow,
+    RangeWaiter,
+    bytes_as_text,
+)
 from dfsfuse.tables import age_text, shown
 
 _TIMEOUT_S = 5.0
+_RANGES_SHOWN_MAX = 3
 
 
 def locks(arguments: argparse.Namespace) -> int:
@@ -21,21 +33,26 @@ def locks(arguments: argparse.Namespace) -> int:
         except errors.Unreachable as error:
             raise errors.Unreachable(f"the lock service is down: {error}; it comes back by itself") from None
     if arguments.json:
-        tables.write_json([_as_json(row) for row in found.locks])
+        tables.write_json([*map(_as_json, found.locks), *map(_ranges_as_json, found.ranges)])
     else:
-        titles = ["PLACE", "HOST", "PID", "COMMAND", "AGE", "PATH"]
-        tables.write_table(titles, (line for row in found.locks for line in _lines(row)), right=["PID", "AGE"])
+        lines = [*(line for row in found.locks for line in _lines(row))]
+        lines += [line for row in found.ranges for line in _range_lines(row)]
+        titles = ["PLACE", "LOCK", "HOST", "PID", "COMMAND", "AGE", "PATH"]
+        tables.write_table(titles, lines, right=["PID", "AGE"])
     return 0
+
+
+# -- write locks
 
 
 def _lines(row: LockRow) -> Iterator[list[str]]:
     """The holder, then those who wait, first place first."""
     path = shown(row.path) or f"inode {row.ino}"
     if row.token:
-        yield ["holds", shown(row.host), str(row.pid), shown(row.command), age_text(row.held_s), path]
+        yield ["holds", "writing", shown(row.host), str(row.pid), shown(row.command), age_text(row.held_s), path]
     for place, waiter in enumerate(row.waiters, 1):
         who = [shown(waiter.host), str(waiter.pid), shown(waiter.command)]
-        yield [f"waits, {place}.", *who, age_text(waiter.waited_s), shown(waiter.path) or path]
+        yield [f"waits, {place}.", "writing", *who, age_text(waiter.waited_s), shown(waiter.path) or path]
 
 
 def _as_json(row: LockRow) -> dict[str, object]:
@@ -44,7 +61,8 @@ def _as_json(row: LockRow) -> dict[str, object]:
         holder = {"session": row.session, "host": row.host, "pid": row.pid, "command": row.command,
                   "age_s": round(row.held_s, 3), "token": row.token}  # fmt: skip
     waiters = [_waiter(waiter, place) for place, waiter in enumerate(row.waiters, 1)]
-    return {"path": bytes_as_text(row.path), "inode": row.ino, "holder": holder, "waiters": waiters}
+    path = bytes_as_text(row.path)
+    return {"lock": "writing", "path": path, "inode": row.ino, "holder": holder, "waiters": waiters}
 
 
 def _waiter(waiter: LockWaiter, place: int) -> dict[str, object]:
@@ -52,3 +70,53 @@ def _waiter(waiter: LockWaiter, place: int) -> dict[str, object]:
         "place": place, "session": waiter.session, "host": waiter.host, "pid": waiter.pid, "command": waiter.command,
         "path": bytes_as_text(waiter.path), "age_s": round(waiter.waited_s, 3),
     }  # fmt: skip
+
+
+# -- locks between programs
+
+
+def _range_lines(row: RangeRow) -> Iterator[list[str]]:
+    path = shown(row.path) or f"inode {row.ino}"
+    for holder in row.holders:
+        yield ["holds", _ranges(holder.kind, holder.ranges), *_who(holder), age_text(holder.held_s), path]
+    for place, waiter in enumerate(row.waiters, 1):
+        asked = _ranges(waiter.kind, [waiter.range])
+        yield [f"waits, {place}.", asked, *_who(waiter), age_text(waiter.waited_s), path]
+
+
+def _who(one: RangeHolder | RangeWaiter) -> list[str]:
+    return [shown(one.host), str(one.pid), shown(one.command)]
+
+
+def _ranges(kind: str, ranges: list[Range]) -> str:
+    """Such as "write 0-99, read 200-"."""
+    if kind == "flock":
+        return "flock exclusive" if ranges[0][2] else "flock shared"
+    texts = [
+        f"{'write' if write else 'read'} {start}-{'' if end == RANGE_END else end - 1}" for start, end, write in ranges
+    ]
+    more = ["..."] if len(texts) > _RANGES_SHOWN_MAX else []
+    return ", ".join(texts[:_RANGES_SHOWN_MAX] + more)
+
+
+def _ranges_as_json(row: RangeRow) -> dict[str, object]:
+    holders = [
+        {**_person(holder), "ranges": [_range(one) for one in holder.ranges], "age_s": round(holder.held_s, 3)}
+        for holder in row.holders
+    ]
+    waiters = [
+        {"place": place, **_person(waiter), "range": _range(waiter.range), "age_s": round(waiter.waited_s, 3)}
+        for place, waiter in enumerate(row.waiters, 1)
+    ]
+    lock = "flock" if any(one.kind == "flock" for one in (*row.holders, *row.waiters)) else "fcntl"
+    return {"lock": lock, "path": bytes_as_text(row.path), "inode": row.ino, "holders": holders, "waiters": waiters}
+
+
+def _person(one: RangeHolder | RangeWaiter) -> dict[str, object]:
+    return {"session": one.session, "host": one.host, "pid": one.pid, "command": one.command}
+
+
+def _range(one: Range) -> dict[str, object]:
+    """`end` is the first byte that is not locked; none: there is no end."""
+    start, end, write = one
+    return {"start": start, "end": None if end == RANGE_END else end, "write": write}

@@ -147,6 +147,30 @@ class Request:
                 log.exception("%s cannot be undone", fuse.OPCODES.get(self.opcode, self.opcode))
 
 
+class LaterReply:
+    """The reply to a request, given by another thread after the worker has gone on to the next one; once. The kernel
+    takes it from the descriptor alone from which the request was read, so that one is kept open until then."""
+
+    def __init__(self, request: Request):
+        self._device, self._unique = os.dup(request.device), request.unique
+        self._name = fuse.OPCODES.get(request.opcode, str(request.opcode))
+
+    def reply(self, body: bytes = b"") -> None:
+        self._write(_pack_header(16 + len(body), 0, self._unique) + body)
+
+    def fail(self, number: int) -> None:
+        self._write(_pack_header(16, -number, self._unique))
+
+    def _write(self, reply: bytes) -> None:
+        try:
+            os.write(self._device, reply)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, *_ENDED):
+                log.error("the kernel refuses the later reply to %s: %s", self._name, error)
+        finally:
+            os.close(self._device)
+
+
 Handler = Callable[[Request], bytes | None]
 """Answers one kind of request: returns what follows fuse_out_header; None where it has replied itself, or where nothing
 is to be replied."""
@@ -193,6 +217,11 @@ class Notifier:
     def attributes_changed(self, nodeid: int) -> None:
         """The kernel asks again for the attributes of a node before it uses them; its pages stay."""
         self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, -1, 0))
+
+    def content_changed(self, nodeid: int) -> None:
+        """It forgets its pages too. Not from a thread that answers a read or a write of it: the kernel has pages locked
+        while it waits for these."""
+        self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
 
     def _tell(self, code: int, body: bytes) -> None:
         try:

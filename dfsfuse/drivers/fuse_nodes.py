@@ -8,7 +8,8 @@ Look-ups are counted: each reply that names a node adds one, FORGET takes them b
 
 The pages of a node are those of one content. They may be kept over opens while that content changes by writes through
 this node alone. While a program has an older content open, a newer one is opened with direct I/O, past the pages, and
-the node goes on reporting the older one's size: two versions never mix.
+the node goes on reporting the older one's size: two versions never mix. Only where programs share the file by locks the
+size is the newest's, as who locks must be told the right one.
 
 A name is what the latest look-up found the node under. Other clients may have moved it since, so an open says both the
 path and the inode that it expects there.
@@ -64,10 +65,11 @@ class Node:
 
 
 class Nodes:
-    """`hold_s`: for how long the kernel uses attributes without asking again."""
+    """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
+    by locks?"""
 
-    def __init__(self, hold_s: float):
-        self._hold_s = hold_s
+    def __init__(self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False):
+        self._hold_s, self._is_shared = hold_s, is_shared
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
@@ -184,7 +186,7 @@ class Nodes:
     def tell(self, node: Node, attributes: Attributes) -> Attributes:
         """What to report of a node: the size is that of the content whose pages the kernel has."""
         content = node.content
-        if content is not None and attributes.size != content.size:
+        if content is not None and attributes.size != content.size and not self._is_shared(node.ino):
             attributes = msgspec.structs.replace(attributes, size=content.size)
         node.told, node.told_at = _told(attributes), time.monotonic()
         if attributes.mode & _TYPES == _FOLDER:
@@ -204,12 +206,18 @@ class Nodes:
 
     # -- opens
 
-    def open(self, node: Node, content: Content, attributes: Attributes) -> tuple[bool, bool, bool]:
-        """(keep pages, direct I/O, the kernel must ask for the attributes again)."""
+    def open(
+        self, node: Node, content: Content, attributes: Attributes, past_pages: bool = False
+    ) -> tuple[bool, bool, bool]:
+        """(keep pages, direct I/O, the kernel must ask for the attributes again). `past_pages` asks for direct I/O,
+        though the pages would be right."""
         with self._mutex:
             node.opens += 1
             if node.users and node.content is not content:
                 return False, True, False
+            if past_pages:
+                node.pages = None
+                return False, True, self._knows_other(node, attributes)
             pages = (content.row, content.lineage)
             keep = node.pages == pages
             node.users, node.content, node.pages = node.users + 1, content, pages

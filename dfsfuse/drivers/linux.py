@@ -53,7 +53,7 @@ WANTED = (
     | fuse.FUSE_POSIX_LOCKS | fuse.FUSE_FLOCK_LOCKS | fuse.FUSE_HANDLE_KILLPRIV_V2 | fuse.FUSE_CACHE_SYMLINKS
     | fuse.FUSE_ABORT_ERROR | fuse.FUSE_INIT_EXT
 )  # fmt: skip
-"""Locks are asked for even where they are refused: the kernel would grant them by itself. HANDLE_KILLPRIV_V2: else the
+"""HANDLE_KILLPRIV_V2: else the
 kernel would ask for an extended attribute before each write. CACHE_SYMLINKS: a symlink's target never changes.
 
 Not asked for: AUTO_INVAL_DATA would drop the pages at every change of mtime, our own included; EXPORT_SUPPORT needs the
@@ -66,9 +66,6 @@ OPTIONAL: dict[int, tuple[str, int]] = {
     fuse.FUSE_GETXATTR: ("getxattr", errno.ENOSYS),
     fuse.FUSE_LISTXATTR: ("listxattr", errno.ENOSYS),
     fuse.FUSE_REMOVEXATTR: ("removexattr", errno.ENOSYS),
-    fuse.FUSE_GETLK: ("get_lock", errno.ENOLCK),
-    fuse.FUSE_SETLK: ("set_lock", errno.ENOLCK),
-    fuse.FUSE_SETLKW: ("set_lock", errno.ENOLCK),
     fuse.FUSE_FALLOCATE: ("fallocate", errno.EOPNOTSUPP),
     fuse.FUSE_LSEEK: ("lseek", errno.ENOSYS),
     fuse.FUSE_TMPFILE: ("create_unnamed", errno.EOPNOTSUPP),
@@ -98,7 +95,7 @@ class Driver:
 
     def __init__(self, filesystem: FileSystem, device: int):
         self._fs = filesystem
-        self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S), Interrupts()
+        self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
         self.files = Files(filesystem, self.nodes, self.interrupts, Notifier(device))
         self.ready, self.unfit = False, ""
         self._handlers = self._table()

@@ -14,6 +14,7 @@ import os
 import stat
 
 from dfsfuse.attributes import Place
+from dfsfuse.content import Content
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import (
@@ -41,12 +42,14 @@ ROOT_UID = 0
 
 
 class _Opened:
-    """An open file of the kernel's, and whether it goes past the pages of its node."""
+    """An open file of the kernel's, and whether it goes past the pages of its node; `mixed`: as these are another
+    version's."""
 
-    __slots__ = ("handle", "node", "direct")
+    __slots__ = ("handle", "node", "direct", "mixed")
 
     def __init__(self, handle: Handle, node: Node, direct: bool):
         self.handle, self.node, self.direct = handle, node, direct
+        self.mixed = direct and node.content not in (None, handle.content)
 
 
 class Files:
@@ -55,9 +58,8 @@ class Files:
     def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, notifier: Notifier):
         self._fs, self._nodes, self._interrupts, self._notifier = filesystem, nodes, interrupts, notifier
         self._copy_range = getattr(filesystem, "copy_range", None)
-        # POSIX locks go when any descriptor of the file is closed, so the kernel must tell of each.
-        self._release_locks = getattr(filesystem, "release_locks", None)
         self._opened: dict[int, _Opened] = {}
+        filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
 
     def handlers(self) -> Handlers:
@@ -148,20 +150,23 @@ class Files:
 
     def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, bool]:
         """(number, FOPEN_ flags, the kernel must ask for the attributes again) of a new open file."""
-        keep, direct, look_again = self._nodes.open(node, handle.content, attributes)
+        keep, direct, look_again = self._nodes.open(node, handle.content, attributes, handle.past_pages)
         fh = next(self._numbers)
         self._opened[fh] = _Opened(handle, node, direct)
         request.undo = functools.partial(self._give_up, fh)
-        flags = fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct
-        no_flush = not handle.writable and self._release_locks is None
-        return fh, flags | fuse.FOPEN_NOFLUSH * no_flush, look_again
+        # Every close is asked for, as it carries the owner whose locks go with it: no FOPEN_NOFLUSH.
+        return fh, fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct, look_again
+
+    def _forget_pages(self, content: Content, ino: int) -> None:
+        """Programs are about to see another version through what they have open."""
+        self._notifier.content_changed(ino)
 
     # -- reading and writing
 
     def read(self, request: Request) -> None:
         fh, offset, size, read_flags, _, _ = fuse.fuse_read_in.unpack_from(request.buffer, BODY)
         opened = self._get(fh)
-        if opened.direct and not read_flags & fuse.FUSE_READ_LOCKOWNER:
+        if opened.mixed and not read_flags & fuse.FUSE_READ_LOCKOWNER:
             # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
             raise refusal(errno.EINVAL)
         room = request.view[DATA : DATA + min(size, PAYLOAD_BYTES_MAX)]
@@ -174,7 +179,7 @@ class Files:
         if write_flags & fuse.FUSE_WRITE_KILL_SUIDGID:
             opened.handle.privileged = False
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
-        written = self._fs.files.write(opened.handle, data, offset, append)
+        written = self._fs.files.write(opened.handle, data, offset, append, self._interrupts.of(request))
         self._nodes.changed_by_kernel(node)
         return fuse.fuse_write_out.pack(written)
 
@@ -205,7 +210,7 @@ class Files:
     def copy_file_range(self, request: Request) -> bytes:
         fh_in, off_in, _, fh_out, off_out, length, _ = fuse.fuse_copy_file_range_in.unpack_from(request.buffer, BODY)
         source, target = self._get(fh_in), self._get(fh_out)
-        if source.direct:
+        if source.mixed:
             # The kernel goes by the size of the other version, whose pages it has: the program has to read and write.
             raise refusal(errno.EINVAL)
         if self._copy_range is None:
@@ -221,12 +226,7 @@ class Files:
 
     def flush(self, request: Request) -> bytes:
         fh, owner = fuse.fuse_flush_in.unpack_from(request.buffer, BODY)
-        handle = self._get(fh).handle
-        try:
-            self._fs.files.flush(handle)
-        finally:
-            if self._release_locks is not None:
-                self._release_locks(handle, owner, False)
+        self._fs.program_locks.flush(self._get(fh).handle, owner)
         return b""
 
     def fsync(self, request: Request) -> bytes:
@@ -235,10 +235,7 @@ class Files:
         return b""
 
     def release(self, request: Request) -> bytes:
-        fh, _, release_flags, owner = fuse.fuse_release_in.unpack_from(request.buffer, BODY)
-        if release_flags & fuse.FUSE_RELEASE_FLOCK_UNLOCK and self._release_locks is not None:
-            self._release_locks(self._get(fh).handle, owner, True)
-        self._close(fh)
+        self._close(fuse.fuse_release_in.unpack_from(request.buffer, BODY)[0])
         return b""
 
     def _close(self, fh: int) -> None:
@@ -246,7 +243,7 @@ class Files:
         if opened is None:
             raise refusal(errno.EBADF)
         try:
-            self._fs.files.release(opened.handle)
+            self._fs.program_locks.release(opened.handle)
         finally:
             self._nodes.close(opened.node, opened.direct)
 

@@ -1,29 +1,22 @@
-"""The Linux driver's requests on locks between programs: POSIX (fcntl) and BSD (flock) ones, where the file system has
-them. A lock that the kernel would grant by itself would be seen by this machine alone, so without them the answer is
-ENOLCK."""
+"""The Linux driver's requests on locks between programs: POSIX (fcntl) and BSD (flock) ones. Those of open file
+descriptions come as POSIX locks whose owner is the description.
+
+A lock that is waited for holds no worker: its answer is written by whoever hears that it is granted, or that its
+program was interrupted.
+"""
 
 import errno
 import fcntl
-from typing import NamedTuple
+from collections.abc import Callable
 
 from dfsfuse.drivers import fuse_protocol as fuse
-from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
+from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, LaterReply, Request, beyond, refusal
 from dfsfuse.drivers.linux_files import Files
+from dfsfuse.errors import DfsError
 from dfsfuse.filesystem import FileSystem
+from dfsfuse.range_locks import FileLock
 
 _END = (1 << 63) - 1
-
-
-class RangeLock(NamedTuple):
-    """`kind` is F_RDLCK, F_WRLCK or F_UNLCK of the bytes from `start` to `last`; a flock covers all bytes. `owner` is
-    the kernel's number for who holds it."""
-
-    owner: int
-    kind: int
-    start: int
-    last: int
-    pid: int
-    flock: bool
 
 
 class Locks:
@@ -42,25 +35,40 @@ class Locks:
 
     def getlk(self, request: Request) -> bytes:
         fh, lock = _asked(request)
-        found = self._fs.get_lock(self._files.handle(fh), lock)
+        found = self._fs.program_locks.get(self._files.handle(fh), lock)
         if found is None:
             return fuse.fuse_file_lock.pack(lock.start, lock.last, fcntl.F_UNLCK, 0)
         return fuse.fuse_file_lock.pack(found.start, found.last, found.kind, found.pid)
 
     def setlk(self, request: Request) -> bytes:
-        return self._set(request, wait=False)
-
-    def setlkw(self, request: Request) -> bytes:
-        return self._set(request, wait=True)
-
-    def _set(self, request: Request, wait: bool) -> bytes:
         fh, lock = _asked(request)
-        self._fs.set_lock(self._files.handle(fh), lock, wait, self._interrupts.of(request))
+        self._fs.program_locks.set(self._files.handle(fh), lock)
         return b""
 
+    def setlkw(self, request: Request) -> bytes | None:
+        fh, lock = _asked(request)
+        if lock.kind == fcntl.F_UNLCK:
+            return self.setlk(request)
+        handle, interrupted = self._files.handle(fh), self._interrupts.of(request)
+        locked = self._fs.program_locks.begin(handle, lock, lambda: _answer_later(request), interrupted)
+        return b"" if locked else None
 
-def _asked(request: Request) -> tuple[int, RangeLock]:
+
+def _answer_later(request: Request) -> Callable[[DfsError | None], None]:
+    """What to call once it is decided."""
+    later = LaterReply(request)
+
+    def decided(error: DfsError | None) -> None:
+        if error is None:
+            later.reply()
+        else:
+            later.fail(error.errno)
+
+    return decided
+
+
+def _asked(request: Request) -> tuple[int, FileLock]:
     fh, owner, start, last, kind, pid, flags = fuse.fuse_lk_in.unpack_from(request.buffer, BODY)
     if kind not in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK) or start > last or last > _END:
         raise refusal(errno.EINVAL, "not a lock")
-    return fh, RangeLock(owner, kind, start, last, pid, bool(flags & fuse.FUSE_LK_FLOCK))
+    return fh, FileLock(owner, kind, start, last, pid, bool(flags & fuse.FUSE_LK_FLOCK))

@@ -1,0 +1,60 @@
+"""What programs have written, sent when they close or unlock: it becomes the file's next version, or a copy beside it.
+
+Threads: any. `Content.committing` is held meanwhile.
+"""
+
+import contextlib
+import logging
+import os
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable
+from dfsfuse.cache import Cache
+from dfsfuse.commits import Committer
+from dfsfuse.content import Content
+from dfsfuse.copies import Copies
+
+log = logging.getLogger(__name__)
+
+
+class Sending:
+    def __init__(self, attributes: AttributeTable, cache: Cache, committer: Committer, copies: Copies):
+        self._attributes, self._cache, self._committer, self._copies = attributes, cache, committer, copies
+
+    def send(self, content: Content, durable: bool = False) -> None:
+        """Commit, or keep what can never be committed. Another handle may have done either while this one waited."""
+        with content.committing:
+            if content.failed is not None:
+                raise content.failed
+            self._attributes.forget_ino(content.ino)
+            try:
+                attributes = self._committer.commit(content, durable)
+            except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
+                if content.where:
+                    self._copies.keep(content, "conflict", error)
+                raise
+        if attributes is not None:
+            self._attributes.put_changed(attributes)
+
+    def sync_all(self) -> None:
+        """All that programs have written so far, onto the servers' disks."""
+        for content in self._cache.in_use():
+            if content.writers and content.changed and content.failed is None:
+                self.send(content, durable=True)
+
+    def send_all(self) -> None:
+        """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
+        next client's to send, which takes one time-out, and not one for each file."""
+        written = [content for content in self._cache.in_use() if content.writers and content.changed]
+        for content in written:
+            # What is promised already may have a commit in doubt, which the index must go on naming.
+            if not content.promised:
+                with contextlib.suppress(errors.NoSpace):
+                    self._cache.mark_closed(content, b"")
+        for content in written:
+            try:
+                self.send(content)
+            except errors.DfsError as error:
+                log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
+                if isinstance(error, errors.Unreachable):
+                    return

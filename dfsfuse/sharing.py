@@ -1,0 +1,335 @@
+"""How files are written on which programs use locks: the write lock of such a file is nobody's for longer than needed.
+
+Programs that lock ranges of a file, or flock it, keep it open for writing side by side, also on several clients, and
+tell each other by their locks who may write. So for them the file's write lock is not held from open to close. It is
+taken at the first write, with the newest content; it is given back, after a commit, when a program here unlocks
+something, when a descriptor is closed, and when another client wants it. Before a lock of theirs is granted the content
+is brought up to date in place (overtaking.py), and the kernel forgets what it has of it.
+
+This goes for all that programs here have open of a file, from the first lock on that one of them has tried to take: who
+writes through another descriptor than he locks, or under no lock at all, must not keep the write lock from programs
+elsewhere that wait for it with a lock of theirs in hand. The directory remembers that locks were used on a file. Who
+opens it later need not keep others waiting until his first lock; only if he writes before any program here uses a lock,
+the write lock is his until he closes it, as it is with any file.
+
+    handle.lock     the write lock is this handle's until it is closed
+    handle.share    the file is shared by locks; `Share.lock` is the write lock while something needs it
+
+Threads: `Content.committing` guards the share of that content, and is held for each write, commit and overtaking of it;
+it is not held while the write lock or a range lock is waited for. `_mutex` guards the table. One thread gives back what
+others want, and keeps aside what was written under locks that are lost.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from dfsfuse import errors
+from dfsfuse.attributes import AttributeTable
+from dfsfuse.cache import Cache
+from dfsfuse.content import Content, Download
+from dfsfuse.copies import Copies
+from dfsfuse.handles import Handle, Share
+from dfsfuse.locks import Lock, LockTable
+from dfsfuse.messages import RangeGranted
+from dfsfuse.openings import Openings, Version
+from dfsfuse.overtaking import overtake
+from dfsfuse.range_locks import RangeLockTable
+from dfsfuse.sending import Sending
+from dfsfuse.waiting import Interrupted
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Content, int], None]
+_BRIEFLY_S = 1.0
+
+
+class Sharing:
+    """`start` begins to give back what others want."""
+
+    def __init__(
+        self, locks: LockTable, ranges: RangeLockTable, cache: Cache, openings: Openings, attributes: AttributeTable,
+        copies: Copies, sending: Sending, download: Download,
+    ):  # fmt: skip
+        self._locks, self._ranges, self._cache, self._openings = locks, ranges, cache, openings
+        self._attributes, self._copies, self._sending, self._download = attributes, copies, sending, download
+        self._mutex = threading.Lock()
+        self._shares: dict[int, Share] = {}
+        self._inos: Counter[int] = Counter()
+        self._tell: Tell = lambda content, ino: None
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work_for_ever, name="sharing", daemon=True)
+        ranges.on_lost(self._lost)
+        openings.on_locking(self._overtaken_by)
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def close(self) -> None:
+        self._work.put(None)
+        if self._worker.is_alive():
+            self._worker.join()
+
+    def on_changed(self, tell: Tell) -> None:
+        """`tell(content, ino)` must make the kernel forget the pages and attributes that it has of the inode, as which
+        programs have the content open, before it returns. It is called with no lock held that reading or writing needs.
+        """
+        self._tell = tell
+
+    # -- who shares
+
+    def opened(self, handle: Handle, noted: bool, cut: bool) -> None:
+        """A descriptor was opened. `noted`: programs have used locks on the file. `cut`: it was cut by the open, which
+        counts as writing."""
+        share = self._shares.get(handle.content.row)
+        if share is None and not noted:
+            return
+        share = self._join(handle)
+        share.noted = share.noted or noted
+        handle.past_pages = share.elsewhere = self._is_used_elsewhere(handle)
+        with handle.content.committing:
+            if share.locking or not cut:
+                self._hand_over(handle, share)
+            if not handle.content.changed:
+                self._give_back(share)
+
+    def _is_used_elsewhere(self, handle: Handle) -> bool:
+        """Who only reads is not kept waiting by a lock service that is away."""
+        try:
+            return self._ranges.ask_use(handle.content.ino, None if handle.writable else _BRIEFLY_S)
+        except (errors.Unreachable, errors.Starting):
+            if handle.writable:
+                raise
+            return True
+
+    def begin_locking(self, handle: Handle) -> Share:
+        """Its program is about to use a lock through it."""
+        share, content = handle.share or self._join(handle), handle.content
+        if not share.locking:
+            with content.committing:
+                share.locking = True
+                for each in [each for each in list(content.handles) if each.writable]:
+                    self._hand_over(each, each.share or self._join(each))
+        return share
+
+    def _join(self, handle: Handle) -> Share:
+        content = handle.content
+        with self._mutex:
+            share = self._shares.setdefault(content.row, Share(content))
+            share.users += 1
+            self._inos[share.ino] += 1
+            handle.share = share
+        content.shared = True
+        self._ranges.begin_use(share.ino)
+        return share
+
+    def _hand_over(self, handle: Handle, share: Share) -> None:
+        """The write lock that the descriptor has had since its open is the share's."""
+        lock, handle.lock = handle.lock, None
+        if lock is not None:
+            share.token = max(share.token, lock.token)
+        if lock is not None and share.lock is None:
+            share.lock, share.pid = lock, handle.pid
+        elif lock is not None:
+            self._locks.release(lock, handle.pid)
+
+    def closed(self, handle: Handle) -> None:
+        """A descriptor is being closed, and what it has written is committed, or waits to be."""
+        share = handle.share
+        if share is None:
+            return
+        handle.share = None
+        with share.content.committing:
+            with self._mutex:
+                share.users -= 1
+                self._inos[share.ino] -= 1
+                if not self._inos[share.ino]:
+                    del self._inos[share.ino]
+                last = not share.users
+                if last:
+                    del self._shares[share.content.row]
+            if last or not share.content.changed:
+                self._give_back(share)
+            share.content.shared = not last
+        self._ranges.end_use(share.ino)
+
+    def _overtaken_by(self, newest: Version) -> None:
+        """An open was answered with this. On a file on which programs use locks, all who have it open here see it: the
+        kernel has one size for it, and who locks must be told the right one."""
+        content = self._cache.current(newest.attributes.ino)
+        if content is None or not content.users:
+            return
+        share = self._shares.get(content.row) or Share(content)
+        with self._copies.in_use(content):
+            content.shared = True
+            with content.committing:
+                former = content.version
+                if former < newest.attributes.version and self._become(share, newest):
+                    self._openings.overtaken(content, former, newest)
+            self.tell_if_old(share)
+
+    def is_shared(self, ino: int) -> bool:
+        """Whether a program here has the file open that uses locks on it, or may."""
+        return ino in self._inos
+
+    # -- writing
+
+    def may_commit(self, handle: Handle) -> bool:
+        """Whether there is a write lock under which what was written through a shared descriptor can be committed."""
+        share = handle.share
+        return share is not None and self._lock_of(share) is not None
+
+    def _lock_of(self, share: Share) -> Lock | None:
+        lock = share.lock or self._locks.held(share.ino)
+        if lock is not None:
+            with share.content.mutex:
+                share.content.token = max(share.content.token, lock.token)
+        return lock
+
+    @contextlib.contextmanager
+    def writing(self, handle: Handle, interrupted: Interrupted) -> Iterator[None]:
+        """Within the block this client has the write lock, and the newest content. Raises Busy, Interrupted."""
+        share, content = handle.share, handle.content
+        while share is not None and handle.lock is None:
+            self._ranges.check_lease()
+            with content.committing:
+                for failed in filter(None, (handle.failed, content.failed)):
+                    raise failed
+                if share.lock is not None and share.lock.held_now():
+                    yield
+                    return
+            self._take(handle, share, interrupted)
+        yield
+
+    def _take(self, handle: Handle, share: Share, interrupted: Interrupted) -> None:
+        content = handle.content
+        with content.committing:
+            if share.lock is not None and not share.lock.held_now():
+                # It was lost. What was written under it is committed if nobody else has written since.
+                self._commit(share)
+                self._give_back(share)
+        lock = self._locks.acquire(content.ino, content.where, handle.pid, True, interrupted)
+        try:
+            with content.committing:
+                if share.lock is None:
+                    if lock.token != share.token:
+                        self._overtake(share, lock.token)
+                    self._cache.mark_open(content)
+                    self._keep(handle, share, lock)
+                    return
+        except BaseException:
+            self._locks.release(lock, handle.pid)
+            raise
+        self._locks.release(lock, handle.pid)
+
+    def _keep(self, handle: Handle, share: Share, lock: Lock) -> None:
+        with share.content.mutex:
+            share.content.token = max(share.content.token, lock.token)
+        if share.locking:
+            share.lock, share.pid = lock, handle.pid
+        else:
+            handle.lock = lock
+
+    def misplaced(self, handle: Handle) -> None:
+        """What was appended has another place than the kernel thought, as another client has appended before: its pages
+        are wrong there. It cannot be told while it waits for the answer to this very write."""
+        share = handle.share
+        if share is not None:
+            share.pages_old = True
+            self._work.put(lambda: self.tell_if_old(share))
+
+    # -- locking and unlocking
+
+    def settle(self, content: Content) -> None:
+        """What was written here is committed, and the write lock given back: a lock of a program here is about to go.
+
+        Raises what a commit raises; then both stay as they are, but where it can never succeed.
+        """
+        share = self._shares.get(content.row)
+        if share is None:
+            return
+        with content.committing:
+            self._commit(share)
+            self._give_back(share)
+
+    def refresh(self, handle: Handle, granted: RangeGranted) -> None:
+        """A lock was granted to a program through this descriptor: it sees what others have written before."""
+        share, content = handle.share, handle.content
+        with content.committing:
+            share.elsewhere = granted.elsewhere
+            lock = self._locks.held(share.ino)
+            newest = share.token in {lock.token if lock is not None else granted.writer} - {0}
+            if not share.noted or not (newest or content.changed):
+                self._overtake(share, 0)
+                share.token = max(share.token, granted.writer)
+            if not content.changed:
+                self._give_back(share)
+        self.tell_if_old(share)
+
+    def tell_if_old(self, share: Share) -> None:
+        with share.telling:
+            old, share.pages_old = share.pages_old, False
+            if old:
+                self._tell(share.content, share.ino)
+
+    def _commit(self, share: Share) -> None:
+        """With the write lock that this client has; what is unsent without one is left to the retries."""
+        content = share.content
+        if content.changed and content.failed is None and self._lock_of(share) is not None:
+            self._sending.send(content)
+
+    def _give_back(self, share: Share) -> None:
+        lock, share.lock = share.lock, None
+        if lock is not None:
+            self._locks.release(lock, share.pid)
+
+    def _overtake(self, share: Share, token: int) -> None:
+        """Become the newest version. What is unsent stays as it is: its commit tells if its base is gone."""
+        self._openings.catch_up(share.content, token, lambda newest: self._become(share, newest))
+        share.noted, share.token = True, token or share.token
+
+    def _become(self, share: Share, newest: Version) -> bool:
+        if share.content.changed:
+            return False
+        overtake(share.content, newest, self._cache, self._download)
+        # Names may have changed along with the content, such as that of a journal beside it.
+        self._attributes.forget_all()
+        self._attributes.put_changed(newest.attributes)
+        share.pages_old = True
+        return True
+
+    # -- what others want, and what is lost
+
+    def wanted(self, inos: dict[int, float]) -> None:
+        """Other clients wait for the write locks of these. Does not wait."""
+        with self._mutex:
+            shares = [share for share in self._shares.values() if share.ino in inos and share.lock is not None]
+        for share in shares:
+            self._work.put(lambda share=share: self.settle(share.content))
+
+    def _lost(self, handles: set[Handle]) -> None:
+        """Nobody knows what others have done to the file meanwhile. Does not wait."""
+        error = errors.LockLost("the locks of this program are lost: close the file, and open it again")
+        for handle in handles:
+            handle.failed = error
+        for content, ino in {(each.content, each.share.ino if each.share else each.content.ino) for each in handles}:
+            self._work.put(lambda content=content, ino=ino: self._set_aside(content, ino, error))
+
+    def _set_aside(self, content: Content, ino: int, error: errors.DfsError) -> None:
+        """What was written under lost locks becomes a copy beside the file; and reads reach this client again."""
+        with content.committing:
+            if content.changed and content.failed is None and content.where:
+                self._copies.keep(content, "conflict", error)
+        self._tell(content, ino)
+
+    def _work_for_ever(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            except errors.DfsError as error:
+                log.warning("a shared file stays as it is for now: %s", error)
+            except Exception:
+                log.exception("sharing failed")
