@@ -2,11 +2,9 @@
 
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import time
@@ -495,18 +493,3 @@ def test_read_only_mount(shared, mount: Path):
                 change()
     finally:
         reader.unmount()
-
-
-# -- what is refused for now
-
-
-def test_locks_between_programs_are_refused(mount: Path):
-    """Goal: flock and fcntl locks say ENOLCK: a lock that only this machine would see is worse than none."""
-    with (mount / "file").open("w") as handle:
-        with error(errno.ENOLCK):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        with error(errno.ENOLCK):
-            fcntl.lockf(handle, fcntl.LOCK_EX)
-        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        with error(errno.ENOLCK):
-            fcntl.fcntl(handle, fcntl.F_SETLK, request)

@@ -54,6 +54,7 @@ def wait_for_waiters(cluster: MountedCluster, name: str, count: int) -> None:
 # -- who excludes whom
 
 
+@pytest.mark.drivers("linux", "fusepy")
 @pytest.mark.parametrize("how", ["SETLK", "OFD_SETLK"])
 def test_ranges(pair, how):
     """Goal: readers share, writers exclude, ranges apart do not touch each other, and unlocking frees at once."""
@@ -84,6 +85,7 @@ def test_a_process_and_a_description_exclude_each_other(pair):
         first.lock("r", 15, 1)
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_flock(pair):
     """Goal: shared and exclusive; apart from fcntl; converted as on Linux: what cannot be converted is lost."""
     first, second = pair
@@ -128,6 +130,7 @@ def test_getlk(pair):
     assert first.lock("w", how="GETLK")[0] == "u"
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_the_map_of_a_process(pair):
     """Goal: splitting, replacing and merging, as the other program can find it out."""
     first, second = pair
@@ -161,6 +164,7 @@ def test_who_waits_is_granted_by_the_unlock(pair, lock, unlock):
     second.result(5)
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_ctrl_c_ends_a_wait(pair):
     """Goal: EINTR, promptly; the place is given up, and what was held before is still held."""
     first, second = pair
@@ -349,6 +353,7 @@ def test_locks_of_an_unlinked_file(sides):
 # -- what programs see under their locks
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_who_locks_sees_what_was_written_before(pair):
     """Goal: S3. Content and size, through descriptors that stay open, turn by turn; neither closes anything."""
     first, second = pair
@@ -575,6 +580,7 @@ def test_everything_under_locks(two_mounts, folder, how):
     assert (two_mounts[1] / "file").read_bytes() == (folder / "shadow").read_bytes()
 
 
+@pytest.mark.drivers("linux", "fusepy")
 def test_appends_under_a_flock(two_mounts):
     """Goal: each line is whole and in its place; each program sees all lines before its own."""
     code = """

@@ -2,14 +2,17 @@
 
 `Driver` is the Operations object; what libfuse calls is in fusepy_callbacks.py.
 
-Waiting opens occupy libfuse's threads: the lock table bounds them below THREADS_MAX. What libfuse keeps from a
-driver, and which errno programs get for it, is listed in docs/SEMANTICS.md.
+Waiting opens and waiting locks occupy libfuse's threads: the file system bounds them below THREADS_MAX. Every close is
+asked for (no `noflush`), as it carries the owner whose locks go. What libfuse keeps from a driver, and which errno
+programs get for it, is listed in docs/SEMANTICS.md.
 
-Threads: libfuse's. `_handles` is a dictionary whose single operations are atomic.
+Threads: libfuse's, and those that tell of changed content. `_handles` is a dictionary whose single operations are
+atomic.
 """
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -20,12 +23,14 @@ from typing import NamedTuple
 import mfusepy
 
 from dfsfuse.attributes import Place
+from dfsfuse.content import Content
 from dfsfuse.drivers.fusepy_callbacks import Callbacks
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
-from dfsfuse.errors import AlreadyExists, DfsError
+from dfsfuse.errors import AlreadyExists, DfsError, NotFound
 from dfsfuse.filesystem import BLOCK_BYTES, FileSystem, place_of
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes
 from dfsfuse.openfiles import Handle
+from dfsfuse.range_locks import FileLock
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,9 @@ _WANT_NOT = (1 << 11) | (1 << 12)
 """FUSE_CAP_HANDLE_KILLPRIV: the kernel clears set-uid bits itself. FUSE_CAP_AUTO_INVAL_DATA: would drop the pages at
 every change of mtime, our own included; this driver invalidates what has changed elsewhere."""
 
+_LAST_BYTE = (1 << 63) - 1
+_FLOCKS = {fcntl.LOCK_SH: fcntl.F_RDLCK, fcntl.LOCK_EX: fcntl.F_WRLCK, fcntl.LOCK_UN: fcntl.F_UNLCK}
+
 _libfuse = mfusepy._libfuse
 _libfuse.fuse_invalidate_path.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
 
@@ -51,10 +59,11 @@ def interrupted() -> bool:
 
 class _Open:
     """An open file of the kernel's: the handle, the kernel's node through which it was opened, and whether past its
-    pages."""
+    pages; `mixed`: as these are another version's."""
 
     def __init__(self, handle: Handle, node: KernelNode, direct: bool):
         self.handle, self.node, self.direct = handle, node, direct
+        self.mixed = direct and node.content not in (None, handle.content)
 
 
 class _OpenFolder(NamedTuple):
@@ -72,11 +81,15 @@ class Driver(mfusepy.Operations):
 
     def __init__(self, filesystem: FileSystem, on_ready: Callable[[], None]):
         self._fs, self._on_ready = filesystem, on_ready
-        self._nodes = KernelNodes(KERNEL_HOLD_S)
+        self._locks = filesystem.program_locks
+        self._nodes = KernelNodes(KERNEL_HOLD_S, self._locks.is_shared)
         self._handles: dict[int, _Open | _OpenFolder] = {}
         self._numbers = itertools.count(1)
+        self._fuse = None
+        self._locks.on_content_changed(self._forget_pages)
 
     def init_with_config(self, connection, config) -> None:
+        self._fuse = _libfuse.fuse_get_context().contents.fuse
         config.use_ino = config.hard_remove = config.nullpath_ok = 1
         config.entry_timeout = config.attr_timeout = KERNEL_HOLD_S
         config.negative_timeout = 0.0
@@ -212,28 +225,40 @@ class Driver(mfusepy.Operations):
         return 0
 
     def open(self, path: str, fi) -> int:
+        """The kernel has just looked the name up, and may remember what another client has removed since: ESTALE makes
+        it look again, and make the file where that was asked for."""
         uid, _, pid = mfusepy.fuse_get_context()
-        handle, attributes = self._fs.open(place_of(path), fi.flags, pid, interrupted, uid == _ROOT_UID)
+        try:
+            handle, attributes = self._fs.open(place_of(path), fi.flags, pid, interrupted, uid == _ROOT_UID)
+        except NotFound:
+            raise mfusepy.FuseOSError(errno.ESTALE) from None
         self._opened(path, handle, attributes, fi)
         return 0
 
     def _opened(self, path: str, handle: Handle, attributes: Attributes, fi) -> None:
-        node, keep, direct, look_again = self._nodes.open(path, handle.content, attributes)
+        node, keep, direct, look_again = self._nodes.open(path, handle.content, attributes, handle.past_pages)
         fi.fh = self._number(_Open(handle, node, direct))
-        fi.keep_cache, fi.direct_io, fi.noflush = keep, direct, not handle.writable
+        fi.keep_cache, fi.direct_io = keep, direct
         if look_again:
             self._look_again(path)
 
     def _look_again(self, path: str) -> None:
         """The kernel's attributes and pages of a path are not right any more."""
-        _libfuse.fuse_invalidate_path(_libfuse.fuse_get_context().contents.fuse, os.fsencode(path))
+        _libfuse.fuse_invalidate_path(self._fuse, os.fsencode(path))
+
+    def _forget_pages(self, content: Content, ino: int) -> None:
+        """Programs are about to see another version through what they have open. libfuse can say so of files that have
+        a name."""
+        opened = [held for held in list(self._handles.values()) if isinstance(held, _Open)]
+        for path in {held.node.path for held in opened if held.handle.content is content} - {None}:
+            self._look_again(path)
 
     def _handle(self, fi) -> Handle:
         return self._handles[fi.fh].handle
 
     def read(self, fi, buffer: memoryview, offset: int) -> int:
         opened = self._handles[fi.fh]
-        if opened.direct and not fi.lock_owner:
+        if opened.mixed and not fi.lock_owner:
             # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
             raise mfusepy.FuseOSError(errno.EINVAL)
         return self._fs.files.read_into(opened.handle, buffer, offset)
@@ -241,21 +266,21 @@ class Driver(mfusepy.Operations):
     def copy_file_range(self, fi_in) -> int:
         """Done by the kernel, through its pages; only where these are another version's, the program has to read and
         write itself, as it does on EINVAL."""
-        raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].direct else errno.EOPNOTSUPP)
+        raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].mixed else errno.EOPNOTSUPP)
 
     def write(self, fi, data: memoryview, offset: int) -> int:
         append = bool(fi.flags & os.O_APPEND) and not fi.writepage
-        return self._fs.files.write(self._handle(fi), data, offset, append)
+        return self._fs.files.write(self._handle(fi), data, offset, append, interrupted)
 
     def truncate(self, path: str | None, length: int, fi=None) -> None:
         if fi is not None:
-            self._fs.files.resize(self._handle(fi), length)
+            self._fs.files.resize(self._handle(fi), length, interrupted)
             return
         uid, _, pid = mfusepy.fuse_get_context()
         self._fs.truncate(self._place(path), length, pid, interrupted, uid == _ROOT_UID)
 
     def flush(self, path: str | None, fi) -> None:
-        self._fs.files.flush(self._handle(fi))
+        self._locks.flush(self._handle(fi), fi.lock_owner)
 
     def fsync(self, path: str | None, datasync: int, fi) -> None:
         self._fs.files.flush(self._handle(fi), durable=True)
@@ -266,16 +291,32 @@ class Driver(mfusepy.Operations):
     def release(self, path: str | None, fi) -> None:
         opened = self._handles.pop(fi.fh)
         try:
-            self._fs.files.release(opened.handle)
+            self._locks.release(opened.handle)
         finally:
             self._nodes.close(opened.node, opened.handle.content, opened.direct)
 
     def lock(self, path: str | None, fi, command: int, lock) -> None:
-        """Locks that only this machine would see are worse than none: refused until the lock service grants them."""
-        raise mfusepy.FuseOSError(errno.ENOLCK)
+        """fcntl: locks of processes, and of open file descriptions, which libfuse does not tell apart."""
+        if fi.flush:
+            # libfuse asks for this after each flush, which has done it.
+            return
+        asked = lock.contents
+        last = asked.l_start + asked.l_len - 1 if asked.l_len else _LAST_BYTE
+        wanted = FileLock(fi.lock_owner, asked.l_type, asked.l_start, last, max(0, asked.l_pid))
+        if command != fcntl.F_GETLK:
+            self._locks.set(self._handle(fi), wanted, command == fcntl.F_SETLKW, interrupted)
+            return
+        found = self._locks.get(self._handle(fi), wanted)
+        if found is None:
+            asked.l_type = fcntl.F_UNLCK
+            return
+        asked.l_type, asked.l_whence, asked.l_start, asked.l_pid = found.kind, os.SEEK_SET, found.start, found.pid
+        asked.l_len = 0 if found.last == _LAST_BYTE else found.last + 1 - found.start
 
     def flock(self, path: str | None, fi, operation: int) -> None:
-        raise mfusepy.FuseOSError(errno.ENOLCK)
+        kind, pid = _FLOCKS[operation & ~fcntl.LOCK_NB], mfusepy.fuse_get_context()[2]
+        wanted = FileLock(fi.lock_owner, kind, pid=pid, flock=True)
+        self._locks.set(self._handle(fi), wanted, not operation & fcntl.LOCK_NB, interrupted)
 
     def destroy(self, path: str) -> None:
         log.info("unmounting")

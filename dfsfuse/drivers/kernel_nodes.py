@@ -15,6 +15,7 @@ Threads: one mutex; no request is made under it.
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -31,9 +32,10 @@ Told = tuple[int, int, int]
 class KernelNode:
     """`pages` names the content whose pages the kernel may keep. `content` is the one that is open while `users` > 0,
     the opens through the pages; opens with direct I/O do not count. `told`: what was told through a handle, and
-    when."""
+    when. `path` is None once the file has no name any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self.path: str | None = path
         self.users = 0
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
@@ -41,10 +43,11 @@ class KernelNode:
 
 
 class KernelNodes:
-    """`attribute_s`: for how long the kernel uses attributes; what it was told earlier is forgotten."""
+    """`attribute_s`: for how long the kernel uses attributes; what it was told earlier is forgotten. `is_shared`: do
+    programs share an inode by locks? Then who locks must be told the newest size."""
 
-    def __init__(self, attribute_s: float):
-        self._attribute_s = attribute_s
+    def __init__(self, attribute_s: float, is_shared: Callable[[int], bool] = lambda ino: False):
+        self._attribute_s, self._is_shared = attribute_s, is_shared
         self._mutex = threading.Lock()
         self._nodes: OrderedDict[str, KernelNode] = OrderedDict()
         self._opens: WeakKeyDictionary[Content, dict[KernelNode, int]] = WeakKeyDictionary()
@@ -60,8 +63,8 @@ class KernelNodes:
         """The attributes to report for a path: those of the older content while one is open."""
         with self._mutex:
             node = self._nodes.get(path)
-            if node is not None and node.content is not None:
-                attributes = _as_opened(attributes, node.content)
+            if node is not None:
+                attributes = self._as_opened(attributes, node)
             self._turn()
             self._told[path] = _told(attributes)
         return attributes
@@ -69,10 +72,16 @@ class KernelNodes:
     def tell_open(self, node: KernelNode, attributes: Attributes) -> Attributes:
         """The same through a handle, for which libfuse names no path."""
         with self._mutex:
-            if node.content is not None:
-                attributes = _as_opened(attributes, node.content)
+            attributes = self._as_opened(attributes, node)
             node.told = time.monotonic(), _told(attributes)
         return attributes
+
+    def _as_opened(self, attributes: Attributes, node: KernelNode) -> Attributes:
+        """The size is that of the content whose pages the kernel has."""
+        content = node.content
+        if content is None or attributes.size == content.size or self._is_shared(attributes.ino):
+            return attributes
+        return msgspec.structs.replace(attributes, size=content.size)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -92,14 +101,20 @@ class KernelNodes:
 
     # -- opens
 
-    def open(self, path: str, content: Content, attributes: Attributes) -> tuple[KernelNode, bool, bool, bool]:
-        """(node, keep pages, direct I/O, the kernel must ask for the attributes again)."""
+    def open(
+        self, path: str, content: Content, attributes: Attributes, past_pages: bool = False
+    ) -> tuple[KernelNode, bool, bool, bool]:
+        """(node, keep pages, direct I/O, the kernel must ask for the attributes again). `past_pages` asks for direct
+        I/O, though the pages would be right."""
         with self._mutex:
-            node = self._nodes.setdefault(path, KernelNode())
+            node = self._nodes.setdefault(path, KernelNode(path))
             self._nodes.move_to_end(path)
             alone = self._open_through(node, content)
             if node.users and node.content is not content:
                 return node, False, True, False
+            if past_pages:
+                node.pages = None
+                return node, False, True, self._knows_other(path, node, attributes)
             several = attributes.nlink > 1
             if several:
                 content.read_elsewhere()
@@ -140,29 +155,32 @@ class KernelNodes:
 
     def removed(self, path: str) -> None:
         with self._mutex:
-            self._nodes.pop(path, None)
+            node = self._nodes.pop(path, None)
+            if node is not None:
+                node.path = None
 
     def renamed(self, old: str, new: str, exchanged: bool) -> None:
         """The kernel's node moves to its new path, and a folder's nodes with it; what was at the new path is gone, or
         goes the other way. What the kernel was told of all these goes with them too."""
         with self._mutex:
             at_new, at_old = self._take_below(new), self._take_below(old)
-            self._nodes.update((new + path[len(old) :], node) for path, node in at_old.items())
+            self._put(at_old, old, new)
             if exchanged:
-                self._nodes.update((old + path[len(new) :], node) for path, node in at_new.items())
+                self._put(at_new, new, old)
             self._renamed_at = time.monotonic()
 
     def _take_below(self, top: str) -> dict[str, KernelNode]:
-        below = [path for path in self._nodes if path == top or path.startswith(top + "/")]
-        return {path: self._nodes.pop(path) for path in below}
+        below = {path: self._nodes[path] for path in self._nodes if path == top or path.startswith(top + "/")}
+        for path, node in below.items():
+            del self._nodes[path]
+            node.path = None
+        return below
+
+    def _put(self, nodes: dict[str, KernelNode], old: str, new: str) -> None:
+        for path, node in nodes.items():
+            node.path = new + path[len(old) :]
+            self._nodes[node.path] = node
 
 
 def _told(attributes: Attributes) -> Told:
     return attributes.ino, attributes.size, attributes.mtime_ns
-
-
-def _as_opened(attributes: Attributes, content: Content) -> Attributes:
-    """The size is that of the content whose pages the kernel has."""
-    if attributes.size == content.size:
-        return attributes
-    return msgspec.structs.replace(attributes, size=content.size)
