@@ -35,7 +35,7 @@ class Changes:
 
     def write(self, start: int, end: int) -> None:
         self.written.add(start, end)
-        if self.punched:
+        if self.punched and start < end:
             self.punched.remove(*whole_blocks(start, end))
 
     def punch(self, start: int, end: int) -> None:

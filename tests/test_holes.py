@@ -234,6 +234,18 @@ def test_a_hole_is_punched_without_fetching_it(machine: Machine, other: Machine)
     assert other.servers.received_bytes == received
 
 
+def test_a_hole_at_an_end_within_a_block(machine: Machine, other: Machine) -> None:
+    """Goal: the last block of a file whose size is odd becomes a hole with the rest, for others too."""
+    machine.write("/f", b"x" * (MIB + 100))
+    handle = machine.open("/f", os.O_RDWR)
+    machine.files.fallocate(handle, PUNCH, MIB - 100_000, MIB)
+    machine.close(handle)
+    assert other.read("/f") == b"x" * (MIB - 100_000) + bytes(100_100)
+    reader = other.open("/f")
+    assert content_at(other, reader) == [(0, -(-(MIB - 100_000) // HOLE_BYTES) * HOLE_BYTES)]
+    other.close(reader)
+
+
 def test_scattered_content_keeps_its_holes(machine: Machine, other: Machine) -> None:
     """Goal: up to 16 stretches of an entry are stored as they are; of more the shortest holes are filled."""
     handle = machine.create("/f")

@@ -210,3 +210,20 @@ class Stream:
 
     def rewind(self) -> None:
         _libc.rewinddir(self._stream)
+
+
+# -- bad addresses
+
+_NOWHERE = ctypes.c_void_p(16)
+PATH_CALLS: dict[str, tuple[object, ...]] = {
+    "open": (_NOWHERE, os.O_RDONLY), "mkdir": (_NOWHERE, 0o755), "rmdir": (_NOWHERE,), "unlink": (_NOWHERE,),
+    "chmod": (_NOWHERE, 0o600), "chown": (_NOWHERE, 0, 0), "lchown": (_NOWHERE, 0, 0), "chdir": (_NOWHERE,),
+    "truncate": (_NOWHERE, ctypes.c_int64(0)), "mkfifo": (_NOWHERE, 0o600), "link": (_NOWHERE, b"other"),
+    "symlink": (_NOWHERE, b"other"), "rename": (_NOWHERE, b"other"), "access": (_NOWHERE, 0),
+    "readlink": (_NOWHERE, _NOWHERE, ctypes.c_size_t(10)), "utimes": (_NOWHERE, None),
+}  # fmt: skip
+"""Calls whose first path is at an address that is not the program's."""
+
+
+def call_with_nowhere(name: str) -> None:
+    _call(name, *PATH_CALLS[name])

@@ -25,6 +25,7 @@ from posix_rules import (
     permissions,
     programs,
     record_locks,
+    refusals,
     renaming,
     sizes,
     special_files,
@@ -39,7 +40,7 @@ MODULES = (
     opening, content, sizes, holes, copying, mapping,
     orphans, links, symlinks, folders, renaming, names, listing,
     attributes, modes, permissions, times, xattrs, special_files,
-    record_locks, description_locks, durability, descriptors, programs, events,
+    record_locks, description_locks, durability, descriptors, programs, events, refusals,
 )  # fmt: skip
 
 

@@ -15,7 +15,19 @@ CPYTHON = [
 
 def cpython(here: Path, there: Path, tests: list[str] | None = None) -> object:
     """Python's own tests with their temporary folder on the mount; the names of those that fail."""
-    command = (sys.executable, "-m", "test", "--tempdir", here, "-v", "-u", "largefile", *(tests or CPYTHON))
+    command = (
+        sys.executable,
+        "-m",
+        "test",
+        "--tempdir",
+        here,
+        "-v",
+        "--timeout",
+        "600",
+        "-u",
+        "largefile",
+        *(tests or CPYTHON),
+    )
     outcome = attempt(*command, cwd=here, timeout_s=3000, env={"TMPDIR": str(here)})
     said = outcome.stdout + outcome.stderr
     assert re.search(r"Tests result|== Tests result|Total duration", said), said[-3000:]
