@@ -89,10 +89,8 @@ class ChunkStore:
 
     def _keep(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
         """False if it is here, unbroken."""
-        moment = self._packs.moment
-        place = self._find(name)
-        if place is None and len(data) < PACK_BYTES_MAX:
-            return self._packs.put(name, data, missing_at=moment)
+        if len(data) < PACK_BYTES_MAX and self._is_certainly_new(name):
+            return self._packs.put(name, data)
         self._is_sound(name)
         if len(data) < PACK_BYTES_MAX:
             return not self._is_old_file(name, len(data)) and self._packs.put(name, data)
@@ -101,6 +99,10 @@ class ChunkStore:
             return False
         self._files.put(name, data)
         return True
+
+    def _is_certainly_new(self, name: bytes) -> bool:
+        """Of a small chunk: told from memory, as most chunks that come are new."""
+        return self._files.shortest >= PACK_BYTES_MAX and not self._packs.may_have(name)
 
     def _is_old_file(self, name: bytes, length: int) -> bool:
         """Whether an earlier version has kept this small chunk as a file. One of another length, as power cuts leave

@@ -110,6 +110,12 @@ class PackIndex:
                 raise _meaning(error) from error
         return Place(*row) if row else None
 
+    def names(self, after: bytes, limit: int) -> list[bytes]:
+        """Names of chunks that sort after `after`, in order."""
+        with _told():
+            rows = self._writer.execute("SELECT name FROM chunks WHERE name > ? ORDER BY name LIMIT ?", (after, limit))
+            return [name for (name,) in rows]
+
     def ends(self) -> dict[int, int]:
         """Pack -> where the records begin that may not have rows."""
         with _told():

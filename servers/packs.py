@@ -16,6 +16,9 @@ A pack whose fdatasync failed is cut back to what was on the disk before: the ke
 the lost pages for clean, and does not say which they were, so all records since then are lost, also those that were
 appended meanwhile.
 
+Most chunks that come are new. That is told by a filter in memory (name_filter.py), which learns the names in the index
+at start and with the syncs that follow; until it knows all, the index is asked.
+
 A chunk is deleted by removing its row, as `set_aside` does. Its record is dead space in the pack then, and has a row
 again if the index is made again; unless its bytes do not hash to its name.
 
@@ -35,6 +38,7 @@ from typing import TypeVar
 
 from dfsfuse import errors
 from servers import pack_recovery
+from servers.name_filter import NameFilter
 from servers.pack_file import Handles, PackFile, Place, pack_sizes
 from servers.pack_index import IndexBroken, PackIndex
 
@@ -45,6 +49,8 @@ PACK_BYTES_MAX = 256 << 10
 PACK_BYTES = 64 << 20
 RECENT_MAX = 16384
 """Records in memory, some hundred bytes each."""
+_NAMES_A_STEP = 20_000
+
 _Result = TypeVar("_Result")
 _KEEP = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -61,7 +67,7 @@ class Packs:
         self._written: dict[int, PackFile] = {}
         self._current: PackFile | None = None
         self._behind = False
-        self._moment = 0
+        self._known, self._learnt, self._all_known = NameFilter(), b"", False
         self._handles = Handles(self._folder)
         self._index = PackIndex(f"{self._folder}/index.db")
         self.chunks = self.stored_bytes = 0
@@ -82,16 +88,10 @@ class Packs:
 
     # -- storing and finding
 
-    @property
-    def moment(self) -> int:
-        """Changes when chunks go from memory into the index."""
-        return self._moment
-
-    def put(self, name: bytes, data: bytes | bytearray | memoryview, missing_at: int = -1) -> bool:
-        """Append a chunk; False if it is here. `missing_at`: the `moment` before `find` said that it is not. Raises
-        OSError, NoSpace, Internal; then nothing of it is left."""
+    def put(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
+        """Append a chunk; False if it is here. Raises OSError, NoSpace, Internal; then nothing of it is left."""
         with self._appending:
-            known = self._find_recent(name) if missing_at == self._moment else self.find(name)
+            known = self.find(name) if self.may_have(name) else None
             if known and known.length == len(data):
                 return False
             if known:
@@ -103,6 +103,7 @@ class Packs:
             with self._lock:
                 pack.end = place.end
                 self._fresh[name] = place
+                self._known.add(name)
                 self._count(1, place.length)
         return True
 
@@ -126,12 +127,14 @@ class Packs:
                 self._written[pack.number] = pack
         return pack
 
-    def find(self, name: bytes) -> Place | None:
-        return self._find_recent(name) or self._ask_index(lambda: self._index.find(name))
+    def may_have(self, name: bytes) -> bool:
+        """False: the chunk is certainly not here. Told from memory."""
+        return not self._all_known or self._known.may_have(name)
 
-    def _find_recent(self, name: bytes) -> Place | None:
+    def find(self, name: bytes) -> Place | None:
         with self._lock:
-            return self._fresh.get(name) or self._pending.get(name)
+            place = self._fresh.get(name) or self._pending.get(name)
+        return place or self._ask_index(lambda: self._index.find(name))
 
     def read(self, _: bytes, place: Place, offset: int, length: int) -> bytes:
         """A part of the chunk there; shorter than asked for where the pack ends. Raises OSError."""
@@ -177,7 +180,7 @@ class Packs:
             if ends and self._write_index(lambda: self._index.add(places, ends)):
                 with self._lock:
                     self._pending, self._ends = {}, {}
-                    self._moment += 1
+            self._learn_names()
         return lost
 
     def _sync_pack(self, pack: PackFile, end: int) -> list[OSError]:
@@ -230,6 +233,23 @@ class Packs:
         if why:
             self._tell(why, began)
         self._recount()
+        self._learn_names()
+
+    def _learn_names(self) -> None:
+        """Some more of the names in the index, until all are known: at start, and then with each sync, as a million of
+        them take seconds. `_indexing` is held."""
+        if self._all_known:
+            return
+        try:
+            names = self._index.names(self._learnt, _NAMES_A_STEP)
+        except (IndexBroken, errors.DfsError) as error:
+            log.warning("the index of packs %s; its names are learnt later", error)
+            return
+        with self._lock:
+            for name in names:
+                self._known.add(name)
+        self._all_known = len(names) < _NAMES_A_STEP
+        self._learnt = names[-1] if names else b""
 
     def _enter(self, sizes: dict[int, int]) -> None:
         ends = pack_recovery.enter(self._index, self._folder, sizes, self._keep_aside)
@@ -256,7 +276,6 @@ class Packs:
             self._behind = True
             return False
         self._behind = False
-        self._moment = 0
         return True
 
     def _rebuild(self, generation: int, why: str) -> None:
@@ -282,7 +301,8 @@ class Packs:
         """What was pending and has been entered by the scan is not counted, nor entered, once more."""
         with self._lock:
             self._pending = {name: at for name, at in self._pending.items() if at.end > limits.get(at.pack, 0)}
-            self._moment += 1
+            # The scan may have found what had been set aside.
+            self._learnt, self._all_known = b"", False
 
     def _recount(self) -> None:
         """`_indexing` is held."""

@@ -21,6 +21,7 @@ from dfsfuse import errors
 from dfsfuse.chunks import chunk_name
 from servers import pack_file, pack_recovery, packs
 from servers.chunkstore import ChunkStore
+from servers.name_filter import NameFilter
 from servers.pack_file import HEADER_BYTES, Place, header
 from servers.pack_index import IndexBroken
 from servers.packs import Packs
@@ -220,19 +221,31 @@ def test_the_index_comes_after_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(rows_of(tmp_path)) == len(CHUNKS)
 
 
-def test_what_came_into_the_index_since_it_was_looked_for(tmp_path: Path):
-    """Goal: who has found that a chunk is not here, and stores it when another has stored it and it has gone from
-    memory into the index, is told that it is here, and nothing is counted twice."""
-    packs = opened(tmp_path)
-    moment = packs.moment
-    name = chunk_name(b"data")
-    assert packs.find(name) is None
-    assert packs.put(name, b"data", missing_at=moment)
-    assert not packs.put(name, b"data", missing_at=moment)
-    assert packs.sync() == []
-    assert not packs.put(name, b"data", missing_at=moment)
-    assert packs.chunks == 1
-    packs.close()
+def test_no_name_that_is_here_passes_for_new():
+    """Goal: the filter never denies a name that it was given, and denies most others."""
+    names = [chunk_name(b"%d" % number) for number in range(2000)]
+    known = NameFilter()
+    for name in names[:1000]:
+        known.add(name)
+    assert all(known.may_have(name) for name in names[:1000])
+    assert sum(known.may_have(name) for name in names[1000:]) < 10
+
+
+def test_what_is_here_is_not_stored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Goal: a chunk from before the start is known, whether the names in the index have been learnt already or not, and
+    they all are after some syncs; a new one is looked for in memory alone."""
+    put_all(tmp_path).close()
+    monkeypatch.setattr(packs, "_NAMES_A_STEP", 2)
+    made = opened(tmp_path)
+    assert made.may_have(chunk_name(b"new")), "names are missing yet"
+    assert not any(made.put(name, data) for name, data in zip(NAMES, CHUNKS, strict=True))
+    for _ in range(len(NAMES)):
+        made.sync()
+    assert not made.may_have(chunk_name(b"new"))
+    assert all(map(made.may_have, NAMES))
+    assert not any(made.put(name, data) for name, data in zip(NAMES, CHUNKS, strict=True))
+    assert made.chunks == len(set(NAMES))
+    made.close()
 
 
 @pytest.mark.usefixtures("small_packs")
