@@ -132,8 +132,10 @@ def test_killed_client_loses_nothing(fresh):
             assert failed.value.errno in NO_ANSWER
             assert time.monotonic() - started < 2 + 4
         victim.kill()
-        unsent = {upload["path"]: upload["reason"] for upload in Dfs(fresh).json("status")["uploads"]}
-        assert sorted(unsent) == ["/changed", "/new"], "status lists what waits for the next mount"
+        known = Dfs(fresh).json("status")
+        assert sorted(upload["path"] for upload in known["uploads"]) == ["/changed", "/new"]
+        counted = {row["mountpoint"]: row["unsent_files"] for row in known["sessions"]}
+        assert counted == {str(victim.point): 2, str(other.point): 0}, "the counts are those of the list"
     told = remounted(victim)
     assert "its client was killed; the dead mount has been unmounted lazily" in told
     assert "sent now, as the client before could not: 2 of its files" in told
