@@ -23,7 +23,7 @@ from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, Unsent
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
-from dfsfuse.content_file import make_ready
+from dfsfuse.content_file import make_ready, usable
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
 
@@ -122,7 +122,7 @@ class Cache:
 
         def begin() -> Content:
             content = self.peek(attributes.ino)
-            if content is not None and not _usable(content, attributes):
+            if content is not None and not usable(content, attributes):
                 content = self._supersede(content, attributes, entries, segments)
             if content is None:
                 content = self._add(attributes, entries, segments, path)
@@ -321,6 +321,15 @@ class Cache:
             self.detach(content)
             self._delete(content.row, content.path)
 
+    def discard(self, ino: int) -> None:
+        """The content of an inode that nobody uses any more, if the servers have it."""
+        with self._mutex:
+            content = self._current.get(ino)
+            number = content.row if content is not None else self.index.number_of(ino)
+            if number in self._evictable:
+                self._current.pop(ino, None)
+                self._delete(number, self.path_of(number))
+
     def _delete(self, number: int, path: str) -> None:
         """The row first: a file without a row is removed at the next start, but a row without its file would promise
         content that is not there. Only where the disk has no room for the index, the row stays until the next start;
@@ -383,15 +392,6 @@ class Cache:
             raise errors.from_os_error(error, "writing to the local cache")
         if not self.make_room(self._bytes_max):
             raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
-
-
-def _usable(content: Content, attributes: Attributes) -> bool:
-    """Is the content the version that the directory names, or made from it or later here?"""
-    if content.trying and content.trying == attributes.commit_id:
-        return True
-    if content.version == attributes.version:
-        return content.commit_id == attributes.commit_id
-    return content.version > attributes.version and bool(content.users)
 
 
 def boot_id() -> str:

@@ -235,6 +235,11 @@ class CacheIndex:
         row = self._run("SELECT ino FROM contents WHERE number = ?", (number,)).fetchone()
         return row[0] if row else 0
 
+    def number_of(self, ino: int) -> int:
+        """The newest row of an inode; 0 where there is none."""
+        row = self._run("SELECT number FROM contents WHERE ino = ? ORDER BY number DESC LIMIT 1", (ino,)).fetchone()
+        return row[0] if row else 0
+
     def unsent(self) -> list[Unsent]:
         with self._mutex:
             rows = self._db.execute(_UNSENT, (State.CLOSED,)).fetchall()

@@ -8,6 +8,7 @@ import os
 from dfsfuse import chunks
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.content import Content
+from dfsfuse.messages import Attributes
 from dfsfuse.sparse_files import punch_hole
 
 
@@ -36,3 +37,12 @@ def _verify(content: Content) -> None:
             content.present[index] = 0
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
     content.verified = True
+
+
+def usable(content: Content, attributes: Attributes) -> bool:
+    """Is the content the version that the directory names, or made from it or later here?"""
+    if content.trying and content.trying == attributes.commit_id:
+        return True
+    if content.version == attributes.version:
+        return content.commit_id == attributes.commit_id
+    return content.version > attributes.version and bool(content.users)

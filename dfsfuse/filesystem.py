@@ -185,6 +185,8 @@ class FileSystem:
             self._attributes.forget_removed(place)
             raise
         self._attributes.name_removed(place, removed.folder, asked_at)
+        if removed.unnamed:
+            self.files.discard(removed.unnamed)
 
     def rename(self, old: Place, new: Place, flags: int = 0) -> None:
         """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""

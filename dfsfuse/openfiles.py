@@ -57,6 +57,7 @@ class OpenFiles:
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer = cache, openings, transfer
         self._sending, self._unsent, self.sharing = sending, unsent, sharing
+        self.sync, self.discard = sending.sync_all, cache.discard
 
     # -- opening
 
@@ -361,10 +362,6 @@ class OpenFiles:
     def close(self) -> None:
         """The client ends: what programs still have open for writing is closed."""
         self._sending.send_all()
-
-    def sync(self) -> None:
-        """What programs have written so far becomes the files' next versions, on the disks."""
-        self._sending.sync_all()
 
     def any_written(self) -> bool:
         """Has any file here something that the servers may not have?"""

@@ -283,16 +283,17 @@ def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
         raise errors.NotADirectory(f"{bytes_as_text(name)!r} is not a folder")
     if not request.folder and kind == stat.S_IFDIR:
         raise errors.IsADirectory(f"{bytes_as_text(name)!r} is a folder")
-    remove_name(tx, parent, folder, name, ino, now_ns)
-    return Removed(attributes_of(parent, folder))
+    inode = remove_name(tx, parent, folder, name, ino, now_ns)
+    return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0)
 
 
-def remove_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, now_ns: int) -> None:
+def remove_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, now_ns: int) -> Inode:
     inode = existing(tx, ino)
     if inode.is_folder and has_entries(tx, ino):
         raise errors.NotEmpty(f"the folder {bytes_as_text(name)!r} is not empty")
     drop_name(tx, parent, folder, name, ino, inode, now_ns)
     forget_unnamed(tx, ino, inode)
+    return inode
 
 
 def has_entries(tx: Transaction, ino: int) -> bool:

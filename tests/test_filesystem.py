@@ -615,6 +615,34 @@ def test_a_copy_that_the_quota_refuses_is_made_later(machine: Machine, other: Ma
     assert (other.read("/" + copy), other.read("/f")) == (b"mine", b"theirs")
 
 
+def test_a_removed_file_frees_the_cache(machine: Machine) -> None:
+    """Goal: what the cache has of a file goes with the last name, or stays while a program here has it open; other
+    names keep it, and so does what was not sent."""
+    for name in ("a", "b", "open"):
+        machine.write(f"/{name}", name.encode() * 1000)
+    machine.files.link(place_of("/b"), place_of("/b2"))
+    held = machine.open("/open")
+    rows = lambda: len(machine.cache.index.all_rows())  # noqa: E731
+    assert rows() == 3
+    for name, left in (("a", 2), ("b", 2), ("open", 2), ("b2", 1)):
+        machine.files.remove(place_of(f"/{name}"), False)
+        assert rows() == left, name
+    assert machine.files.files.read(held, 8, 0) == b"openopen"
+    machine.close(held)
+
+
+def test_a_removed_file_that_was_not_used_lately_frees_the_cache(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: also of a file whose content is known to the index alone."""
+    monkeypatch.setattr("dfsfuse.cache._IDLE_CONTENTS_MAX", 1)
+    for number in range(5):
+        machine.write(f"/{number}", b"x")
+    for number in range(5):
+        machine.files.remove(place_of(f"/{number}"), False)
+    assert not machine.cache.index.all_rows()
+
+
 def test_allocated_bytes_of_a_file_that_is_written(machine: Machine, other: Machine) -> None:
     """Goal: du counts what is written, not the holes, before the close and after it."""
     handle = machine.create("/f")

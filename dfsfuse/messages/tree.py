@@ -108,9 +108,10 @@ class Remove(Change, kw_only=True):
 
 
 class Removed(Message):
-    """The folder that has a name less."""
+    """The folder that has a name less. `unnamed`: the file that has no name any more; 0 where there is none."""
 
     folder: Attributes
+    unnamed: int = 0
 
 
 class Rename(Change, kw_only=True):
