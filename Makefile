@@ -4,7 +4,7 @@
 #   make programs [NAMES=git]   real programs on two mounts, compared with the local disk; takes half an hour
 #   make venv                   .venv alone                  make lint    ruff
 #   make clean                  remove what the others have made here; volumes and caches stay
-# PYTHON=/path/to/python3 chooses the Python that .venv is made with.
+# PYTHON=/path/to/python3 chooses the Python that .venv is made with; the distribution's own unless told otherwise.
 
 MNT ?= /mnt/dfs
 PYTEST ?=
