@@ -249,6 +249,42 @@ fcntl.flock(fd, fcntl.LOCK_EX)
                 process.communicate()
 
 
+_MANY = """
+import threading
+def wait_for_it(path):
+    fd = os.open(path, os.O_RDWR)
+    flock(fd, fcntl.LOCK_EX)
+    os.close(fd)
+def begin(path):
+    global threads
+    threads = [threading.Thread(target=wait_for_it, args=(path,)) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+def join():
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_two_hundred_waiters_hold_no_worker(shared, first: Mount, mount: Path):
+    """Goal: what waits is answered by who hears of the grant: the driver has no more threads for it, and goes on."""
+    (mount / "many").write_bytes(b"")
+    with programs(2) as (holder, waiter):
+        holder.open(mount / "many")
+        holder.do("flock(fd, fcntl.LOCK_EX)")
+        before = len(os.listdir(f"/proc/{first.pid}/task"))
+        waiter.do(f"exec({_MANY!r}, globals())")
+        waiter.do(f"begin({str(mount / 'many')!r})")
+        wait_for_waiters(shared, "many", 200)
+        assert len(os.listdir(f"/proc/{first.pid}/task")) < before + 200 + 50
+        started = time.monotonic()
+        for number in range(20):
+            assert not (mount / f"none {number}").exists()
+        assert time.monotonic() - started < 2
+        holder.do("flock(fd, fcntl.LOCK_UN)")
+        waiter.do("join()")
+
+
 # -- how locks end
 
 

@@ -25,11 +25,11 @@ for number in range(first, first + count):
 """
 
 
-def sqlite(here: Path, there: Path) -> object:
-    """1,000 transactions by two clients in turn, then the integrity check and every row."""
+def sqlite(here: Path, there: Path, turns: int = 20) -> object:
+    """50 transactions a turn by two clients in turn, 1,000 in all; then the integrity check and every row."""
     with contextlib.closing(sqlite3.connect(here / "t.db")) as db:
         db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT)")
-    for turn in range(20):
+    for turn in range(turns):
         folder = (here, there)[turn % 2]
         run(sys.executable, "-c", _ADD, folder / "t.db", turn * 50, 50, cwd=folder)
     with contextlib.closing(sqlite3.connect(there / "t.db")) as db:
