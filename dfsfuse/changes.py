@@ -34,9 +34,13 @@ class Changes:
         return bool(self.written) or bool(self.punched)
 
     def write(self, start: int, end: int) -> None:
+        """A block that was punched and is written in part is content as a whole: zeros, and what was written."""
         self.written.add(start, end)
         if self.punched and start < end:
-            self.punched.remove(*whole_blocks(start, end))
+            first, last = whole_blocks(start, end)
+            for filled in self.punched.within(first, last):
+                self.written.add(*filled)
+            self.punched.remove(first, last)
 
     def punch(self, start: int, end: int) -> None:
         """Both at borders of blocks, or `end` at the end of the content."""

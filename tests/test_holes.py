@@ -246,6 +246,21 @@ def test_a_hole_at_an_end_within_a_block(machine: Machine, other: Machine) -> No
     other.close(reader)
 
 
+def test_a_write_into_a_hole_that_was_just_punched(machine: Machine, other: Machine) -> None:
+    """Goal: the rest of its first and last block is zeros for others too, as the hole had made it."""
+    machine.write("/f", b"x" * MIB)
+    handle = machine.open("/f", os.O_RDWR)
+    machine.files.fallocate(handle, PUNCH, 65536, 131072)
+    machine.put(handle, b"n" * 70_000, 70_000)
+    machine.close(handle)
+    expected = bytearray(b"x" * 65536 + bytes(131072) + b"x" * (MIB - 196608))
+    expected[70_000:140_000] = b"n" * 70_000
+    assert other.read("/f") == expected
+    reader = other.open("/f")
+    assert content_at(other, reader) == [(0, 65536), (69632, 143360), (196608, MIB)]
+    other.close(reader)
+
+
 def test_scattered_content_keeps_its_holes(machine: Machine, other: Machine) -> None:
     """Goal: up to 16 stretches of an entry are stored as they are; of more the shortest holes are filled."""
     handle = machine.create("/f")
