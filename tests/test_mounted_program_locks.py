@@ -616,6 +616,20 @@ def test_everything_under_locks(two_mounts, folder, how):
     assert (two_mounts[1] / "file").read_bytes() == (folder / "shadow").read_bytes()
 
 
+def test_room_and_copies_under_a_lock(pair):
+    """Goal: what is allocated, punched and copied within the kernel's reach is written like the rest: under the write
+    lock, seen by who locks next."""
+    first, second = pair
+    first.do("lock(fd, 'w'), os.posix_fallocate(fd, 0, 9000), os.pwrite(fd, b'first' * 1000, 0), lock(fd, 'u')")
+    second.lock("w")
+    assert second.do("(os.fstat(fd).st_size, os.pread(fd, 5, 4995))") == (9000, b"first")
+    assert second.do("os.copy_file_range(fd, fd, 5, 0, 8995)") == 5
+    second.do("_libc.fallocate64(fd, 3, ctypes.c_int64(0), ctypes.c_int64(4096))")
+    second.lock("u")
+    first.lock("r")
+    assert first.do("(os.pread(fd, 10, 0), os.pread(fd, 6, 8994))") == (bytes(10), b"\0first")
+
+
 @pytest.mark.drivers("linux", "fusepy")
 def test_appends_under_a_flock(two_mounts):
     """Goal: each line is whole and in its place; each program sees all lines before its own."""
