@@ -13,7 +13,6 @@ import itertools
 import logging
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +22,10 @@ from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, Unsent
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
-from dfsfuse.content_file import make_ready, usable
+from dfsfuse.content_file import close_file, open_file, usable
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
+from dfsfuse.warm_files import WarmFiles
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Cache:
         self.index = CacheIndex(home / "index.db", boot_id())
         self._current: OrderedDict[int, Content] = OrderedDict()
         self._in_use: dict[int, Content] = {}
-        self._open_rows = OpenRows()
+        self._open_rows, self._warm = OpenRows(), WarmFiles()
         self._sizes: dict[int, int] = {}
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
@@ -80,6 +80,8 @@ class Cache:
 
     def close(self) -> None:
         with self._mutex:
+            for content in self._warm.take_all():
+                self._close_file(content)
             self._save_settled()
             self.index.close()
 
@@ -140,7 +142,7 @@ class Cache:
             number = next(self._numbers)
             self.index.add(number, ino, State.OPEN, path)
             content = Content(number, ino, self.path_of(number), 0, [])
-            content.mtime_ns, content.where = mtime_ns, path
+            content.mtime_ns, content.where, content.measured = mtime_ns, path, False
             self._remember(content)
             return self._use(content)
 
@@ -224,12 +226,9 @@ class Cache:
             self._evictable.pop(content.row, None)
             self._settled.pop(content.row, None)
             try:
-                content.fd = os.open(content.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                make_ready(content)
+                if not self._warm.take(content):
+                    open_file(content)
             except BaseException:
-                if content.fd >= 0:
-                    os.close(content.fd)
-                    content.fd = -1
                 self._settle(content)
                 raise
             self._in_use[content.row] = content
@@ -262,15 +261,15 @@ class Cache:
             if content.users:
                 return []
             del self._in_use[content.row]
-            found = os.fstat(content.fd)
-            self._note_size(content.row, found.st_blocks * 512)
-            # The next client of this cache evicts by atime. The disk's own may be off, or of what never came into use.
-            os.utime(content.fd, ns=(time.time_ns(), found.st_mtime_ns))
-            os.close(content.fd)
-            content.fd = -1
+            for cold in self._warm.keep(content) if content.measured and not content.changed else [content]:
+                self._close_file(cold)
             self._settle(content)
             self.make_room()
             return self._open_rows.closed(content)
+
+    def _close_file(self, content: Content) -> None:
+        self._note_size(content.row, close_file(content))
+        content.measured = True
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""
@@ -300,6 +299,7 @@ class Cache:
     def mark_open(self, content: Content) -> None:
         """On disk before an open for writing is answered, and whenever what the servers have is first overwritten or
         cut: a crash finds what may have been written, and what it was based on."""
+        content.measured = False
         self._with_room(lambda: self.index.save_written(content))
 
     def mark_closed(self, content: Content, commit_id: bytes) -> None:
@@ -338,6 +338,7 @@ class Cache:
             self.index.delete(number)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        self._warm.drop(number)
         self._used_bytes -= self._sizes.pop(number, 0)
         self._evictable.pop(number, None)
         self._settled.pop(number, None)

@@ -69,6 +69,7 @@ class Content:
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
     since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
+    `measured`: the cache knows how much room its file takes.
     """
 
     def __init__(self, row: int, ino: int, path: str, size: int, entries: list[Entry]):
@@ -87,6 +88,7 @@ class Content:
         self.trying = b""
         self.row_current = False
         self.row_stale = False
+        self.measured = True
         self.synced = False
         self.attributes_synced = True
         self.failed: errors.DfsError | None = None

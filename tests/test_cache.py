@@ -12,11 +12,13 @@ import pytest
 from clients import Client, Servers, uploaded
 from volumes import Volume
 
-from dfsfuse import errors
+from dfsfuse import cache as cache_module
+from dfsfuse import errors, warm_files
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
+from dfsfuse.content_file import open_file
 from dfsfuse.recovery import find_changes
 from servers.store.memory import MemoryStore
 
@@ -154,6 +156,54 @@ def test_local_opens_share_one_content(client: Client) -> None:
 
 
 # -- room
+
+
+def open_files(client: Client) -> set[str]:
+    """Content files that this process has open."""
+    found = {os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if _is_open(number)}
+    return {path for path in found if path.startswith(str(client.home / "contents"))}
+
+
+def _is_open(number: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{number}")
+
+
+def test_files_that_were_read_stay_open_for_a_while(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: opening again what was read lately costs the disk nothing; no more than WARM_MAX are kept, and none after
+    the end; what is removed is closed."""
+    monkeypatch.setattr(warm_files, "WARM_MAX", 3)
+    for number in range(5):
+        make(client, f"f{number}", b"data%d" % number)
+    assert open_files(client) == set(), "what was written is measured at close"
+    for number in (0, 1, 2, 3, 4):
+        assert read_all(client, f"f{number}") == b"data%d" % number
+    assert len(open_files(client)) == 3
+    opened = []
+    monkeypatch.setattr(cache_module, "open_file", lambda content: opened.append(content) or open_file(content))
+    for number in (4, 2, 3, 0):
+        assert read_all(client, f"f{number}") == b"data%d" % number
+    assert [content.where for content in opened] == [b"f0"]
+    client.cache.delete(client.cache.peek(client.volume.at("f0").ino))
+    assert len(open_files(client)) == 2
+    client.cache.close()
+    assert open_files(client) == set()
+    client.start()
+    assert read_all(client, "f2") == b"data2"
+
+
+def test_a_newer_version_in_a_file_that_is_still_open(client: Client, other: Client) -> None:
+    """Goal: the file that was kept open has the newer content after another client's commit."""
+    make(client, "f", noise(3 * MIB))
+    assert read_all(client, "f") == noise(3 * MIB)
+    changed = other.open("f", write=True)
+    other.write(changed, b"changed", 5)
+    other.resize(changed, 2 * MIB)
+    other.commit(changed)
+    other.close(changed, write=True)
+    expected = bytearray(noise(3 * MIB)[: 2 * MIB])
+    expected[5:12] = b"changed"
+    for _ in range(2):
+        assert read_all(client, "f") == expected
 
 
 def test_eviction_takes_the_least_recently_used(volume: Volume, servers: Servers, tmp_path: Path) -> None:
