@@ -24,6 +24,7 @@ from dfsfuse.waiting import never
 
 COPY_BYTES_MAX = 64 << 20
 """What one call copies at most; programs ask again for the rest."""
+_PART_BYTES = 1 << 20
 
 Result = TypeVar("Result")
 
@@ -127,6 +128,8 @@ class Allocation:
             return 0
         if target_offset + length > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        if source.content.shared:
+            return self._copy_shared(source, offset, target, target_offset, length)
         with self._files.sharing.writing(target, never):
             self._copy(source.content, offset, target, target_offset, length)
         return length
@@ -141,6 +144,11 @@ class Allocation:
             else:
                 self._copy_hole(target, start, start + last - first)
 
+    def _copy_shared(self, source: Handle, offset: int, target: Handle, target_offset: int, length: int) -> int:
+        """A part, through memory: of a file on which programs use locks, which may become another version meanwhile."""
+        data = self._files.read(source, min(length, _PART_BYTES), offset)
+        return self._files.write(target, data, target_offset) if data else 0
+
     def _copy_content(self, source: Content, offset: int, target: Handle, start: int, length: int) -> None:
         content, end = target.content, start + length
         self._files.bring(source, lambda c: c.missing(offset, offset + length))
@@ -148,6 +156,8 @@ class Allocation:
 
         def copy() -> bool:
             with content.mutex:
+                # A disk that is full says so before anything is overwritten.
+                sparse_files.reserve_if_possible(content.fd, start, length)
                 sparse_files.copy(source.fd, offset, content.fd, start, length)
                 content.touch(time.time_ns(), target.privileged)
                 return content.account(start, end)

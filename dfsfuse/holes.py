@@ -140,11 +140,13 @@ def allocate(content: Content, start: int, end: int, keep_size: bool, now_ns: in
 def clear(content: Content, start: int, end: int, keep_size: bool, now_ns: int, privileged: bool) -> bool:
     """As `allocate`, and what is there becomes zeros."""
     with content.mutex:
-        within = min(end, content.size)
+        # What is punched makes room: the second time the disk has it.
+        sparse_files.reserve(content.fd, start, end - start, keep_size=True)
+        news, within = False, min(end, content.size)
         if start < within:
             sparse_files.punch_hole(content.fd, start, within - start)
-            content.account(start, within)
-        return allocate(content, start, end, keep_size, now_ns, privileged)
+            news = content.account(start, within)
+        return allocate(content, start, end, keep_size, now_ns, privileged) or news
 
 
 def take_from_disk(content: Content, fd: int, start: int, end: int) -> None:

@@ -47,6 +47,15 @@ def reserve(fd: int, offset: int, length: int, keep_size: bool) -> None:
     _fallocate(fd, FALLOC_FL_KEEP_SIZE if keep_size else 0, offset, length)
 
 
+def reserve_if_possible(fd: int, offset: int, length: int) -> None:
+    """As `reserve`, keeping the size, where the disk can."""
+    try:
+        reserve(fd, offset, length, keep_size=True)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+
+
 def holds_data(fd: int, offset: int, length: int) -> bool:
     """False where the range is one hole, or room that was reserved and not written."""
     with contextlib.suppress(OSError):

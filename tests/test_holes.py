@@ -366,7 +366,40 @@ def test_what_was_copied_comes_from_what_is_fetched(machine: Machine, other: Mac
     assert machine.read("/to") == expected
 
 
+@pytest.mark.parametrize("act", ["copy", "clear", "allocate"])
+def test_a_full_disk_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    """Goal: ENOSPC of the cache's disk before anything is overwritten: what is there reads as before, and is sent."""
+    machine.write("/from", b"new" * 100_000)
+    machine.write("/to", b"old" * 100_000)
+    source, target = machine.open("/from"), machine.open("/to", os.O_RDWR)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("dfsfuse.sparse_files.reserve", full)
+    calls = {
+        "copy": lambda: machine.files.copy_range(source, 0, target, 0, 300_000),
+        "clear": lambda: machine.files.fallocate(target, ZERO, 0, 300_000),
+        "allocate": lambda: machine.files.fallocate(target, 0, 0, 400_000),
+    }
+    with pytest.raises(errors.NoSpace):
+        calls[act]()
+    assert machine.files.files.read(target, 400_000, 0) == b"old" * 100_000
+    machine.close(target)
+    machine.close(source)
+
+
 # -- crashes and meanwhile
+
+
+def test_a_kill_after_clearing_finds_what_was_cleared(machine: Machine, other: Machine) -> None:
+    """Goal: the index is told before what the servers have is overwritten: a killed client's zeros are in the copy."""
+    machine.write("/f", b"x" * 100_000)
+    handle = machine.open("/f", os.O_RDWR)
+    machine.files.fallocate(handle, ZERO, 0, 50_000)
+    machine.kill()
+    (copy,) = (name.decode() for name in other.names() if name != b"f")
+    assert other.read("/" + copy) == bytes(50_000) + b"x" * 50_000
 
 
 def test_holes_survive_a_kill(machine: Machine, other: Machine) -> None:
