@@ -57,6 +57,17 @@ def test_what_the_directory_may_not_have_heard(rows: ClosedRows) -> None:
     assert rows.take() == [Closed(8, 1, 11)]
 
 
+def test_what_the_directory_may_hear_late_is_not_claimed(rows: ClosedRows) -> None:
+    """Goal: S11. A renewal that was not answered may arrive after the open: it must not close what that has opened."""
+    rows.put_back(rows.take())
+    assert rows.claim(FILE, 1) == 0
+    rows.settle(11, (FILE, 1))
+    rows.add(FILE, 1, 11)
+    assert rows.claim(FILE, 1) == 11
+    rows.settle(11, None)
+    assert rows.take() == [Closed(FILE, 1, 11)]
+
+
 def test_a_new_session_has_no_rows(rows: ClosedRows) -> None:
     """Goal: numbers of a session that has ended say nothing."""
     told = rows.take()
