@@ -32,10 +32,10 @@ from dfsfuse.messages import (
     FolderEntry,
     Link,
     Made,
-    Nothing,
     Remove,
     Removed,
     Rename,
+    Renamed,
     SetAttributes,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
@@ -195,9 +195,11 @@ class FileSystem:
         request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
         try:
             with self._removals.at(new):
-                self.session.change(request, Nothing)
+                renamed: Renamed = self.session.change(request, Renamed)
         finally:
             self._attributes.forget_all()
+        if renamed.unnamed:
+            self.files.discard(renamed.unnamed)
 
     def set_attributes(
         self,

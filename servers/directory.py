@@ -62,7 +62,7 @@ _QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
 _REPLIES: dict[type[Message], type[Message]] = {
     messages.Create: messages.Made,
     messages.Remove: messages.Removed,
-    messages.Rename: Nothing,
+    messages.Rename: messages.Renamed,
 }
 """The kinds of reply that are not Attributes."""
 

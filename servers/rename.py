@@ -5,7 +5,7 @@ is written.
 """
 
 from dfsfuse import errors
-from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Nothing, Rename, bytes_as_text
+from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename, Renamed, bytes_as_text
 from servers import records
 from servers.records import Inode, entry_key
 from servers.store import Transaction
@@ -25,7 +25,7 @@ class _Name:
         add_name(tx, self.parent, self.folder, self.name, ino, inode, now_ns)
 
 
-def rename(tx: Transaction, request: Rename, now_ns: int) -> Nothing:
+def rename(tx: Transaction, request: Rename, now_ns: int) -> Renamed:
     if request.flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or request.flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
         raise errors.InvalidArgument(f"rename knows no flags {request.flags:#x}")
     source, target = _both(tx, request)
@@ -34,14 +34,15 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Nothing:
     if target.inode is None and request.flags & RENAME_EXCHANGE:
         raise errors.NotFound(f"no file or folder {bytes_as_text(target.name)!r} to exchange with")
     if source.ino == target.ino:
-        return Nothing()
+        return Renamed()
     _check_loop(tx, source, target.parent)
     if request.flags & RENAME_EXCHANGE:
         _exchange(tx, source, target, now_ns)
-    else:
-        _check_replace(tx, source, target)
-        _move(tx, source, target, now_ns)
-    return Nothing()
+        return Renamed()
+    _check_replace(tx, source, target)
+    _move(tx, source, target, now_ns)
+    replaced = target.inode
+    return Renamed(target.ino if replaced is not None and replaced.is_file and not replaced.nlink else 0)
 
 
 def _both(tx: Transaction, request: Rename) -> tuple[_Name, _Name]:

@@ -14,7 +14,7 @@ from volumes import Volume
 
 from dfsfuse import errors, messages
 from dfsfuse.filesystem import TIME_NS_MAX, TIME_NS_MIN, place_of
-from dfsfuse.messages import LIST_PAGE_MAX, ROOT_INO, XATTR_CAPABILITY, XATTR_CREATE, XATTR_REPLACE
+from dfsfuse.messages import LIST_PAGE_MAX, RENAME_EXCHANGE, ROOT_INO, XATTR_CAPABILITY, XATTR_CREATE, XATTR_REPLACE
 from servers import records
 from servers.quota import INODES_FREE
 from servers.store.memory import MemoryStore
@@ -629,6 +629,23 @@ def test_a_removed_file_frees_the_cache(machine: Machine) -> None:
         assert rows() == left, name
     assert machine.files.files.read(held, 8, 0) == b"openopen"
     machine.close(held)
+
+
+def test_a_replaced_file_frees_the_cache(machine: Machine) -> None:
+    """Goal: a save that renames over the file leaves nothing of the former one, which a client that is killed then
+    would bring back as a conflict copy; another name keeps it, and so does exchanging."""
+    machine.write("/f", b"first")
+    numbers = machine.cache.index.all_rows
+    for content in (b"second", b"third"):
+        machine.write("/f.tmp", content)
+        machine.files.rename(place_of("/f.tmp"), place_of("/f"))
+        assert (len(numbers()), machine.read("/f")) == (1, content)
+    machine.write("/g", b"other")
+    machine.files.rename(place_of("/g"), place_of("/f"), RENAME_EXCHANGE)
+    assert len(numbers()) == 2
+    machine.files.link(place_of("/f"), place_of("/f2"))
+    machine.files.rename(place_of("/g"), place_of("/f"))
+    assert (len(numbers()), machine.read("/f2"), machine.read("/f")) == (2, b"other", b"third")
 
 
 def test_a_removed_file_that_was_not_used_lately_frees_the_cache(

@@ -128,6 +128,7 @@ from dfsfuse.messages.tree import (
     Remove,
     Removed,
     Rename,
+    Renamed,
     SetAttributes,
     without_set_ids,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "Remove",
     "Removed",
     "Rename",
+    "Renamed",
     "SetAttributes",
     "without_set_ids",
     "GetXattr",

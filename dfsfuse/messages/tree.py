@@ -124,6 +124,12 @@ class Rename(Change, kw_only=True):
     flags: int = 0
 
 
+class Renamed(Message):
+    """`unnamed`: the file that was replaced and has no name any more; 0 where there is none."""
+
+    unnamed: int = 0
+
+
 class SetAttributes(Change, kw_only=True):
     """Change what is not None. `mode` carries permission bits alone; a new owner gets no set-id bits but by `mode`."""
 
