@@ -44,8 +44,8 @@ class Cache:
     """The cache of one client in the folder `home`, kept at about `bytes_max` bytes."""
 
     def __init__(self, home: Path, bytes_max: int):
-        self._files = home / "contents"
-        self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files = str(home / "contents")
+        os.makedirs(self._files, mode=0o700, exist_ok=True)
         self._bytes_max = bytes_max
         self._mutex = threading.RLock()
         self.index = CacheIndex(home / "index.db", boot_id())
@@ -56,7 +56,7 @@ class Cache:
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
         self._used_bytes = 0
-        self._folders: set[Path] = set()
+        self._folders: set[str] = set()
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
 
     def _take_stock(self) -> set[int]:
@@ -92,9 +92,9 @@ class Cache:
         self.index.checkpoint()
 
     def path_of(self, number: int) -> str:
-        folder = self._files / f"{number & 0xFF:02x}"
+        folder = f"{self._files}/{number & 0xFF:02x}"
         if folder not in self._folders:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
             self._folders.add(folder)
         return f"{folder}/{number:x}"
 
