@@ -1,8 +1,7 @@
 """Contents on the local disk: the right one for each open, the least recently used ones evicted.
 
-Every content has a file `contents/<last two hex digits of its number>/<number>` and a row in the index. There is at
-most one *current* content of an inode, which new opens share; one that is superseded while programs have it open goes
-when they close it.
+Every content has a file (content_files.py) and a row in the index. There is at most one *current* content of an inode,
+which new opens share; one that is superseded while programs have it open goes when they close it.
 
 Threads: `_mutex` guards the tables and the counts of users; network requests never happen under it.
 """
@@ -22,10 +21,10 @@ from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, Unsent
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
-from dfsfuse.content_file import close_file, open_file, usable
+from dfsfuse.content_file import usable
+from dfsfuse.content_files import ContentFiles
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
-from dfsfuse.warm_files import WarmFiles
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ EVICTABLE_MAX = 100_000
 _IDLE_CONTENTS_MAX = 2000
 _SETTLED_MAX = 128
 _FULL = errno.ENOSPC, errno.EDQUOT
+_GONE_AT_ONCE = 64
 _FILE_BYTES_MIN = 4096
 """What a file without a block counts as: it has a row and an inode of the local disk."""
 
@@ -44,19 +44,20 @@ class Cache:
     """The cache of one client in the folder `home`, kept at about `bytes_max` bytes."""
 
     def __init__(self, home: Path, bytes_max: int):
-        self._files = str(home / "contents")
-        os.makedirs(self._files, mode=0o700, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files = ContentFiles(home)
+        self.path_of = self._files.path_of
         self._bytes_max = bytes_max
         self._mutex = threading.RLock()
         self.index = CacheIndex(home / "index.db", boot_id())
         self._current: OrderedDict[int, Content] = OrderedDict()
         self._in_use: dict[int, Content] = {}
-        self._open_rows, self._warm = OpenRows(), WarmFiles()
+        self._open_rows = OpenRows()
         self._sizes: dict[int, int] = {}
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
         self._used_bytes = 0
-        self._folders: set[str] = set()
+        self._gone: list[int] = []
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
 
     def _take_stock(self) -> set[int]:
@@ -64,7 +65,7 @@ class Cache:
         what a kill left behind, a row without a file what an eviction on a full disk did. Returns the numbers of all
         rows."""
         known, found = self.index.all_rows(), {}
-        for entry in (entry for folder in os.scandir(self._files) for entry in os.scandir(folder.path)):
+        for entry in self._files.all():
             number = int(entry.name, 16)
             if number in known:
                 found[number] = entry.stat()
@@ -80,23 +81,19 @@ class Cache:
 
     def close(self) -> None:
         with self._mutex:
-            for content in self._warm.take_all():
-                self._close_file(content)
+            self._files.close_all()
             self._save_settled()
+            self._remove_gone(len(self._gone))
             self.index.close()
 
     def maintain(self) -> None:
         """Done now and then by a thread that can wait for the disk."""
         with self._mutex:
             self._save_settled()
+        while self._gone:
+            with self._mutex:
+                self._remove_gone(_GONE_AT_ONCE)
         self.index.checkpoint()
-
-    def path_of(self, number: int) -> str:
-        folder = f"{self._files}/{number & 0xFF:02x}"
-        if folder not in self._folders:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            self._folders.add(folder)
-        return f"{folder}/{number:x}"
 
     # -- opening and closing
 
@@ -144,7 +141,7 @@ class Cache:
             content = Content(number, ino, self.path_of(number), 0, [])
             content.mtime_ns, content.where, content.measured = mtime_ns, path, False
             self._remember(content)
-            return self._use(content)
+            return self._use(content, new=True)
 
         with self._mutex:
             content = self._with_room(begin)
@@ -221,13 +218,12 @@ class Cache:
                 self._save_settled()
             del self._current[oldest.ino]
 
-    def _use(self, content: Content) -> Content:
+    def _use(self, content: Content, new: bool = False) -> Content:
         if content.users == 0:
             self._evictable.pop(content.row, None)
             self._settled.pop(content.row, None)
             try:
-                if not self._warm.take(content):
-                    open_file(content)
+                self._files.open(content, new)
             except BaseException:
                 self._settle(content)
                 raise
@@ -261,15 +257,11 @@ class Cache:
             if content.users:
                 return []
             del self._in_use[content.row]
-            for cold in self._warm.keep(content) if content.measured and not content.changed else [content]:
-                self._close_file(cold)
+            for closed, size_bytes in self._files.close(content):
+                self._note_size(closed.row, size_bytes)
             self._settle(content)
             self.make_room()
             return self._open_rows.closed(content)
-
-    def _close_file(self, content: Content) -> None:
-        self._note_size(content.row, close_file(content))
-        content.measured = True
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""
@@ -319,26 +311,32 @@ class Cache:
         """The content goes, with its file and row."""
         with self._mutex:
             self.detach(content)
-            self._delete(content.row, content.path)
+            self._delete(content.row)
 
     def discard(self, ino: int) -> None:
-        """The content of an inode that nobody uses any more, if the servers have it."""
+        """The content of an inode that nobody uses any more, if the servers have it; not at once, as nobody waits for
+        that."""
         with self._mutex:
             content = self._current.get(ino)
             number = content.row if content is not None else self.index.number_of(ino)
             if number in self._evictable:
                 self._current.pop(ino, None)
-                self._delete(number, self.path_of(number))
+                self._settled.pop(number, None)
+                del self._evictable[number]
+                self._gone.append(number)
 
-    def _delete(self, number: int, path: str) -> None:
+    def _remove_gone(self, count: int) -> None:
+        gone, self._gone = self._gone[:count], self._gone[count:]
+        for number in gone:
+            self._delete(number)
+
+    def _delete(self, number: int) -> None:
         """The row first: a file without a row is removed at the next start, but a row without its file would promise
         content that is not there. Only where the disk has no room for the index, the row stays until the next start;
         nobody uses it meanwhile, as it is not evictable any more."""
         with contextlib.suppress(errors.NoSpace):
             self.index.delete(number)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._warm.drop(number)
+        self._files.remove(number)
         self._used_bytes -= self._sizes.pop(number, 0)
         self._evictable.pop(number, None)
         self._settled.pop(number, None)
@@ -360,8 +358,9 @@ class Cache:
 
     def make_room(self, needed_bytes: int = 0) -> int:
         """Evict the least recently used clean contents beyond `bytes_max`, or EVICTABLE_MAX; the number evicted."""
-        evicted = 0
         with self._mutex:
+            evicted = len(self._gone) if needed_bytes else 0
+            self._remove_gone(evicted)
             while self._evictable and (
                 self._used_bytes + needed_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
             ):
@@ -370,7 +369,7 @@ class Cache:
                 current = self._current.get(ino)
                 if current is not None and current.row == number:
                     del self._current[ino]
-                self._delete(number, self.path_of(number))
+                self._delete(number)
                 evicted += 1
         return evicted
 

@@ -120,7 +120,7 @@ class OneClient:
     def __init__(self, folder: Path):
         self.volume, self.servers = Volume(MemoryStore()), Servers()
         self.session, self.locks = Directory(self.volume), Locks(self.volume)
-        self.cache = Cache(folder, 1 << 40)
+        self.home, self.cache = folder, Cache(folder, 1 << 40)
         self.committer = Committer(self.session, self.servers, self.cache)
         self.copies = Copies(self.session, self.locks, self.cache, self.servers, self.committer)
         self.unsent = Unsent(self.session, self.locks, self.cache, self.committer, self.copies)

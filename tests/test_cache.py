@@ -12,8 +12,7 @@ import pytest
 from clients import Client, Servers, uploaded
 from volumes import Volume
 
-from dfsfuse import cache as cache_module
-from dfsfuse import errors, warm_files
+from dfsfuse import content_files, errors, spare_files, warm_files
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES
@@ -179,7 +178,7 @@ def test_files_that_were_read_stay_open_for_a_while(client: Client, monkeypatch:
         assert read_all(client, f"f{number}") == b"data%d" % number
     assert len(open_files(client)) == 3
     opened = []
-    monkeypatch.setattr(cache_module, "open_file", lambda content: opened.append(content) or open_file(content))
+    monkeypatch.setattr(content_files, "open_file", lambda content: opened.append(content) or open_file(content))
     for number in (4, 2, 3, 0):
         assert read_all(client, f"f{number}") == b"data%d" % number
     assert [content.where for content in opened] == [b"f0"]
@@ -204,6 +203,49 @@ def test_a_newer_version_in_a_file_that_is_still_open(client: Client, other: Cli
     expected[5:12] = b"changed"
     for _ in range(2):
         assert read_all(client, "f") == expected
+
+
+def inodes_of(client: Client) -> set[int]:
+    return {path.stat().st_ino for path in (client.home / "contents").glob("*/*")}
+
+
+def test_files_of_removed_contents_are_used_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a new content takes an emptied file, also one that an earlier client has left; no more than SPARE_MAX are
+    kept, and what they held is gone."""
+    monkeypatch.setattr(spare_files, "SPARE_MAX", 2)
+    for number in range(4):
+        make(client, f"f{number}", noise(MIB, number))
+    former = inodes_of(client)
+    for number in range(4):
+        client.cache.delete(client.cache.peek(client.volume.at(f"f{number}").ino))
+    spares = list((client.home / "spare").iterdir())
+    assert len(spares) == 2
+    assert sum(path.stat().st_blocks for path in spares) == 0
+    make(client, "new", b"short")
+    assert inodes_of(client) < former
+    client.kill()
+    make(client, "another", b"")
+    assert inodes_of(client) < former
+    assert list((client.home / "spare").iterdir()) == []
+    assert (read_all(client, "new"), read_all(client, "another")) == (b"short", b"")
+
+
+def test_what_was_removed_goes_when_there_is_time(client: Client) -> None:
+    """Goal: `rm` does not wait for the cache; what it leaves is neither found nor used any more, and goes with the next
+    maintenance, or at once where room is needed."""
+    for name in ("a", "b"):
+        make(client, name, noise(MIB))
+        client.cache.discard(client.volume.at(name).ino)
+        assert client.cache.peek(client.volume.at(name).ino) is None
+    assert sum(files_of(client).values()) >= 2 * MIB
+    assert client.cache.make_room(1 << 40) == 2
+    assert files_of(client) == {}
+    make(client, "c", noise(MIB))
+    client.cache.discard(client.volume.at("c").ino)
+    client.cache.maintain()
+    assert files_of(client) == {}
+    assert client.cache.index.all_rows() == set()
+    assert client.cache._used_bytes == 0
 
 
 def test_eviction_takes_the_least_recently_used(volume: Volume, servers: Servers, tmp_path: Path) -> None:
@@ -580,7 +622,7 @@ def test_a_kill_in_the_middle_of_an_eviction(client: Client, monkeypatch: pytest
 
     client.cache._bytes_max = 0
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", killed)
+        patch.setattr(os, "truncate", killed)
         with pytest.raises(KeyboardInterrupt):
             client.cache.make_room()
     assert len(files_of(client)) == 1

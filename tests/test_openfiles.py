@@ -399,7 +399,7 @@ def test_an_open_that_fails_here_leaves_no_row(
 def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: the same for a new file: once it is removed, its inode goes."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise errors.NoSpace("the local cache's disk is full")
 
     monkeypatch.setattr(client.cache, "_use", full)
@@ -411,7 +411,7 @@ def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: 
 def test_a_create_that_is_refused_leaves_nothing_here(client: OneClient) -> None:
     """Goal: the content that was made while the directory was at work goes again, with its file and its row."""
     client.close(client.create("f", b"first"))
-    files = lambda: [path for path in client.cache._files.rglob("*") if path.is_file()]  # noqa: E731
+    files = lambda: [path for path in client.home.rglob("contents/*/*") if path.is_file()]  # noqa: E731
     before = len(files()), client.cache.index.all_rows()
     with pytest.raises(errors.AlreadyExists):
         client.files.create(place("f"), 0o100644, 0, 0, os.O_RDWR, 1)
@@ -570,7 +570,7 @@ def test_only_its_room_is_what_a_full_disk_costs(client: OneClient, monkeypatch:
     disk_open, full = os.open, [True]
 
     def opened(path: Any, flags: int, *more: Any, **how: Any) -> int:
-        if full[0] and str(path).startswith(str(client.cache._files)):
+        if full[0] and str(path).startswith(str(client.home)):
             raise OSError(errno.ENOSPC, "full")
         return disk_open(path, flags, *more, **how)
 

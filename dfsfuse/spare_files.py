@@ -1,0 +1,39 @@
+"""Files of contents that are gone, emptied and kept for those that come: programs make and remove files all the time.
+
+ext4 passes over the inodes that were freed in the last minutes, one by one, when it makes a file (`recently_deleted` in
+fs/ext4/ialloc.c): where thousands come and go, making one takes half a millisecond and more. Renaming one does not.
+
+Threads: the cache's, which calls this under its mutex.
+"""
+
+import contextlib
+import os
+
+SPARE_MAX = 1024
+
+
+class SpareFiles:
+    """In `folder`, which is made. What an earlier client has left there is used too."""
+
+    def __init__(self, folder: str):
+        self._folder = folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._names = [name for name in os.listdir(folder) if name.isdigit()]
+        self._made = max(map(int, self._names), default=0)
+
+    def give(self, path: str) -> None:
+        """The file of a content that is gone. Raises OSError where its room cannot be freed."""
+        if len(self._names) >= SPARE_MAX:
+            os.unlink(path)
+            return
+        os.truncate(path, 0)
+        self._made += 1
+        os.rename(path, f"{self._folder}/{self._made}")
+        self._names.append(str(self._made))
+
+    def take(self, path: str) -> None:
+        """Put an empty file there, if there is one to spare."""
+        while self._names:
+            with contextlib.suppress(OSError):
+                os.rename(f"{self._folder}/{self._names.pop()}", path)
+                return
