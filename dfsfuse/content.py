@@ -13,10 +13,12 @@ never across a request. `committing` is held for a whole upload; it comes before
 downloads; a thread that holds `mutex` never waits for either.
 """
 
+import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dfsfuse import chunks, errors
@@ -92,6 +94,8 @@ class Content:
         self.synced = False
         self.attributes_synced = True
         self.failed: errors.DfsError | None = None
+        self.silence: errors.Unreachable | None = None
+        self.silent_s = 0.0
         self.where = b""
         self.noted: set[int] = set()
         self.mtime_ns = self.changed_ns = 0
@@ -302,6 +306,16 @@ class Content:
             self.resized, self.resizing, self.sending, self.in_doubt = True, False, False, None
             self.clears_set_ids = self.clears_set_ids or self.clearing[0]
             self.clears_capability = self.clears_capability or self.clearing[1]
+
+    @contextlib.contextmanager
+    def silence_noted(self) -> Iterator[None]:
+        """That servers do not answer is noted, with the time: who has waited for this attempt need not make one. The
+        caller holds `committing`."""
+        try:
+            yield
+        except errors.Unreachable as error:
+            self.silence, self.silent_s = error, time.monotonic()
+            raise
 
     def give_up(self) -> None:
         """Nothing of what was written since the last commit is to be sent. The caller holds `committing`."""

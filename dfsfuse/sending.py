@@ -6,6 +6,7 @@ Threads: any. `Content.committing` is held meanwhile.
 import contextlib
 import logging
 import os
+import time
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable
@@ -22,19 +23,31 @@ class Sending:
         self._attributes, self._cache, self._committer, self._copies = attributes, cache, committer, copies
 
     def send(self, content: Content, durable: bool = False) -> None:
-        """Commit, or keep what can never be committed. Another handle may have done either while this one waited."""
+        """Commit, or keep what can never be committed. Another handle may have done either while this one waited, or
+        the retries may have met servers that do not answer: then they are not waited for once more."""
+        since_s = time.monotonic()
         with content.committing:
             if content.failed is not None:
                 raise content.failed
+            if content.silent_s > since_s and content.silence is not None:
+                self._promise(content)
+                raise content.silence
             self._attributes.forget_ino(content.ino)
             try:
-                attributes = self._committer.commit(content, durable)
+                with content.silence_noted():
+                    attributes = self._committer.commit(content, durable)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 if content.where:
                     self._copies.keep(content, "conflict", error)
                 raise
         if attributes is not None:
             self._attributes.put_changed(attributes)
+
+    def _promise(self, content: Content) -> None:
+        """It has reached close(): it is sent as soon as that is possible, and by the next client if this one ends."""
+        # What is promised already may have a commit in doubt, which the index must go on naming.
+        if not content.promised:
+            self._cache.mark_closed(content, b"")
 
     def sync_all(self) -> None:
         """All that programs have written so far, onto the servers' disks."""
@@ -47,10 +60,8 @@ class Sending:
         next client's to send, which takes one time-out, and not one for each file."""
         written = [content for content in self._cache.in_use() if content.writers and content.changed]
         for content in written:
-            # What is promised already may have a commit in doubt, which the index must go on naming.
-            if not content.promised:
-                with contextlib.suppress(errors.NoSpace):
-                    self._cache.mark_closed(content, b"")
+            with contextlib.suppress(errors.NoSpace):
+                self._promise(content)
         for content in written:
             try:
                 self.send(content)

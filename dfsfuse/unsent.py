@@ -102,7 +102,7 @@ class Unsent:
             if self._stopping.is_set():
                 break
             try:
-                with content.committing:
+                with content.committing, content.silence_noted():
                     self._send(content)
                 self._done(content)
             except errors.DfsError as error:

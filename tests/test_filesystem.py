@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -595,6 +596,62 @@ def test_close_tells_that_the_quota_is_used_up(machine: Machine, other: Machine,
     volume.core.quota(messages.Quota(bytes_max=7))
     assert machine.unsent.retry() == 0
     assert other.read("/f") == b"content"
+
+
+class AnnouncedLock:
+    """`wanted` is set before the lock is waited for."""
+
+    def __init__(self, lock: threading.RLock):
+        self._lock, self.wanted = lock, threading.Event()
+
+    def __enter__(self) -> None:
+        self.wanted.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_close_that_waits_for_a_retry_shares_its_time_out(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S13. close() ends when the attempt fails that it has waited for, as the servers do not answer: one more
+    would take the time-out once more. What was written is sent later all the same."""
+    asked, silent, uploads = threading.Event(), threading.Event(), []
+
+    def upload(data: bytes) -> None:
+        uploads.append(data)
+        asked.set()
+        assert silent.wait(10)
+        raise errors.TimedOut("no answer")
+
+    machine.write("/f", b"before")
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.servers, "upload", upload)
+        handle = machine.open("/f", os.O_RDWR)
+        machine.put(handle, b"closed")
+        handle.content.committing = announced = AnnouncedLock(handle.content.committing)
+        refused: list[errors.DfsError] = []
+
+        def close() -> None:
+            try:
+                machine.files.files.flush(handle)
+            except errors.DfsError as error:
+                refused.append(error)
+
+        first, closing = threading.Thread(target=close), threading.Thread(target=close)
+        first.start()
+        assert asked.wait(10)
+        announced.wanted.clear()
+        machine.put(handle, b"CLOSED")
+        closing.start()
+        assert announced.wanted.wait(10)
+        silent.set()
+        for thread in (first, closing):
+            thread.join(10)
+        assert [type(error) for error in refused] == [errors.TimedOut, errors.TimedOut]
+        assert uploads == [b"closed"]
+        machine.files.files.release(handle)
+    assert machine.unsent.retry() == 0
+    assert machine.read("/f") == b"CLOSED"
 
 
 def test_a_copy_that_the_quota_refuses_is_made_later(machine: Machine, other: Machine, volume: Volume) -> None:
