@@ -314,14 +314,16 @@ class Cache:
             self._delete(content.row)
 
     def discard(self, ino: int) -> None:
-        """The content of an inode that nobody uses any more, if the servers have it; not at once, as nobody waits for
-        that."""
+        """The content of an inode that nobody uses any more, if the servers have it: its file when there is time, a row
+        that does not tell so yet at once, as it would bring the content back after a crash, as a conflict copy."""
         with self._mutex:
             content = self._current.get(ino)
             number = content.row if content is not None else self.index.number_of(ino)
             if number in self._evictable:
                 self._current.pop(ino, None)
-                self._settled.pop(number, None)
+                if self._settled.pop(number, None) is not None:
+                    with contextlib.suppress(errors.NoSpace):
+                        self.index.delete(number)
                 del self._evictable[number]
                 self._gone.append(number)
 

@@ -696,7 +696,11 @@ def test_a_replaced_file_frees_the_cache(machine: Machine) -> None:
     """Goal: a save that renames over the file leaves nothing of the former one, which a client that is killed then
     would bring back as a conflict copy; another name keeps it, and so does exchanging."""
     machine.write("/f", b"first")
-    numbers = machine.cache.index.all_rows
+
+    def numbers() -> set[int]:
+        machine.cache.maintain()
+        return machine.cache.index.all_rows()
+
     for content in (b"second", b"third"):
         machine.write("/f.tmp", content)
         machine.files.rename(place_of("/f.tmp"), place_of("/f"))
@@ -707,6 +711,18 @@ def test_a_replaced_file_frees_the_cache(machine: Machine) -> None:
     machine.files.link(place_of("/f"), place_of("/f2"))
     machine.files.rename(place_of("/g"), place_of("/f"))
     assert (len(numbers()), machine.read("/f2"), machine.read("/f")) == (2, b"other", b"third")
+
+
+def test_what_was_removed_does_not_come_back_with_the_next_client(machine: Machine) -> None:
+    """Goal: S15. A client that is killed a moment after leaves no copies of files that the servers had, and that were
+    removed or replaced: the index knows at once."""
+    machine.write("/f", b"first")
+    machine.write("/g", b"removed")
+    machine.write("/f.tmp", b"second")
+    machine.files.rename(place_of("/f.tmp"), place_of("/f"))
+    machine.files.remove(place_of("/g"), False)
+    machine.kill()
+    assert (machine.names(), machine.read("/f")) == ([b"f"], b"second")
 
 
 def test_a_removed_file_that_was_not_used_lately_frees_the_cache(
