@@ -23,13 +23,22 @@ class SpareFiles:
 
     def give(self, path: str) -> None:
         """The file of a content that is gone. Raises OSError where its room cannot be freed."""
-        if len(self._names) >= SPARE_MAX:
-            os.unlink(path)
+        if len(self._names) < SPARE_MAX and self._keep(path):
             return
-        os.truncate(path, 0)
+        os.unlink(path)
+
+    def _keep(self, path: str) -> bool:
+        """False where the disk refuses, such as a full one whose folder needs a block."""
         self._made += 1
-        os.rename(path, f"{self._folder}/{self._made}")
+        try:
+            os.truncate(path, 0)
+            os.rename(path, f"{self._folder}/{self._made}")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return False
         self._names.append(str(self._made))
+        return True
 
     def take(self, path: str) -> None:
         """Put an empty file there, if there is one to spare."""

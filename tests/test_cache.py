@@ -350,6 +350,18 @@ def test_empty_files_take_room_too(volume: Volume, servers: Servers, tmp_path: P
     assert len(files_of(client)) == len(rows_of(client)) == 4
 
 
+def test_a_file_that_cannot_be_kept_as_a_spare_is_removed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a folder that needs a block which a full disk does not have must not stop what is evicted to make room."""
+    make(client, "f", noise(MIB))
+
+    def full(old: str, new: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", full)
+    assert client.cache.make_room(client.bytes_max) == 1
+    assert (files_of(client), list((client.home / "spare").iterdir())) == ({}, [])
+
+
 _FULL = errors.NoSpace("the local cache's disk is full")
 
 
