@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -338,16 +339,38 @@ def test_large_values_are_not_kept_in_memory(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_a_failed_sync_may_have_lost_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S10. The kernel reports a failed write of the log once, and takes the lost pages for clean. So the next
+    sync that succeeds has brought everything into the database, and the log is not needed."""
+    store = SqliteStore(tmp_path / "store.db")
+    store.transact(lambda tx: tx.put(b"key", b"value"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", _fails)
+        with pytest.raises(ServerError):
+            store.sync()
+    store.sync()
+    (tmp_path / "after").mkdir()
+    shutil.copy(tmp_path / "store.db", tmp_path / "after")
+    after = SqliteStore(tmp_path / "after" / "store.db")
+    assert after.read(lambda tx: tx.get(b"key")) == b"value"
+    assert (tmp_path / "store.db-wal").stat().st_size == 0
+    store.transact(lambda tx: tx.put(b"key", b"later"))
+    store.sync()
+    assert (tmp_path / "store.db-wal").stat().st_size > 0
+    for opened in (store, after):
+        opened.close()
+
+
+def _fails(_: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_a_disk_that_fails_is_told_to_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: an error of the errors module, which the directory survives, and the next sync works."""
     store = SqliteStore(tmp_path / "store.db")
     fill(store, b"a")
-
-    def fails(handle: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", fails)
+        patched.setattr(os, "fdatasync", _fails)
         with pytest.raises(ServerError, match="log"):
             store.sync()
     store.sync()

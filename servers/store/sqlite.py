@@ -3,6 +3,9 @@
 synchronous=NORMAL: a commit is in the log file, so a killed process loses nothing; the log reaches the disk by `sync`,
 which the directory calls at least each second and for every durable operation. So several durable commits share one
 fdatasync, and none of them holds up the others (https://sqlite.org/wal.html; docs/PERFORMANCE.md has the costs).
+
+The kernel reports once that the log could not be written, and takes the lost pages for clean. After that no fdatasync
+of the log says anything, so all of it is brought into the database, and the log begins anew.
 """
 
 import os
@@ -98,6 +101,7 @@ class SqliteStore:
         self._checkpointer = _connect(path)
         self._log_file = os.open(f"{path}-wal", os.O_RDONLY)
         self._syncing = threading.Lock()
+        self._log_is_doubtful = False
 
     def transact(self, operation: Callable[[Transaction], Result]) -> Result:
         try:
@@ -128,13 +132,28 @@ class SqliteStore:
         """Raises NoSpace or ServerError where the disk fails."""
         try:
             with self._syncing:
-                os.fdatasync(self._log_file)
+                self._sync_log()
                 if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
                     self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except OSError as error:
             raise from_os_error(error, "bringing the directory's log to the disk") from error
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
+
+    def _sync_log(self) -> None:
+        if self._log_is_doubtful:
+            self._empty_log()
+        try:
+            os.fdatasync(self._log_file)
+        except OSError:
+            self._log_is_doubtful = True
+            raise
+
+    def _empty_log(self) -> None:
+        (busy, _, _) = self._checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise ServerError("the directory's log could not be brought into the database; it is tried again")
+        self._log_is_doubtful = False
 
     def close(self) -> None:
         with self._syncing:
