@@ -22,7 +22,19 @@ from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
-from dfsfuse.messages import ROOT_INO, Attributes, Create, Lookup, Made, PathOf, PathReply
+from dfsfuse.messages import (
+    ROOT_INO,
+    XATTR_ACL_ACCESS,
+    Attributes,
+    Create,
+    GetXattr,
+    Lookup,
+    Made,
+    PathOf,
+    PathReply,
+    SetXattr,
+    Xattr,
+)
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 
@@ -116,7 +128,7 @@ class Copies:
     def _create_under_free_name(
         self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock
     ) -> bytes:
-        mode = original.mode & ~(stat.S_ISUID | stat.S_ISGID) if original else stat.S_IFREG | 0o600
+        mode, acl = self._rights_of(original)
         uid, gid = (original.uid, original.gid) if original else (os.getuid(), os.getgid())
         for attempt in range(1, _NAMES_MAX):
             copy_name = name_of_copy(name, kind, self._session.identity.host, time.localtime(), attempt)
@@ -131,10 +143,28 @@ class Copies:
             )
             try:
                 self._session.change(request, Made)
+                if acl:
+                    self._session.change(SetXattr(base=lock.ino, name=XATTR_ACL_ACCESS, value=acl), Attributes)
                 return copy_name
             except errors.AlreadyExists:
                 continue
         raise errors.AlreadyExists(f"there are {_NAMES_MAX} copies of this file already")
+
+    def _rights_of(self, original: Attributes | None) -> tuple[int, bytes]:
+        """(mode, access control list; b"": none) of a copy. With a list the mode's group bits would give more than the
+        list does, so the mode that it gives comes with it."""
+        if original is None:
+            return stat.S_IFREG | 0o600, b""
+        mode = original.mode & ~(stat.S_ISUID | stat.S_ISGID)
+        if not original.has_xattrs:
+            return mode, b""
+        try:
+            reply: Xattr = self._session.query(GetXattr(base=original.ino, name=XATTR_ACL_ACCESS), Xattr)
+        except errors.NoAttribute:
+            return mode, b""
+        except errors.Stale:
+            return mode & ~0o077, b""
+        return mode & ~0o077, reply.value
 
     def _become(self, content: Content, lock: Lock) -> None:
         """The content of another, new inode: everything in it is to be sent."""

@@ -26,7 +26,6 @@ from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import (
     ROOT_INO,
-    XATTR_NAMESPACES,
     Attributes,
     Create,
     FolderEntry,
@@ -37,6 +36,7 @@ from dfsfuse.messages import (
     Rename,
     Renamed,
     SetAttributes,
+    has_namespace,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.program_locks import ProgramLocks
@@ -145,8 +145,11 @@ class FileSystem:
 
     # -- changing names and attributes
 
-    def make(self, place: Place, mode: int, uid: int, gid: int, target: bytes = b"", rdev: int = 0) -> Attributes:
-        """A folder, symlink or special file, by the type bits of `mode`."""
+    def make(
+        self, place: Place, mode: int, uid: int, gid: int, target: bytes = b"", rdev: int = 0, umask: int = 0
+    ) -> Attributes:
+        """A folder, symlink or special file, by the type bits of `mode`. `umask`, here and below: bits that the mode
+        loses where the folder has no default access control list."""
         self._check_change(place)
         request = Create(
             base=place[0],
@@ -158,6 +161,7 @@ class FileSystem:
             mtime_ns=time.time_ns(),
             target=target,
             rdev=rdev,
+            umask=umask,
         )
         return self._make(place, lambda: (None, self.session.change(request, Made)))[1]
 
@@ -233,17 +237,17 @@ class FileSystem:
     def lacks_xattr(self, place: Place, name: bytes) -> bool:
         """Whether that is known, without asking."""
         known = self._attributes.get(place)
-        return known is not None and not known.has_xattrs and name.startswith(XATTR_NAMESPACES)
+        return known is not None and not known.has_xattrs and has_namespace(name)
 
     def listxattr(self, place: Place, privileged: bool = True) -> list[bytes]:
         """The names of all; those of `trusted.` are for the privileged (CAP_SYS_ADMIN)."""
         check_names(place)
         return self._xattrs.names(place, privileged)
 
-    def setxattr(self, place: Place, name: bytes, value: bytes, flags: int = 0) -> None:
-        """The flags are setxattr(2)'s."""
+    def setxattr(self, place: Place, name: bytes, value: bytes, flags: int = 0, kills_setgid: bool = False) -> None:
+        """The flags are setxattr(2)'s. `kills_setgid`: an access control list is set by who may not keep that bit."""
         self._check_change(place)
-        self._xattrs.set(place, name, value, flags)
+        self._xattrs.set(place, name, value, flags, kills_setgid)
 
     def removexattr(self, place: Place, name: bytes) -> None:
         self._check_change(place)
@@ -283,11 +287,12 @@ class FileSystem:
         privileged: bool = False,
         shown: bytes = b"",
         interrupted: Callable[[], bool] = never,
+        umask: int = 0,
     ) -> tuple[Handle, Attributes]:
         """`privileged`, here and below: who opens may keep set-id bits when writing (CAP_FSETID). `shown` is the place
         as a path for people, where the place itself does not begin at the root."""
         self._check_change(place)
-        who = flags, pid, privileged, shown, interrupted
+        who = flags, pid, privileged, shown, interrupted, umask
         return self._make(place, lambda: self.files.create(place, mode, uid, gid, *who))
 
     def create_unnamed(
@@ -300,12 +305,13 @@ class FileSystem:
         pid: int,
         privileged: bool = False,
         interrupted: Callable[[], bool] = never,
+        umask: int = 0,
     ) -> tuple[Handle, Attributes]:
         """O_TMPFILE: a file in no folder, which goes with its last close unless `link` has named it. `folder` is where
         it is made, and may give it its group. Under O_EXCL it never gets a name."""
         self._check_change(folder)
         flags |= os.O_TMPFILE
-        handle, made = self.files.create(folder, mode, uid, gid, flags, pid, privileged, interrupted=interrupted)
+        handle, made = self.files.create(folder, mode, uid, gid, flags, pid, privileged, b"", interrupted, umask)
         self._attributes.put_changed(made.attributes)
         return handle, made.attributes
 

@@ -72,6 +72,7 @@ class OpenFiles:
         privileged: bool = False,
         shown: bytes = b"",
         interrupted: Callable[[], bool] = never,
+        umask: int = 0,
     ) -> tuple[Handle, Made]:
         """A new file, open for writing. AlreadyExists where the name is taken; never waits for another's lock. `shown`
         is its path for people.
@@ -82,7 +83,7 @@ class OpenFiles:
         lock = self._locks.reserve(where, pid, interrupted)
         request = Create(
             base=place[0], names=list(place[1]), ino=lock.ino, mode=mode, uid=uid, gid=gid, mtime_ns=time.time_ns(),
-            token=lock.token, unnamed=unnamed, linkable=not flags & os.O_EXCL,
+            token=lock.token, unnamed=unnamed, linkable=not flags & os.O_EXCL, umask=umask,
         )  # fmt: skip
         try:
             made, content = self._openings.create(request, where)

@@ -11,7 +11,6 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.content import Content
 from dfsfuse.messages import (
     XATTR_CAPABILITY,
-    XATTR_NAMESPACES,
     Attributes,
     GetXattr,
     ListXattrs,
@@ -20,6 +19,7 @@ from dfsfuse.messages import (
     Xattr,
     XattrNames,
     bytes_as_text,
+    has_namespace,
 )
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.session import Session
@@ -57,8 +57,11 @@ class Xattrs:
         gone = XATTR_CAPABILITY if self._capability_is_gone(known.ino) else None
         return [name for name in reply.names if name != gone and (privileged or not name.startswith(b"trusted."))]
 
-    def set(self, place: Place, name: bytes, value: bytes, flags: int) -> None:
-        content = self._change(SetXattr(base=place[0], names=list(place[1]), name=name, value=value, flags=flags))
+    def set(self, place: Place, name: bytes, value: bytes, flags: int, kills_setgid: bool = False) -> None:
+        request = SetXattr(
+            base=place[0], names=list(place[1]), name=name, value=value, flags=flags, kills_setgid=kills_setgid
+        )
+        content = self._change(request)
         if content is not None and name == XATTR_CAPABILITY:
             content.capability_set()
 
@@ -74,6 +77,5 @@ class Xattrs:
 
 
 def _check_namespace(name: bytes) -> None:
-    """Kernels and `ls` ask for access control lists, in `system.`, again and again."""
-    if not name.startswith(XATTR_NAMESPACES):
+    if not has_namespace(name):
         raise errors.NotSupported(f"{bytes_as_text(name)!r} is in none of the namespaces user, trusted and security")

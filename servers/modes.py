@@ -6,6 +6,7 @@ from dfsfuse import errors
 
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _MODE_MAX = 0o177777
+_UMASK_MAX = 0o777
 
 
 def possible_mode(mode: int) -> int:
@@ -27,3 +28,8 @@ def check_owner(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and not 0 <= number < 1 << 32:
             raise errors.InvalidArgument(f"{number} cannot be a {name}")
+
+
+def check_umask(umask: int) -> None:
+    if not 0 <= umask <= _UMASK_MAX:
+        raise errors.InvalidArgument(f"{umask} cannot be a umask")

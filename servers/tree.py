@@ -34,7 +34,7 @@ from dfsfuse.messages import (
     bytes_as_text,
     without_set_ids,
 )
-from servers import modes, quota, records
+from servers import access, modes, quota, records
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode, touch
 from servers.store import Transaction
 
@@ -154,6 +154,7 @@ def create(tx: Transaction, request: Create, now_ns: int) -> Made:
     quota.check_inode(tx)
     ino = _unused_inode(tx, request.ino)
     inode = _new_inode(request, folder, now_ns)
+    access.inherit(tx, parent, folder, ino, inode, request.umask)
     add_name(tx, parent, folder, name, ino, inode, now_ns)
     _count_new(tx, ino, request)
     return Made(attributes_of(ino, inode), attributes_of(parent, folder))
@@ -170,6 +171,7 @@ def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Made:
     ino = _unused_inode(tx, request.ino)
     inode = _new_inode(request, folder, now_ns)
     inode.linkable = request.linkable
+    access.inherit(tx, parent, folder, ino, inode, request.umask)
     put_inode(tx, ino, inode)
     _count_new(tx, ino, request)
     return Made(attributes_of(ino, inode), attributes_of(parent, folder))
@@ -212,6 +214,7 @@ def _new_inode(request: Create, folder: Inode, now_ns: int) -> Inode:
     if len(request.target) > _TARGET_BYTES_MAX or bool(request.target) != (kind == stat.S_IFLNK):
         raise errors.InvalidArgument("a symlink's target is empty, too long or misplaced")
     modes.check_owner(uid=request.uid, gid=request.gid, rdev=request.rdev)
+    modes.check_umask(request.umask)
     if request.token < 0:
         raise errors.InvalidArgument("a token is not negative")
     mode, gid = request.mode, request.gid
@@ -315,6 +318,7 @@ def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attr
         _change_owner(tx, ino, inode, request)
     if request.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(modes.possible_mode(request.mode))
+        access.mode_set(tx, ino, inode)
     inode.mtime_ns = inode.mtime_ns if request.mtime_ns is None else request.mtime_ns
     inode.atime_ns = inode.atime_ns if request.atime_ns is None else request.atime_ns
     touch(inode, now_ns)

@@ -2,13 +2,15 @@
 
 Each stands in a row of its own, so an inode's row stays small; the inode counts the bytes of all of them. Namespaces
 are those that Linux has: `user.` (of files and folders alone), `trusted.` and `security.`. Who may read or set which is
-the client's kernel's to check. `system.`, where access control lists are kept, is not supported.
+the client's kernel's to check. Of `system.` there are the POSIX access control lists, which access.py keeps in step
+with the mode.
 """
 
 import stat
 
 from dfsfuse import errors
 from dfsfuse.messages import (
+    XATTR_ACL_ACCESS,
     XATTR_CREATE,
     XATTR_NAME_BYTES_MAX,
     XATTR_NAMESPACES,
@@ -22,8 +24,10 @@ from dfsfuse.messages import (
     Xattr,
     XattrNames,
     bytes_as_text,
+    has_namespace,
+    is_acl,
 )
-from servers import records
+from servers import access, acl, records
 from servers.records import Inode, attributes_of, put_inode, xattr_key
 from servers.store import Transaction
 from servers.tree import at_place
@@ -31,6 +35,7 @@ from servers.tree import at_place
 TOTAL_BYTES_MAX = 128 << 10
 NAMES_BYTES_MAX = 64 << 10
 """What listxattr(2) can return: all names, each with a NUL."""
+NAMESPACES_TEXT = "there are those of user, trusted and security, and POSIX access control lists"
 _NAMES_MAX = NAMES_BYTES_MAX // len("user.x")
 
 
@@ -54,16 +59,39 @@ def _names(tx: Transaction, ino: int) -> list[bytes]:
 
 def set_value(tx: Transaction, request: SetXattr, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
+    if is_acl(request.name):
+        return _set_acl(tx, ino, inode, request, now_ns)
     name = _of_inode(inode, request.name)
     known = tx.get(xattr_key(ino, name))
     _check_flags(request, known is not None)
-    _check_room(tx, ino, inode, request, known)
+    _check_room(tx, ino, inode, name, request.value, known)
     records.put_xattr(tx, ino, inode, name, request.value)
     return _changed(tx, ino, inode, now_ns)
 
 
-def _check_room(tx: Transaction, ino: int, inode: Inode, request: SetXattr, known: bytes | None) -> None:
-    name, value = request.name, request.value
+def _set_acl(tx: Transaction, ino: int, inode: Inode, request: SetXattr, now_ns: int) -> Attributes:
+    """An access list sets the mode too; one without entries is none. The flags do not count, as on Linux."""
+    name, entries = request.name, access.possible(inode, request.name, request.value)
+    if not entries:
+        return _remove_acl(tx, ino, inode, name, now_ns)
+    if name == XATTR_ACL_ACCESS:
+        entries = access.rights_set(inode, entries, request.kills_setgid)
+    if entries:
+        _check_room(tx, ino, inode, name, acl.as_value(entries), tx.get(xattr_key(ino, name)))
+        records.put_xattr(tx, ino, inode, name, acl.as_value(entries))
+    else:
+        records.delete_xattr(tx, ino, inode, name)
+    return _changed(tx, ino, inode, now_ns)
+
+
+def _remove_acl(tx: Transaction, ino: int, inode: Inode, name: bytes, now_ns: int) -> Attributes:
+    """The mode stays. Where there is no list nothing is amiss, as on ext4."""
+    if not records.delete_xattr(tx, ino, inode, name):
+        return attributes_of(ino, inode)
+    return _changed(tx, ino, inode, now_ns)
+
+
+def _check_room(tx: Transaction, ino: int, inode: Inode, name: bytes, value: bytes, known: bytes | None) -> None:
     if len(value) > XATTR_VALUE_BYTES_MAX:
         raise errors.ValueTooLarge(f"a value of {len(value)} bytes; at most {XATTR_VALUE_BYTES_MAX} are possible")
     more = len(value) + len(name) if known is None else len(value) - len(known)
@@ -91,6 +119,8 @@ def _check_flags(request: SetXattr, exists: bool) -> None:
 
 def remove(tx: Transaction, request: RemoveXattr, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
+    if is_acl(request.name):
+        return _remove_acl(tx, ino, inode, request.name, now_ns)
     if not records.delete_xattr(tx, ino, inode, _of_inode(inode, request.name)):
         raise _missing(request.name)
     return _changed(tx, ino, inode, now_ns)
@@ -105,10 +135,8 @@ def _changed(tx: Transaction, ino: int, inode: Inode, now_ns: int) -> Attributes
 def _possible(name: bytes) -> bytes:
     if len(name) > XATTR_NAME_BYTES_MAX:
         raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {XATTR_NAME_BYTES_MAX} are possible")
-    if not name.startswith(XATTR_NAMESPACES):
-        raise errors.NotSupported(
-            f"no attributes like {bytes_as_text(name)!r}: the namespaces are user, trusted, security"
-        )
+    if not has_namespace(name):
+        raise errors.NotSupported(f"no attributes like {bytes_as_text(name)!r}: {NAMESPACES_TEXT}")
     if name in XATTR_NAMESPACES or b"\0" in name:
         raise errors.InvalidArgument(f"{bytes_as_text(name)!r} cannot be the name of an attribute")
     return name

@@ -213,7 +213,10 @@ class FakeFileSystem:
             if not later:
                 return
 
-    def make(self, place: Place, mode: int, uid: int, gid: int, target: bytes = b"", rdev: int = 0) -> Attributes:
+    def make(
+        self, place: Place, mode: int, uid: int, gid: int, target: bytes = b"", rdev: int = 0, umask: int = 0
+    ) -> Attributes:
+        mode &= ~(umask & 0o777)
         if not place[1] or place[1][-1] in (b".", b"..") or b"/" in place[1][-1]:
             raise errors.BadRequest
         parent, name = self._at((place[0], place[1][:-1])), place[1][-1]
@@ -251,9 +254,9 @@ class FakeFileSystem:
 
     def create(
         self, place: Place, mode: int, uid: int, gid: int, flags: int, pid: int, privileged: bool, shown: bytes = b"",
-        interrupted: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None, umask: int = 0,
     ) -> tuple[FakeHandle, Attributes]:  # fmt: skip
-        made = self.make(place, mode, uid, gid)
+        made = self.make(place, mode, uid, gid, umask=umask)
         self.files.calls.append(("create", shown, flags, pid))
         return self._handle(made.ino, True, privileged), made
 

@@ -81,8 +81,8 @@ def test_flags_of_setting(volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        (b"system.posix_acl_access", errors.NotSupported),
-        (b"system.posix_acl_default", errors.NotSupported),
+        (b"system.posix_acl_access.x", errors.NotSupported),
+        (b"system.posix_acl", errors.NotSupported),
         (b"system.x", errors.NotSupported),
         (b"os2.x", errors.NotSupported),
         (b"user", errors.NotSupported),

@@ -180,10 +180,19 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     return {
         "link to a folder": [lambda: os.link(folder, mount / "link")],
         "opening a device node (the nodes themselves are kept) without `--dev`": [lambda: os.open(device, os.O_RDONLY)],
-        "setxattr and getxattr outside `user.`, `trusted.` and `security.`, so POSIX ACLs too": [
-            lambda: os.setxattr(file, "foreign.a", b"1"),
+        "setxattr and getxattr outside `user.`, `trusted.` and `security.`, save POSIX ACLs": [
+            *(lambda name=name: os.setxattr(file, name, b"1") for name in ("foreign.a", "system.other")),
+            *(lambda name=name: os.getxattr(file, name) for name in ("foreign.a", "system.other")),
+        ],
+        "POSIX ACLs (`system.posix_acl_access`, `system.posix_acl_default`)": [
             lambda: os.setxattr(file, "system.posix_acl_access", ACL),
-            *(lambda name=name: os.getxattr(file, name) for name in ("foreign.a", "system.posix_acl_access")),
+            lambda: os.getxattr(file, "system.posix_acl_access"),
+            lambda: os.setxattr(folder, "system.posix_acl_default", ACL),
+            lambda: os.getxattr(folder, "system.posix_acl_default"),
+            lambda: os.removexattr(folder, "system.posix_acl_default"),
+        ],
+        "a POSIX ACL beyond 4 KiB (ext4: ENOSPC)": [
+            lambda: os.setxattr(file, "system.posix_acl_access", ACL[:12] + 510 * ACL[12:20] + ACL[20:])
         ],
         "setxattr of a value beyond 64 KiB": [lambda: os.setxattr(file, "user.a", bytes((64 << 10) + 1))],
         "setxattr beyond 128 KiB of all attributes of one file": [lambda: os.setxattr(other, "user.c", b"1")],

@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 from clients import Servers
 from filesystems import Machine
+from test_acl import MINIMAL
 from volumes import Volume
 
 from dfsfuse import errors, messages
 from dfsfuse.filesystem import TIME_NS_MAX, TIME_NS_MIN, place_of
-from dfsfuse.messages import LIST_PAGE_MAX, RENAME_EXCHANGE, ROOT_INO, XATTR_CAPABILITY, XATTR_CREATE, XATTR_REPLACE
+from dfsfuse.messages import (
+    LIST_PAGE_MAX,
+    RENAME_EXCHANGE,
+    ROOT_INO,
+    XATTR_ACL_ACCESS,
+    XATTR_ACL_DEFAULT,
+    XATTR_CAPABILITY,
+    XATTR_CREATE,
+    XATTR_REPLACE,
+)
 from servers import records
 from servers.quota import INODES_FREE
 from servers.store.memory import MemoryStore
@@ -272,9 +282,12 @@ def test_extended_attributes_refuse_as_a_local_disk(machine: Machine) -> None:
         (errno.ENODATA, lambda: files.removexattr(place, b"user.none")),
         (errno.ENODATA, lambda: files.setxattr(place, b"user.none", b"", XATTR_REPLACE)),
         (errno.EEXIST, lambda: files.setxattr(place, b"user.a", b"", XATTR_CREATE)),
-        (errno.EOPNOTSUPP, lambda: files.setxattr(place, b"system.posix_acl_access", b"")),
-        (errno.EOPNOTSUPP, lambda: files.getxattr(place, b"system.posix_acl_default")),
-        (errno.EOPNOTSUPP, lambda: files.removexattr(place, b"system.posix_acl_access")),
+        (errno.EOPNOTSUPP, lambda: files.setxattr(place, b"system.other", b"")),
+        (errno.EOPNOTSUPP, lambda: files.getxattr(place, b"system.other")),
+        (errno.EOPNOTSUPP, lambda: files.removexattr(place, b"system.other")),
+        (errno.ENODATA, lambda: files.getxattr(place, b"system.posix_acl_access")),
+        (errno.EINVAL, lambda: files.setxattr(place, b"system.posix_acl_access", b"x")),
+        (errno.EPERM, lambda: files.setxattr(place, b"system.posix_acl_default", MINIMAL)),
         (errno.EOPNOTSUPP, lambda: files.setxattr(place, b"foreign.a", b"")),
         (errno.EINVAL, lambda: files.setxattr(place, b"user.", b"")),
         (errno.E2BIG, lambda: files.setxattr(place, b"user.b", bytes(65_537))),
@@ -295,11 +308,9 @@ def test_who_has_no_attributes_is_not_asked_for_them(machine: Machine) -> None:
     machine.write("/f", b"")
     machine.stat("/f")
     before = machine.session.asked.total()
-    for name, error in (
-        (b"security.capability", errors.NoAttribute),
-        (b"system.posix_acl_access", errors.NotSupported),
-    ):
-        with pytest.raises(error):
+    for name in (b"security.capability", XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT):
+        assert machine.files.lacks_xattr(place_of("/f"), name)
+        with pytest.raises(errors.NoAttribute):
             machine.files.getxattr(place_of("/f"), name)
     assert machine.files.listxattr(place_of("/f")) == []
     assert machine.session.asked.total() == before

@@ -75,7 +75,7 @@ def test_init_chooses_what_the_kernel_offers(kernel):
 def test_flags_that_are_left_out_on_purpose():
     """Goal: none of what would break a promise is negotiated by accident."""
     never = fuse.FUSE_WRITEBACK_CACHE | fuse.FUSE_NO_OPEN_SUPPORT | fuse.FUSE_AUTO_INVAL_DATA | fuse.FUSE_EXPORT_SUPPORT
-    assert not WANTED & (never | fuse.FUSE_NO_OPENDIR_SUPPORT | fuse.FUSE_DONT_MASK | fuse.FUSE_POSIX_ACL)
+    assert not WANTED & (never | fuse.FUSE_NO_OPENDIR_SUPPORT)
 
 
 def test_versions_of_the_protocol(kernel):
@@ -127,11 +127,11 @@ def test_readlink_and_symlink(kernel):
 
 
 def test_making_and_removing(kernel):
-    """Goal: folders and special files with their mode, owner and number; and they go again."""
-    folder = fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_MKDIR, fuse.fuse_mkdir_in.pack(0o2750, 0) + b"d\0"))[0]
+    """Goal: folders and special files with their mode, owner and number, and the program's umask; and they go again."""
+    folder = fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_MKDIR, fuse.fuse_mkdir_in.pack(0o2777, 0o027) + b"d\0"))[0]
     made = kernel.fs.inodes[folder]
     assert (made.mode, made.uid, made.gid) == (stat.S_IFDIR | 0o2750, 1000, 1001)
-    mknod = fuse.fuse_mknod_in.pack(stat.S_IFIFO | 0o600, 0, 0, 0) + b"pipe\0"
+    mknod = fuse.fuse_mknod_in.pack(stat.S_IFIFO | 0o666, 0, 0o066, 0) + b"pipe\0"
     assert kernel.fs.inodes[fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_MKNOD, mknod, folder))[0]].mode == 0o010600
     assert kernel.ask(fuse.FUSE_RMDIR, b"d\0").error == errno.ENOTEMPTY
     assert kernel.ask(fuse.FUSE_RMDIR, b"pipe\0", folder).error == errno.ENOTDIR
@@ -442,10 +442,10 @@ def test_kernel_is_told_to_ask_again_before_an_open_is_answered(kernel):
 
 
 def test_create(kernel):
-    """Goal: name, mode, owner and flags arrive; the reply is an entry and an open file in one."""
+    """Goal: name, mode, umask, owner and flags arrive; the reply is an entry and an open file in one."""
     folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
     kernel.lookup(b"d")
-    body = kernel.do(fuse.FUSE_CREATE, fuse.fuse_create_in.pack(os.O_RDWR, 0o100640, 0, 0) + b"new\0", folder)
+    body = kernel.do(fuse.FUSE_CREATE, fuse.fuse_create_in.pack(os.O_RDWR, 0o100666, 0o027, 0) + b"new\0", folder)
     nodeid, fh = fuse.fuse_create_out.unpack(body)[0], fuse.fuse_create_out.unpack(body)[-3]
     assert kernel.fs.inodes[nodeid].mode == 0o100640
     assert kernel.fs.files.calls == [("create", b"/d/new", os.O_RDWR, 77)]
@@ -593,8 +593,8 @@ class Offering(FakeFileSystem):
         self.inodes[ino].nlink += 1
         return self.inodes[ino]
 
-    def setxattr(self, place, name, value, flags):
-        self.asked.append(("setxattr", flags))
+    def setxattr(self, place, name, value, flags, kills_setgid):
+        self.asked.append(("setxattr", flags, kills_setgid))
         self.xattrs[self._at(place), name] = value
 
     def getxattr(self, place, name):
@@ -622,7 +622,7 @@ class Offering(FakeFileSystem):
         self.asked.append(("copy", source.content.ino, offset, target.content.ino, target_offset, length))
         return length // 2
 
-    def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged, interrupted):
+    def create_unnamed(self, place, mode, uid, gid, flags, pid, privileged, interrupted, umask):
         made = self.make((1, (b"unnamed",)), mode, uid, gid)
         del self.names[1, b"unnamed"]
         return self._handle(made.ino, True, privileged), made
@@ -649,9 +649,9 @@ def test_extended_attributes(offering):
     """Goal: values, names, sizes for a size of 0, ERANGE, and the file system's own errors."""
     ino = offering.fs.add(b"file")
     offering.lookup(b"file")
-    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(5, 2) + b"user.a\0value", ino)
-    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(0, 0) + b"user.b\0", ino)
-    assert offering.fs.asked == [("setxattr", 2), ("setxattr", 0)]
+    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(5, 2, 1, 0) + b"user.a\0value", ino)
+    offering.do(fuse.FUSE_SETXATTR, fuse.fuse_setxattr_in.pack(0, 0, 2, 0) + b"user.b\0", ino)
+    assert offering.fs.asked == [("setxattr", 2, True), ("setxattr", 0, False)]
     get = lambda size, name=b"user.a": fuse.fuse_getxattr_in.pack(size) + name + b"\0"  # noqa: E731
     assert offering.do(fuse.FUSE_GETXATTR, get(5), ino) == b"value"
     assert fuse.fuse_getxattr_out.unpack(offering.do(fuse.FUSE_GETXATTR, get(0), ino)) == (5,)

@@ -107,14 +107,15 @@ def open_to_write(files: FileSystem, names: Names, mode: int = 0o666, flags: int
             check_file(files.lookup(place))
             return files.open(place, os.O_WRONLY | flags, pid, privileged=os.getuid() == 0)[0], False
         with contextlib.suppress(errors.AlreadyExists):
-            return _create(files, names, stat.S_IFREG | mode & ~umask()), True
+            return _create(files, names, stat.S_IFREG | mode), True
     raise errors.Stale("it is created and removed again and again by others")
 
 
 def _create(files: FileSystem, names: Names, mode: int) -> Handle:
     """A signal that comes when the directory has made the file, and nobody here has its handle, must not leave it."""
     with postponed() as came:
-        handle, _ = files.create((ROOT_INO, names), mode, os.getuid(), os.getgid(), os.O_WRONLY, os.getpid())
+        who = os.getuid(), os.getgid(), os.O_WRONLY, os.getpid()
+        handle, _ = files.create((ROOT_INO, names), mode, *who, umask=umask())
         if came.number:
             give_up(files, names, handle, True)
     return handle

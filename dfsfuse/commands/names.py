@@ -157,7 +157,7 @@ def make_folder(files: FileSystem, names: Names, exists_ok: bool) -> None:
     try:
         if not names:
             raise errors.AlreadyExists("the root is always there")
-        files.make((ROOT_INO, names), stat.S_IFDIR | 0o777 & ~umask(), os.getuid(), os.getgid())
+        files.make((ROOT_INO, names), stat.S_IFDIR | 0o777, os.getuid(), os.getgid(), umask=umask())
     except errors.AlreadyExists:
         if not exists_ok:
             raise

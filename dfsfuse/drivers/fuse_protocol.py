@@ -95,6 +95,7 @@ FUSE_WRITE_KILL_SUIDGID = 1 << 2
 FUSE_FSYNC_FDATASYNC = 1 << 0
 FUSE_RELEASE_FLOCK_UNLOCK = 1 << 1
 FUSE_LK_FLOCK = 1 << 0
+FUSE_SETXATTR_ACL_KILL_SGID = 1 << 0
 
 STATX_BASIC_STATS = 0x7FF
 
@@ -151,8 +152,8 @@ fuse_lseek_out = Struct("=Q")
 fuse_copy_file_range_in = Struct("=QQQQQQQ")
 fuse_copy_file_range_out = Struct("=Q")
 
-fuse_setxattr_in = Struct("=II")
-"""As without FUSE_SETXATTR_EXT."""
+fuse_setxattr_in = Struct("=IIII")
+"""As with FUSE_SETXATTR_EXT."""
 fuse_getxattr_in = Struct("=I4x")
 fuse_getxattr_out = Struct("=I4x")
 

@@ -26,9 +26,9 @@ from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers.fusepy_callbacks import Callbacks
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
-from dfsfuse.errors import AlreadyExists, DfsError, NotFound
+from dfsfuse.errors import AlreadyExists, DfsError, NotFound, NotSupported
 from dfsfuse.filesystem import BLOCK_BYTES, FileSystem, place_of
-from dfsfuse.messages import NAME_BYTES_MAX, Attributes
+from dfsfuse.messages import NAME_BYTES_MAX, Attributes, is_acl
 from dfsfuse.openfiles import Handle
 from dfsfuse.range_locks import FileLock
 
@@ -186,16 +186,20 @@ class Driver(mfusepy.Operations):
         self._fs.set_attributes(self._place(path, fi), atime_ns=times[0], mtime_ns=times[1])
 
     def getxattr(self, path: str | None, name: bytes) -> bytes:
+        _check_no_acl(name)
         return self._fs.getxattr(self._place(path), name)
 
     def setxattr(self, path: str | None, name: bytes, value: bytes, flags: int) -> None:
+        _check_no_acl(name)
         self._fs.setxattr(self._place(path), name, value, flags)
 
     def listxattr(self, path: str | None) -> bytes:
         privileged = mfusepy.fuse_get_context()[0] == _ROOT_UID
-        return b"".join(name + b"\0" for name in self._fs.listxattr(self._place(path), privileged))
+        names = self._fs.listxattr(self._place(path), privileged)
+        return b"".join(name + b"\0" for name in names if not is_acl(name))
 
     def removexattr(self, path: str | None, name: bytes) -> None:
+        _check_no_acl(name)
         self._fs.removexattr(self._place(path), name)
 
     def _place(self, path: str | None, fi=None) -> Place:
@@ -320,6 +324,13 @@ class Driver(mfusepy.Operations):
 
     def destroy(self, path: str) -> None:
         log.info("unmounting")
+
+
+def _check_no_acl(name: bytes) -> None:
+    """The kernel checks access control lists only where a driver asks for that at INIT, which libfuse does not pass on:
+    a list that could be set would promise what nobody keeps."""
+    if is_acl(name):
+        raise NotSupported("this driver passes on no access control lists")
 
 
 def _entry(name: bytes, mode: int, ino: int) -> tuple[str, dict[str, int], int]:

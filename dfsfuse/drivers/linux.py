@@ -51,10 +51,12 @@ WANTED = (
     fuse.FUSE_ASYNC_READ | fuse.FUSE_ASYNC_DIO | fuse.FUSE_BIG_WRITES | fuse.FUSE_MAX_PAGES
     | fuse.FUSE_PARALLEL_DIROPS | fuse.FUSE_DO_READDIRPLUS | fuse.FUSE_READDIRPLUS_AUTO | fuse.FUSE_ATOMIC_O_TRUNC
     | fuse.FUSE_POSIX_LOCKS | fuse.FUSE_FLOCK_LOCKS | fuse.FUSE_HANDLE_KILLPRIV_V2 | fuse.FUSE_CACHE_SYMLINKS
-    | fuse.FUSE_ABORT_ERROR | fuse.FUSE_INIT_EXT
+    | fuse.FUSE_ABORT_ERROR | fuse.FUSE_INIT_EXT | fuse.FUSE_POSIX_ACL | fuse.FUSE_DONT_MASK | fuse.FUSE_SETXATTR_EXT
 )  # fmt: skip
-"""HANDLE_KILLPRIV_V2: else the
-kernel would ask for an extended attribute before each write. CACHE_SYMLINKS: a symlink's target never changes.
+"""HANDLE_KILLPRIV_V2: else the kernel would ask for an extended attribute before each write. CACHE_SYMLINKS: a
+symlink's target never changes. POSIX_ACL: the kernel checks access control lists; what they and the mode do to each
+other is the directory's. DONT_MASK: only who sees the folder's default list knows whether the umask counts.
+SETXATTR_EXT tells of who sets a list and may not keep set-group-id.
 
 Not asked for: AUTO_INVAL_DATA would drop the pages at every change of mtime, our own included; EXPORT_SUPPORT needs the
 parent of any folder, which the file system does not tell; NO_OPEN_SUPPORT, as each open asks the directory;

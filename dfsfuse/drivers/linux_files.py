@@ -104,7 +104,7 @@ class Files:
     def create(self, request: Request) -> bytes:
         """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
         kernel look it up and open it, which waits outside that lock."""
-        flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
+        flags, mode, umask, _ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, name = self._nodes.get(request.nodeid), request.name(BODY + fuse.fuse_create_in.size)
         shown = self._nodes.place_of(folder)[1].rstrip(b"/") + b"/" + name
         mode = stat.S_IFREG | stat.S_IMODE(mode)
@@ -120,17 +120,18 @@ class Files:
                 privileged,
                 shown,
                 self._interrupts.of(request),
+                umask,
             )
         except AlreadyExists:
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
         return self._created(request, handle, attributes, (folder.ino, name))
 
     def tmpfile(self, request: Request) -> bytes:
-        flags, mode, *_ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
+        flags, mode, umask, _ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, mode = self._nodes.get(request.nodeid), stat.S_IFREG | stat.S_IMODE(mode)
         handle, attributes = self._fs.create_unnamed(
             (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID,
-            self._interrupts.of(request),
+            self._interrupts.of(request), umask,
         )  # fmt: skip
         return self._created(request, handle, attributes, None)
 

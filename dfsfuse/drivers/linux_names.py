@@ -139,22 +139,24 @@ class Names:
     # -- changing names
 
     def mkdir(self, request: Request) -> bytes:
-        mode = fuse.fuse_mkdir_in.unpack_from(request.buffer, BODY)[0]
+        mode, umask = fuse.fuse_mkdir_in.unpack_from(request.buffer, BODY)
         name = request.name(BODY + fuse.fuse_mkdir_in.size)
-        return self._made(request, name, stat.S_IFDIR | mode & 0o7777)
+        return self._made(request, name, stat.S_IFDIR | mode & 0o7777, umask=umask)
 
     def mknod(self, request: Request) -> bytes:
-        mode, rdev, *_ = fuse.fuse_mknod_in.unpack_from(request.buffer, BODY)
+        mode, rdev, umask, _ = fuse.fuse_mknod_in.unpack_from(request.buffer, BODY)
         name = request.name(BODY + fuse.fuse_mknod_in.size)
-        return self._made(request, name, mode, rdev=rdev)
+        return self._made(request, name, mode, rdev=rdev, umask=umask)
 
     def symlink(self, request: Request) -> bytes:
         name, target = request.two_names()
         return self._made(request, name, stat.S_IFLNK | 0o777, target=target)
 
-    def _made(self, request: Request, name: bytes, mode: int, target: bytes = b"", rdev: int = 0) -> bytes:
+    def _made(
+        self, request: Request, name: bytes, mode: int, target: bytes = b"", rdev: int = 0, umask: int = 0
+    ) -> bytes:
         parent = self._nodes.get(request.nodeid).ino
-        attributes = self._fs.make((parent, (name,)), mode, request.uid, request.gid, target, rdev)
+        attributes = self._fs.make((parent, (name,)), mode, request.uid, request.gid, target, rdev, umask)
         return self._entry(request, attributes, (parent, name))
 
     def unlink(self, request: Request) -> bytes:
@@ -193,11 +195,11 @@ class Names:
     # -- extended attributes
 
     def setxattr(self, request: Request) -> bytes:
-        size, flags = fuse.fuse_setxattr_in.unpack_from(request.buffer, BODY)
+        size, flags, extra, _ = fuse.fuse_setxattr_in.unpack_from(request.buffer, BODY)
         start = BODY + fuse.fuse_setxattr_in.size
         name = request.name(start)
         value = bytes(request.data(start + len(name) + 1, size))
-        self._fs.setxattr(self._place(request), name, value, flags)
+        self._fs.setxattr(self._place(request), name, value, flags, bool(extra & fuse.FUSE_SETXATTR_ACL_KILL_SGID))
         return b""
 
     def getxattr(self, request: Request) -> bytes | None:

@@ -19,6 +19,8 @@ from dfsfuse.messages.base import (
     RENAME_NOREPLACE,
     ROOT_INO,
     SEGMENT_ENTRIES,
+    XATTR_ACL_ACCESS,
+    XATTR_ACL_DEFAULT,
     XATTR_CAPABILITY,
     XATTR_CREATE,
     XATTR_NAME_BYTES_MAX,
@@ -139,6 +141,8 @@ from dfsfuse.messages.xattrs import (
     SetXattr,
     Xattr,
     XattrNames,
+    has_namespace,
+    is_acl,
 )
 
 __all__ = [
@@ -161,6 +165,10 @@ __all__ = [
     "XATTR_VALUE_BYTES_MAX",
     "XATTR_NAMESPACES",
     "XATTR_CAPABILITY",
+    "XATTR_ACL_ACCESS",
+    "XATTR_ACL_DEFAULT",
+    "is_acl",
+    "has_namespace",
     "Attributes",
     "FolderEntry",
     "Lookup",

@@ -17,6 +17,9 @@ XATTR_REPLACE = 2
 XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 << 10
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+XATTR_ACL_ACCESS = b"system.posix_acl_access"
+XATTR_ACL_DEFAULT = b"system.posix_acl_default"
+"""POSIX access control lists, which are set and got as extended attributes are."""
 XATTR_CAPABILITY = b"security.capability"
 """The extended attribute that lets a program run with more rights than its user has."""
 

@@ -66,6 +66,8 @@ class Create(Change, kw_only=True):
 
     `unnamed`: a file without a name (O_TMPFILE), which needs `session` and `opening`; `names` lead to the folder that
     it is made in. A `linkable` one may be given a name by Link.
+
+    `umask`: bits that `mode` loses, unless the folder has a default access control list.
     """
 
     base: int = ROOT_INO
@@ -81,6 +83,7 @@ class Create(Change, kw_only=True):
     opening: int = 0
     unnamed: bool = False
     linkable: bool = True
+    umask: int = 0
 
 
 class Made(Message):

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 from posix_rules import (
+    acls,
     attributes,
     content,
     copying,
+    default_acls,
     description_locks,
     descriptors,
     durability,
@@ -39,7 +41,7 @@ Rule = Callable[[Path], None]
 MODULES = (
     opening, content, sizes, holes, copying, mapping,
     orphans, links, symlinks, folders, renaming, names, listing,
-    attributes, modes, permissions, times, xattrs, special_files,
+    attributes, modes, permissions, acls, default_acls, times, xattrs, special_files,
     record_locks, description_locks, durability, descriptors, programs, events, refusals,
 )  # fmt: skip
 
