@@ -18,7 +18,19 @@ from dfsfuse.cache import Cache
 from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
 from dfsfuse.meanwhile import Meanwhile
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Create, GetSegments, Made, Manifest, Open, Opened, Segments
+from dfsfuse.messages import (
+    SEGMENT_ENTRIES,
+    Attributes,
+    Create,
+    GetSegments,
+    Made,
+    Manifest,
+    Open,
+    Opened,
+    Remove,
+    Removed,
+    Segments,
+)
 from dfsfuse.open_rows import OpenRow
 from dfsfuse.session import Session
 
@@ -116,10 +128,20 @@ class Openings:
         try:
             return made, content.result()
         except BaseException as error:
+            self._remove(request)
             self._close_failed(request.ino, 0, request.opening)
             if isinstance(error, OSError):
                 raise errors.from_os_error(error, "making a file in the local cache") from None
             raise
+
+    def _remove(self, made: Create) -> None:
+        """The cache has no room for a file that the directory has made: as on a local disk, none is left."""
+        if made.unnamed:
+            return
+        try:
+            self._session.change(Remove(base=made.base, names=made.names, ino=made.ino), Removed)
+        except errors.DfsError as error:
+            log.warning("%s is left empty: %s", os.fsdecode(b"/".join(made.names)), error)
 
     def _drop(self, made: Meanwhile[Content], request: Create) -> None:
         """The directory may have made the file all the same, and have a row for it."""

@@ -20,7 +20,8 @@ from typing import Any
 from dfsfuse import errors, messages
 from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.messages import Begin, Begun, Change, Cluster, End, InodeRange, Message, Nothing, Renew, Renewed
-from dfsfuse.rpc import Rpc, until_answered
+from dfsfuse.patience import Patience
+from dfsfuse.rpc import Rpc
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Session:
         self, rpc: Rpc, url: str, identity: Identity, timeout_s: float, refind: Callable[[], str] | None = None
     ):
         self.rpc, self.url, self.identity, self.timeout_s = rpc, url, identity, timeout_s
-        self._refind = refind
+        self._refind, self._patience = refind, Patience(timeout_s)
         self._mutex = threading.Lock()
         self._openings = 0
         self.closed_rows = ClosedRows()
@@ -187,7 +188,7 @@ class Session:
         def attempt(left_s: float) -> Any:
             return self.rpc.call(self.url, operation, request, reply, left_s, interrupted, meanwhile)
 
-        return until_answered(attempt, timeout_s or self.timeout_s, interrupted, self._look_again)
+        return self._patience.until_answered(attempt, timeout_s, interrupted, self._look_again)
 
     def _look_again(self) -> None:
         if self._refind is not None:

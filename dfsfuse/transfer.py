@@ -17,7 +17,7 @@ from typing import TypeVar
 from dfsfuse import errors
 from dfsfuse.chunks import chunk_name
 from dfsfuse.messages import ChunkReceipts, FilesStatus, Message, Server, Stored, Sync, Synced
-from dfsfuse.rpc import until_answered
+from dfsfuse.patience import Patience
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Transfer:
     """All chunk traffic of one client."""
 
     def __init__(self, session: Session):
-        self._session = session
+        self._session, self._patience = session, Patience(session.timeout_s)
         self._failed_until: dict[str, float] = {}
         self._turn = itertools.count()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
@@ -48,7 +48,7 @@ class Transfer:
     def upload(self, data: bytes | bytearray | memoryview) -> ChunkReceipts:
         """Store one chunk on the group; its name and receipts. What is hashed is what is sent."""
         name = chunk_name(data)
-        stored: Stored = until_answered(lambda left_s: self._upload_once(name, data, left_s), self._session.timeout_s)
+        stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
         self.sent_bytes += len(data)
         return ChunkReceipts(name, stored.receipts)
 
@@ -68,7 +68,7 @@ class Transfer:
 
     def download(self, name: bytes) -> bytes:
         """One whole chunk, verified."""
-        return until_answered(lambda left_s: self._download_once(name, left_s), self._session.timeout_s)
+        return self._patience.until_answered(lambda left_s: self._download_once(name, left_s))
 
     def _download_once(self, name: bytes, left_s: float) -> bytes:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
@@ -124,7 +124,7 @@ class Transfer:
 
     def _sync_until(self, enough: Callable[[set[str]], bool]) -> None:
         synced: set[str] = set()
-        until_answered(lambda left_s: self._sync_once(enough, synced, left_s), self._session.timeout_s)
+        self._patience.until_answered(lambda left_s: self._sync_once(enough, synced, left_s))
 
     def _sync_once(self, enough: Callable[[set[str]], bool], synced: set[str], left_s: float) -> None:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")

@@ -7,6 +7,7 @@ Threads: one. `sync` of the store may run in another.
 """
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,7 @@ LOCK_LEASE_S = 8.0
 OPEN_ROWS_S = 600.0
 HEARTBEAT_S_MAX = 3.0
 CLUSTER_S = 0.2
+_SERVER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 _CHANGES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
     messages.Create: tree.create,
@@ -250,8 +252,8 @@ class Directory:
 
     def register(self, request: Register, now_s: float) -> Registered:
         server = request.server
-        if server.kind not in ("files", "locks") or not server.name or not server.url:
-            raise errors.BadRequest("a server has the kind files or locks, a name and a URL")
+        if server.kind not in ("files", "locks") or not _SERVER_NAME.fullmatch(server.name) or not server.url:
+            raise errors.BadRequest("a server has the kind files or locks, a URL, and a name of letters and digits")
         _check_numbers(server, "chunks", "stored_bytes", "free_bytes", "total_bytes", "pid")
         self._heartbeats[server.name] = (now_s, server)
         self._cluster = (now_s, None)

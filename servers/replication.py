@@ -155,7 +155,7 @@ class Replication:
         if future.cancelled():
             answer: Any = errors.TimedOut(f"{name}: later than the others by {SPARE_S:g} s")
         else:
-            answer = future.exception() or future.result()
+            answer = _outcome_of(name, future)
         answers.has(name, answer)
         self._heard(name, not isinstance(answer, errors.Unreachable))
 
@@ -199,6 +199,15 @@ class Replication:
         elif not answers and name not in self._silent:
             log.warning("%s does not answer; passed over until it does", name)
             self._silent.add(name)
+
+
+def _outcome_of(name: str, future: "asyncio.Future[Any]") -> Any:
+    """What a server answered, or the DfsError that it failed with."""
+    error = future.exception()
+    if error is None or isinstance(error, errors.DfsError):
+        return error or future.result()
+    log.error("asking %s", name, exc_info=error)
+    return errors.Internal(f"{name}: {type(error).__name__}: {error}")
 
 
 async def _end(late: "list[asyncio.Future[Any]]") -> None:

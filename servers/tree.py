@@ -282,6 +282,8 @@ def drop_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int
 def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
     parent, folder, name = new_place(tx, request.base, request.names)
     ino, kind = child(tx, parent, name)
+    if request.ino and request.ino != ino:
+        raise errors.Stale("the name leads to another file now")
     if request.folder and kind != stat.S_IFDIR:
         raise errors.NotADirectory(f"{bytes_as_text(name)!r} is not a folder")
     if not request.folder and kind == stat.S_IFDIR:

@@ -335,6 +335,9 @@ def test_status_tells_of_sessions_and_usage(volume: Volume) -> None:
 
 def test_the_group_is_the_first_three_by_name(volume: Volume) -> None:
     """Goal: A is the primary; a fourth server is not in the group; the addresses survive a restart."""
+    for name in ("", "../../x", "a/b", ".", "-x", "x" * 64, "naïve"):
+        with pytest.raises(errors.BadRequest):
+            volume.core.register(volume.heartbeat(name), volume.now_s)
     volume.core.register(volume.heartbeat("D"), volume.now_s)
     volume.core.register(volume.heartbeat("locks", "locks"), volume.now_s)
     volume.restart()

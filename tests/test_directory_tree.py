@@ -303,6 +303,17 @@ def test_a_setgid_folder_passes_its_group_on(volume: Volume) -> None:
 # -- removing
 
 
+def test_removing_what_somebody_else_has_put_there(volume: Volume) -> None:
+    """Goal: who says which inode he means removes no other."""
+    former = volume.make("f").ino
+    volume.make("g")
+    volume.rename("g", "f")
+    with refused(volume, errors.Stale):
+        volume.change(messages.Remove(names=[b"f"], ino=former))
+    volume.change(messages.Remove(names=[b"f"], ino=volume.at("f").ino))
+    assert volume.paths() == []
+
+
 def test_remove_a_file_and_a_folder(volume: Volume) -> None:
     """Goal: the name goes, with its inode; the folder's times and link count move."""
     volume.make("d", FOLDER)

@@ -406,6 +406,7 @@ def test_a_create_that_fails_here_leaves_no_row(client: OneClient, monkeypatch: 
     with pytest.raises(errors.NoSpace):
         client.files.create(place("f"), 0o100644, 0, 0, os.O_RDWR, 1)
     assert client.open_rows() == 0
+    assert client.volume.paths() == [], "as on a local disk"
 
 
 def test_a_create_that_is_refused_leaves_nothing_here(client: OneClient) -> None:

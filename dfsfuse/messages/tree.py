@@ -103,11 +103,12 @@ class Link(Change, kw_only=True):
 
 
 class Remove(Change, kw_only=True):
-    """Remove a name. `folder` says which is meant: rmdir or unlink."""
+    """Remove a name. `folder` says which is meant: rmdir or unlink. `ino`, if not 0, is what it must lead to."""
 
     base: int = ROOT_INO
     names: list[bytes]
     folder: bool = False
+    ino: int = 0
 
 
 class Removed(Message):
