@@ -26,6 +26,7 @@ from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import (
     ROOT_INO,
+    XATTR_NAMESPACES,
     Attributes,
     Create,
     FolderEntry,
@@ -237,7 +238,9 @@ class FileSystem:
     def lacks_xattr(self, place: Place, name: bytes) -> bool:
         """Whether that is known, without asking."""
         known = self._attributes.get(place)
-        return known is not None and not known.has_xattrs and has_namespace(name)
+        if known is None or known.has_xattrs:
+            return False
+        return has_namespace(name) and name not in XATTR_NAMESPACES
 
     def listxattr(self, place: Place, privileged: bool = True) -> list[bytes]:
         """The names of all; those of `trusted.` are for the privileged (CAP_SYS_ADMIN)."""

@@ -11,6 +11,7 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.content import Content
 from dfsfuse.messages import (
     XATTR_CAPABILITY,
+    XATTR_NAMESPACES,
     Attributes,
     GetXattr,
     ListXattrs,
@@ -79,3 +80,5 @@ class Xattrs:
 def _check_namespace(name: bytes) -> None:
     if not has_namespace(name):
         raise errors.NotSupported(f"{bytes_as_text(name)!r} is in none of the namespaces user, trusted and security")
+    if name in XATTR_NAMESPACES:
+        raise errors.InvalidArgument(f"{bytes_as_text(name)!r} is a namespace, and no attribute's name")

@@ -18,6 +18,9 @@ from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
 _NANO = 10**9
+_CHANGES = (
+    fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+)  # fmt: skip
 
 
 class Names:
@@ -111,10 +114,16 @@ class Names:
         if valid & fuse.FATTR_SIZE:
             privileged = request.uid == ROOT_UID and not valid & fuse.FATTR_KILL_SUIDGID
             self._resize(request, node, fh if valid & fuse.FATTR_FH else None, size, privileged)
-        changes = _changes(fields)
+        changes = _changes(fields) if valid & _CHANGES else self._owner_again(request, node)
         if changes:
             self._set(node, changes)
         return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
+
+    def _owner_again(self, request: Request, node: Node) -> dict[str, int]:
+        """A change of nothing is chown(-1, -1), which takes set-id bits as any chown does; or it announces a write by
+        somebody who may not keep these bits, and who need not own the file: then the write takes them."""
+        attributes = self._attributes(node)
+        return {"uid": attributes.uid} if request.uid in (ROOT_UID, attributes.uid) else {}
 
     def _set(self, node: Node, changes: dict[str, int]) -> None:
         try:

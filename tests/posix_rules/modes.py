@@ -8,7 +8,7 @@ from pathlib import Path
 from support import error
 
 from posix_rules.calls import fallocate
-from posix_rules.files import CREATE, bits, made, made_folder, opened, umask
+from posix_rules.files import CREATE, bits, made, made_folder, opened, tick, umask
 from posix_rules.memory import PAGE, Mapping
 from posix_rules.processes import GROUP, OTHER_GROUP, OTHER_USER, USER, as_user, needs_root
 
@@ -141,6 +141,24 @@ def chown_by_root_clears_set_ids(folder: Path) -> None:
     made(folder / "file").chmod(0o6755)
     os.chown(folder / "file", USER, GROUP)
     assert bits(folder / "file") == 0o755
+
+
+@needs_root
+def chown_of_nothing_clears_set_ids(folder: Path) -> None:
+    """chown(-1, -1) is a chown: it takes the set-id bits of a file and moves its ctime. A folder keeps its bits. (Linux
+    notify_change)"""
+    folder.chmod(0o777)
+    path, sub = made(folder / "file"), made_folder(folder / "sub", 0o6775)
+    os.chown(path, USER, GROUP)
+    for chown in (lambda: as_user(os.chown, path, -1, -1), lambda: os.chown(path, -1, -1)):
+        path.chmod(0o6755)
+        before = path.stat().st_ctime_ns
+        tick()
+        chown()
+        assert bits(path) == 0o755
+        assert path.stat().st_ctime_ns > before
+    os.chown(sub, -1, -1)
+    assert bits(sub) == 0o6775
 
 
 @needs_root

@@ -274,6 +274,15 @@ def unknown_namespaces_are_refused(folder: Path) -> None:
             os.setxattr(made(folder / "file"), name, b"value")
 
 
+def a_namespace_alone_is_no_name(folder: Path) -> None:
+    """A prefix that nothing follows is EINVAL for all calls. (xattr(7))"""
+    path = made(folder / "file")
+    for name in ("user.", "trusted.", "security."):
+        for call in (os.getxattr, os.removexattr, lambda path, name: os.setxattr(path, name, b"value")):
+            with error(errno.EINVAL):
+                call(path, name)
+
+
 # -- permissions
 
 
