@@ -9,7 +9,7 @@ Threads: `_mutex` guards the tables and the counts of users; network requests ne
 import contextlib
 import errno
 import itertools
-import logging
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from dfsfuse import errors
-from dfsfuse.cache_index import CacheIndex, State, Unsent
+from dfsfuse.cache_index import CacheIndex, State, boot_id
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.content_file import usable
 from dfsfuse.content_files import ContentFiles
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
-
-log = logging.getLogger(__name__)
 
 EVICTABLE_MAX = 100_000
 """Contents that nobody uses: each takes some 300 bytes of memory, however small it is."""
@@ -50,6 +48,7 @@ class Cache:
         self._bytes_max = bytes_max
         self._mutex = threading.RLock()
         self.index = CacheIndex(home / "index.db", boot_id())
+        self.unsent = self.index.unsent
         self._current: OrderedDict[int, Content] = OrderedDict()
         self._in_use: dict[int, Content] = {}
         self._open_rows = OpenRows()
@@ -115,13 +114,20 @@ class Cache:
         return content
 
     def open(
-        self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes, opening: int = 0
+        self,
+        attributes: Attributes,
+        entries: list[Entry],
+        segments: list[bytes],
+        path: bytes,
+        opening: int = 0,
+        asked_s: float = math.inf,
     ) -> Content:
-        """The content for an open that the directory has answered with these; until `close_one`."""
+        """The content for an open that the directory, asked at `asked_s`, has answered with these; until `close_one`.
+        Raises Overtaken."""
 
         def begin() -> Content:
             content = self.peek(attributes.ino)
-            if content is not None and not usable(content, attributes):
+            if content is not None and not usable(content, attributes, asked_s):
                 content = self._supersede(content, attributes, entries, segments)
             if content is None:
                 content = self._add(attributes, entries, segments, path)
@@ -343,9 +349,6 @@ class Cache:
         self._evictable.pop(number, None)
         self._settled.pop(number, None)
 
-    def unsent(self) -> list[Unsent]:
-        return self.index.unsent()
-
     # -- room
 
     def _note_size(self, number: int, size_bytes: int) -> None:
@@ -394,7 +397,3 @@ class Cache:
             raise errors.from_os_error(error, "writing to the local cache")
         if not self.make_room(self._bytes_max):
             raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

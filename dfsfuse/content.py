@@ -71,7 +71,8 @@ class Content:
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
     since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
-    `measured`: the cache knows how much room its file takes.
+    `measured`: the cache knows how much room its file takes. `committed_s`: when this client has heard that its latest
+    commit of it has happened.
     """
 
     def __init__(self, row: int, ino: int, path: str, size: int, entries: list[Entry]):
@@ -91,6 +92,7 @@ class Content:
         self.row_current = False
         self.row_stale = False
         self.measured = True
+        self.committed_s = 0.0
         self.synced = False
         self.attributes_synced = True
         self.failed: errors.DfsError | None = None
@@ -344,6 +346,7 @@ class Content:
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
             self.trying = b""
+            self.committed_s = time.monotonic()
             self.row_stale = True
             self.noted.clear()
 

@@ -62,10 +62,17 @@ def _verify(content: Content) -> None:
     content.verified = True
 
 
-def usable(content: Content, attributes: Attributes) -> bool:
-    """Is the content the version that the directory names, or made from it or later here?"""
+class Overtaken(Exception):
+    """What the directory has answered is older than a commit of this client's that has happened meanwhile."""
+
+
+def usable(content: Content, attributes: Attributes, asked_s: float) -> bool:
+    """Is the content the version that the directory names, asked at `asked_s`, or made from it or later here? Raises
+    Overtaken."""
     if content.trying and content.trying == attributes.commit_id:
         return True
     if content.version == attributes.version:
         return content.commit_id == attributes.commit_id
+    if content.version > attributes.version and not content.users and content.committed_s >= asked_s:
+        raise Overtaken
     return content.version > attributes.version and bool(content.users)

@@ -9,6 +9,7 @@ Threads: any; what is shared is the cache's.
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
+from dfsfuse.content_file import Overtaken
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import (
     SEGMENT_ENTRIES,
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _SEGMENTS_A_REQUEST = 16
 _OPEN_AGAIN_S = 2.0
+_ANSWERS_MAX = 10
 _NO_BASE = Base(0, b"", [], [])
 
 
@@ -65,6 +68,14 @@ class Openings:
     def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Version, Content]:
         """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
         `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
+        for _ in range(_ANSWERS_MAX):
+            try:
+                return self._open_newest(place, ino, token, shown, atime_ns)
+            except Overtaken:
+                continue
+        raise errors.Stale("programs here commit the file each time it is opened")
+
+    def _open_newest(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int) -> tuple[Version, Content]:
         known = None if ino else self._attributes.get(place)
         expected = known.ino if known is not None else ino
         held = self._base_of(expected)
@@ -89,11 +100,11 @@ class Openings:
         return self._session.closed_rows.claim(ino, version) or self._session.new_opening()
 
     def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Version, Content]:
-        asked_at = self._attributes.now()
+        asked_at, asked_s = self._attributes.now(), time.monotonic()
         opened = self._ask(request)
         try:
             newest = self._version(opened, held, request.opening)
-            content = self._content_of(newest, shown)
+            content = self._content_of(newest, shown, asked_s)
         except BaseException:
             self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)
             raise
@@ -156,10 +167,10 @@ class Openings:
             entries, segments = self._expand(opened.manifest, opened.attributes, held), opened.manifest.segments
         return Version(opened.attributes, entries, segments, opening, opened.locking)
 
-    def _content_of(self, newest: Version, shown: bytes) -> Content:
+    def _content_of(self, newest: Version, shown: bytes, asked_s: float) -> Content:
         if newest.locking:
             self._on_locking(newest)
-        return self._cache.open(newest.attributes, newest.entries, newest.segments, shown, newest.opening)
+        return self._cache.open(newest.attributes, newest.entries, newest.segments, shown, newest.opening, asked_s)
 
     # -- files on which programs use locks
 

@@ -477,6 +477,24 @@ def test_open_of_a_name_that_leads_elsewhere_now(kernel):
     assert kernel.fs.files.calls[-1][1] == (1, (b"file",))
 
 
+def test_a_name_that_leads_elsewhere_each_time(kernel):
+    """Goal: the kernel tries twice, and then a program gets ESTALE. The second time what it has just looked up is
+    opened, as on a local disk, wherever the name leads by then; a later open of the same program goes by the name
+    again."""
+    one, two = kernel.fs.add(b"file"), kernel.fs.add(b"other")
+    kernel.lookup(b"file")
+    for _ in range(2):
+        kernel.fs.names[1, b"file"] = two
+        assert kernel.ask(fuse.FUSE_OPEN, bytes(8), one).error == errno.ESTALE
+        assert kernel.lookup(b"file") == two
+        kernel.fs.names[1, b"file"] = one
+        fh, _ = kernel.open(two)
+        assert kernel.fs.files.calls[-1][1] == (two, ())
+        assert kernel.lookup(b"file") == one
+        kernel.open(one)
+        assert kernel.fs.files.calls[-1][1] == (1, (b"file",))
+
+
 def test_unlinked_file_that_is_open(kernel):
     """Goal: its attributes are told, set, and its size changed, by its inode."""
     ino = kernel.fs.add(b"file")

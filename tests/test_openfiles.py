@@ -305,6 +305,38 @@ def test_a_row_that_another_open_has_closed_meanwhile(client: OneClient, monkeyp
     assert client.open_rows() == 0
 
 
+def test_an_open_whose_answer_a_commit_here_has_overtaken(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S4. Two programs here share the write lock. The second one's open is answered, and before that is used the
+    first commits and closes: the second goes on from that commit, and its own close succeeds."""
+    client.close(client.create("f", b"first"))
+    handle = client.open("f", os.O_RDWR)
+    client.write(handle, b"second")
+    pause, query, slow = Pause(), client.session.query, []
+
+    def late(request: messages.Message, *more: Any) -> Any:
+        answer = query(request, *more)
+        if slow == [threading.current_thread()]:
+            slow.append(None)
+            pause.here()
+        return answer
+
+    def other() -> Any:
+        slow.append(threading.current_thread())
+        return client.open("f", os.O_RDWR)
+
+    monkeypatch.setattr(client.session, "query", late)
+    background = Background(other)
+    pause.reached()
+    assert client.close(handle) is None
+    pause.go_on()
+    handle = background.outcome()
+    assert client.files.read(handle, 100, 0) == b"second"
+    client.write(handle, b"third")
+    assert client.close(handle) is None
+    assert client.volume.paths() == ["/f"], "no conflict with oneself"
+    assert client.volume.at("f").version == 3
+
+
 def test_opens_whose_answers_come_out_of_order_close_their_row(
     client: OneClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

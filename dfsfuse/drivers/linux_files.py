@@ -10,8 +10,11 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import os
 import stat
+import time
+from collections.abc import Callable
 
 from dfsfuse.attributes import Place
 from dfsfuse.content import Content
@@ -29,12 +32,16 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
-from dfsfuse.errors import AlreadyExists, DfsError
+from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import Attributes
 from dfsfuse.openfiles import Handle
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S, _STALE_MAX = 1.0, 1000
+"""How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
+Act = Callable[[Place, bytes], tuple[Handle, Attributes]]
 
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
 ROOT_UID = 0
@@ -59,6 +66,7 @@ class Files:
         self._fs, self._nodes, self._interrupts, self._notifier = filesystem, nodes, interrupts, notifier
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
+        self._stale: dict[int, float] = {}
         filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
 
@@ -95,11 +103,28 @@ class Files:
             privileged = request.uid == ROOT_UID and not open_flags & fuse.FUSE_OPEN_KILL_SUIDGID
             return self._fs.open(place, flags, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
-        handle, attributes = self._nodes.through_name(node, act)
+        handle, attributes = self._open_through_name(request.pid, node, act)
         fh, kept, look_again = self._hold(request, handle, node, attributes)
         if look_again and not flags & os.O_TRUNC:
             self._notifier.attributes_changed(node.id)
         return replies.open_out(fh, kept)
+
+    def _open_through_name(self, thread: int, node: Node, act: Act) -> tuple[Handle, Attributes]:
+        """Where the name leads elsewhere for the second time in one open(2), what the kernel has looked up for that
+        very open is as new as can be, and is opened by its inode: a third look-up does not come, and programs that move
+        names without a pause must not see ESTALE."""
+        place, shown = self._nodes.place_of(node)
+        try:
+            opened = self._nodes.through_name(node, act)
+        except Stale:
+            if time.monotonic() - self._stale.pop(thread, -math.inf) < _AGAIN_S and place[1]:
+                return act((node.ino, ()), shown)
+            self._stale[thread] = time.monotonic()
+            if len(self._stale) > _STALE_MAX:
+                self._stale.clear()
+            raise
+        self._stale.pop(thread, None)
+        return opened
 
     def create(self, request: Request) -> bytes:
         """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
