@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, boot_id
+from dfsfuse.cache_sizes import Sizes
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.content_file import usable
@@ -32,17 +33,15 @@ _IDLE_CONTENTS_MAX = 2000
 _SETTLED_MAX = 128
 _FULL = errno.ENOSPC, errno.EDQUOT
 _GONE_AT_ONCE = 64
-_FILE_BYTES_MIN = 4096
-"""What a file without a block counts as: it has a row and an inode of the local disk."""
 
 Result = TypeVar("Result")
 
 
 class Cache:
-    """The cache of one client in the folder `home`, kept at about `bytes_max` bytes."""
+    """One client's, in the folder `home`, kept at about `bytes_max` bytes. `current(ino)` is the content of an inode if
+    it is in memory, as everything is that is open or unsent."""
 
     def __init__(self, home: Path, bytes_max: int):
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._files = ContentFiles(home)
         self.path_of = self._files.path_of
         self._bytes_max = bytes_max
@@ -50,12 +49,11 @@ class Cache:
         self.index = CacheIndex(home / "index.db", boot_id())
         self.unsent = self.index.unsent
         self._current: OrderedDict[int, Content] = OrderedDict()
+        self.current = self._current.get
         self._in_use: dict[int, Content] = {}
-        self._open_rows = OpenRows()
-        self._sizes: dict[int, int] = {}
+        self._open_rows, self._sizes = OpenRows(), Sizes()
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
-        self._used_bytes = 0
         self._gone: list[int] = []
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
 
@@ -68,7 +66,7 @@ class Cache:
             number = int(entry.name, 16)
             if number in known:
                 found[number] = entry.stat()
-                self._note_size(number, found[number].st_blocks * 512)
+                self._sizes.note(number, found[number].st_blocks * 512)
             else:
                 os.unlink(entry.path)
         for number in known - found.keys():
@@ -89,6 +87,8 @@ class Cache:
         """Done now and then by a thread that can wait for the disk."""
         with self._mutex:
             self._save_settled()
+        for content in self.in_use():
+            self._save_committed(content)
         while self._gone:
             with self._mutex:
                 self._remove_gone(_GONE_AT_ONCE)
@@ -237,10 +237,6 @@ class Cache:
         content.users += 1
         return content
 
-    def current(self, ino: int) -> Content | None:
-        """The current content if it is in memory, as everything is that is open or unsent."""
-        return self._current.get(ino)
-
     def in_use(self) -> list[Content]:
         """All that is open, also what is not current any more."""
         with self._mutex:
@@ -264,7 +260,7 @@ class Cache:
                 return []
             del self._in_use[content.row]
             for closed, size_bytes in self._files.close(content):
-                self._note_size(closed.row, size_bytes)
+                self._sizes.note(closed.row, size_bytes)
             self._settle(content)
             self.make_room()
             return self._open_rows.closed(content)
@@ -291,6 +287,16 @@ class Cache:
         for content in self._settled.values():
             content.row_current = True
         self._settled.clear()
+
+    def _save_committed(self, content: Content) -> None:
+        """Tell the index of a commit of a file that stays open: if the file is gone by the time this client is killed,
+        nobody can tell any more that it has happened."""
+        if content.row_stale and content.committing.acquire(blocking=False):
+            try:
+                if not content.changed:
+                    self.mark_open(content)
+            finally:
+                content.committing.release()
 
     # -- what is not on the servers yet
 
@@ -345,20 +351,15 @@ class Cache:
         with contextlib.suppress(errors.NoSpace):
             self.index.delete(number)
         self._files.remove(number)
-        self._used_bytes -= self._sizes.pop(number, 0)
+        self._sizes.forget(number)
         self._evictable.pop(number, None)
         self._settled.pop(number, None)
 
     # -- room
 
-    def _note_size(self, number: int, size_bytes: int) -> None:
-        size_bytes = max(size_bytes, _FILE_BYTES_MIN)
-        self._used_bytes += size_bytes - self._sizes.get(number, 0)
-        self._sizes[number] = size_bytes
-
     def note_growth(self, content: Content, fetched_bytes: int) -> None:
         with self._mutex:
-            self._note_size(content.row, self._sizes.get(content.row, 0) + fetched_bytes)
+            self._sizes.grow(content.row, fetched_bytes)
             self.make_room()
 
     def make_room(self, needed_bytes: int = 0) -> int:
@@ -367,7 +368,7 @@ class Cache:
             evicted = len(self._gone) if needed_bytes else 0
             self._remove_gone(evicted)
             while self._evictable and (
-                self._used_bytes + needed_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
+                self._sizes.used_bytes + needed_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
             ):
                 number = next(iter(self._evictable))
                 ino = self.index.ino_of(number)

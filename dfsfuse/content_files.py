@@ -23,6 +23,7 @@ class ContentFiles:
     def __init__(self, home: Path):
         self._folder = str(home / "contents")
         self._folders: set[str] = set()
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._warm, self._spares = WarmFiles(), SpareFiles(str(home / "spare"))
 

@@ -245,7 +245,7 @@ def test_what_was_removed_goes_when_there_is_time(client: Client) -> None:
     client.cache.maintain()
     assert files_of(client) == {}
     assert client.cache.index.all_rows() == set()
-    assert client.cache._used_bytes == 0
+    assert client.cache._sizes.used_bytes == 0
 
 
 def test_eviction_takes_the_least_recently_used(volume: Volume, servers: Servers, tmp_path: Path) -> None:

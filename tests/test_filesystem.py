@@ -749,6 +749,34 @@ def test_a_removed_file_that_was_not_used_lately_frees_the_cache(
     assert not machine.cache.index.all_rows()
 
 
+def test_a_file_that_stays_open_and_is_removed_elsewhere(machine: Machine, other: Machine) -> None:
+    """Goal: what was committed of it is known to be, once there was time to note it: when this client is killed it does
+    not come back as a copy, of a conflict that there never was."""
+    handle = machine.create("/f")
+    machine.put(handle, b"content")
+    machine.files.files.flush(handle)
+    machine.cache.maintain()
+    other.files.remove(place_of("/f"), folder=False)
+    machine.kill()
+    assert machine.names() == []
+
+
+def test_what_is_written_after_that_is_kept(machine: Machine) -> None:
+    """Goal: noting a commit does not hide what was written since: it comes back as a recovered copy."""
+    handle = machine.create("/f.txt")
+    machine.put(handle, b"content")
+    machine.files.files.flush(handle)
+    machine.cache.maintain()
+    machine.put(handle, b"CON")
+    machine.cache.maintain()
+    machine.kill()
+    copies = [name for name in machine.names() if name != b"f.txt"]
+    assert len(copies) == 1
+    assert copies[0].startswith(b"f (recovered ")
+    assert machine.read("/" + os.fsdecode(copies[0])) == b"CONtent"
+    assert machine.read("/f.txt") == b"content"
+
+
 def test_allocated_bytes_of_a_file_that_is_written(machine: Machine, other: Machine) -> None:
     """Goal: du counts what is written, not the holes, before the close and after it."""
     handle = machine.create("/f")
