@@ -4,6 +4,7 @@ Whether an inode has any is known with its attributes: where it has none, which 
 listing, nobody is asked.
 """
 
+import stat
 from collections.abc import Callable
 
 from dfsfuse import errors
@@ -37,6 +38,8 @@ class Xattrs:
     def get(self, place: Place, name: bytes) -> bytes:
         _check_namespace(name)
         known = self._known(place)
+        if name in XATTR_NAMESPACES and (stat.S_ISREG(known.mode) or stat.S_ISDIR(known.mode)):
+            raise errors.InvalidArgument(f"{bytes_as_text(name)!r} is a namespace, and no attribute's name")
         if not known.has_xattrs or (name == XATTR_CAPABILITY and self._capability_is_gone(known.ino)):
             raise errors.NoAttribute(f"no attribute {bytes_as_text(name)!r}")
         reply: Xattr = self._session.query(GetXattr(base=place[0], names=list(place[1]), name=name), Xattr)
@@ -80,5 +83,3 @@ class Xattrs:
 def _check_namespace(name: bytes) -> None:
     if not has_namespace(name):
         raise errors.NotSupported(f"{bytes_as_text(name)!r} is in none of the namespaces user, trusted and security")
-    if name in XATTR_NAMESPACES:
-        raise errors.InvalidArgument(f"{bytes_as_text(name)!r} is a namespace, and no attribute's name")

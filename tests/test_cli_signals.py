@@ -40,8 +40,8 @@ def test_a_signal_while_a_file_is_made_leaves_none(
     machine = Machine(Volume(MemoryStore()), Servers(), tmp_path)
     create = machine.files.create
 
-    def create_and_end(*arguments: Any) -> Any:
-        made = create(*arguments)
+    def create_and_end(*arguments: Any, **more: Any) -> Any:
+        made = create(*arguments, **more)
         signal.raise_signal(number)
         return made
 

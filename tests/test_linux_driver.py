@@ -495,6 +495,17 @@ def test_a_name_that_leads_elsewhere_each_time(kernel):
         assert kernel.fs.files.calls[-1][1] == (1, (b"file",))
 
 
+def test_a_name_that_is_gone_is_not_opened_by_its_inode_later(kernel):
+    """Goal: S2. A program that was told that the name is gone, and opens it when it is there again, gets no ESTALE for
+    that one's sake: the two opens have nothing to do with each other."""
+    for _ in range(3):
+        ino = kernel.fs.add(b"file")
+        kernel.lookup(b"file")
+        del kernel.fs.names[1, b"file"]
+        assert kernel.ask(fuse.FUSE_OPEN, bytes(8), ino).error == errno.ESTALE
+        assert kernel.ask(fuse.FUSE_LOOKUP, b"file\0").error == errno.ENOENT
+
+
 def test_unlinked_file_that_is_open(kernel):
     """Goal: its attributes are told, set, and its size changed, by its inode."""
     ino = kernel.fs.add(b"file")

@@ -31,7 +31,7 @@ from dfsfuse.drivers.fuse_channel import (
     beyond,
     refusal,
 )
-from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.drivers.fuse_nodes import Name, Node, Nodes
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import Attributes
@@ -66,7 +66,7 @@ class Files:
         self._fs, self._nodes, self._interrupts, self._notifier = filesystem, nodes, interrupts, notifier
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
-        self._stale: dict[int, float] = {}
+        self._stale: dict[int, tuple[Name | None, float]] = {}
         filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
 
@@ -113,18 +113,23 @@ class Files:
         """Where the name leads elsewhere for the second time in one open(2), what the kernel has looked up for that
         very open is as new as can be, and is opened by its inode: a third look-up does not come, and programs that move
         names without a pause must not see ESTALE."""
-        place, shown = self._nodes.place_of(node)
+        name, shown = node.name, self._nodes.place_of(node)[1]
         try:
             opened = self._nodes.through_name(node, act)
         except Stale:
-            if time.monotonic() - self._stale.pop(thread, -math.inf) < _AGAIN_S and place[1]:
+            former, when = self._stale.pop(thread, (None, -math.inf))
+            if name is not None and name == former and time.monotonic() - when < _AGAIN_S:
                 return act((node.ino, ()), shown)
-            self._stale[thread] = time.monotonic()
+            self._stale[thread] = name, time.monotonic()
             if len(self._stale) > _STALE_MAX:
                 self._stale.clear()
             raise
         self._stale.pop(thread, None)
         return opened
+
+    def not_there(self, thread: int) -> None:
+        """The kernel has looked a name up, and will not open it: what the thread opens next is another open(2)."""
+        self._stale.pop(thread, None)
 
     def create(self, request: Request) -> bytes:
         """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the

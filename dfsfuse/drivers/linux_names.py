@@ -13,7 +13,7 @@ from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.drivers.linux_files import ROOT_UID, Files
-from dfsfuse.errors import Stale
+from dfsfuse.errors import NotFound, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
@@ -57,7 +57,12 @@ class Names:
 
     def lookup(self, request: Request) -> bytes:
         parent, name = self._nodes.get(request.nodeid).ino, request.name()
-        return self._entry(request, self._fs.lookup((parent, (name,))), (parent, name))
+        try:
+            attributes = self._fs.lookup((parent, (name,)))
+        except NotFound:
+            self._files.not_there(request.pid)
+            raise
+        return self._entry(request, attributes, (parent, name))
 
     def _entry(self, request: Request, attributes: Attributes, name: tuple[int, bytes]) -> bytes:
         """The reply that names a node."""

@@ -145,8 +145,8 @@ def chown_by_root_clears_set_ids(folder: Path) -> None:
 
 @needs_root
 def chown_of_nothing_clears_set_ids(folder: Path) -> None:
-    """chown(-1, -1) is a chown: it takes the set-id bits of a file and moves its ctime. A folder keeps its bits. (Linux
-    notify_change)"""
+    """chown(-1, -1) is a chown: it takes the set-id bits of a file and moves its ctime. A folder keeps its bits.
+    (chown(2))"""
     folder.chmod(0o777)
     path, sub = made(folder / "file"), made_folder(folder / "sub", 0o6775)
     os.chown(path, USER, GROUP)
