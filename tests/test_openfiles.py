@@ -275,11 +275,10 @@ def test_a_file_that_is_opened_again_soon_takes_its_row_back(client: OneClient) 
     assert client.open_rows() == 0
 
 
-def test_a_row_that_another_open_has_closed_meanwhile(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: S11. Two opens at once: the second, with a number of its own, is closed, and its row is gone, before the
-    first one's answer is here. The first has a row all the same."""
-    client.close(client.create("f", b"data"))
-    client.files.release(client.open("f", os.O_RDONLY))
+def overtaken_open(
+    client: OneClient, monkeypatch: pytest.MonkeyPatch, flags: int, meanwhile: Callable[[], None]
+) -> Any:
+    """What an open gives whose answer is not used before `meanwhile` is through."""
     pause, query, slow = Pause(), client.session.query, []
 
     def late(request: messages.Message, *more: Any) -> Any:
@@ -291,15 +290,27 @@ def test_a_row_that_another_open_has_closed_meanwhile(client: OneClient, monkeyp
 
     def first() -> Any:
         slow.append(threading.current_thread())
-        return client.open("f", os.O_RDONLY)
+        return client.open("f", flags)
 
     monkeypatch.setattr(client.session, "query", late)
     background = Background(first)
     pause.reached()
-    client.files.release(client.open("f", os.O_RDONLY))
-    client.session.renew()
+    meanwhile()
     pause.go_on()
-    handle = background.outcome()
+    return background.outcome()
+
+
+def test_a_row_that_another_open_has_closed_meanwhile(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S11. Two opens at once: the second, with a number of its own, is closed, and its row is gone, before the
+    first one's answer is here. The first has a row all the same."""
+    client.close(client.create("f", b"data"))
+    client.files.release(client.open("f", os.O_RDONLY))
+
+    def another() -> None:
+        client.files.release(client.open("f", os.O_RDONLY))
+        client.session.renew()
+
+    handle = overtaken_open(client, monkeypatch, os.O_RDONLY, another)
     assert client.open_rows() == 1
     client.files.release(handle)
     assert client.open_rows() == 0
@@ -309,27 +320,11 @@ def test_an_open_whose_answer_a_commit_here_has_overtaken(client: OneClient, mon
     """Goal: S4. Two programs here share the write lock. The second one's open is answered, and before that is used the
     first commits and closes: the second goes on from that commit, and its own close succeeds."""
     client.close(client.create("f", b"first"))
-    handle = client.open("f", os.O_RDWR)
-    client.write(handle, b"second")
-    pause, query, slow = Pause(), client.session.query, []
-
-    def late(request: messages.Message, *more: Any) -> Any:
-        answer = query(request, *more)
-        if slow == [threading.current_thread()]:
-            slow.append(None)
-            pause.here()
-        return answer
-
-    def other() -> Any:
-        slow.append(threading.current_thread())
-        return client.open("f", os.O_RDWR)
-
-    monkeypatch.setattr(client.session, "query", late)
-    background = Background(other)
-    pause.reached()
-    assert client.close(handle) is None
-    pause.go_on()
-    handle = background.outcome()
+    first = client.open("f", os.O_RDWR)
+    client.write(first, b"second")
+    closed: list[Exception | None] = []
+    handle = overtaken_open(client, monkeypatch, os.O_RDWR, lambda: closed.append(client.close(first)))
+    assert closed == [None]
     assert client.files.read(handle, 100, 0) == b"second"
     client.write(handle, b"third")
     assert client.close(handle) is None

@@ -3,7 +3,7 @@
 An open goes by the name that the kernel looked up, and says which inode it expects there: between look-up and open
 another client may have put another file in its place. ESTALE then makes the kernel look the name up again.
 
-Threads: the driver's. `_opened` is a dictionary whose single operations are atomic.
+Threads: the driver's. `_opened` and `_stale` are dictionaries whose single operations are atomic.
 """
 
 import errno
