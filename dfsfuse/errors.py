@@ -37,6 +37,7 @@
     |   +-- Stale                  the inode or the name changed meanwhile; look it up again
     |   +-- SessionEnded           the session is over; the client begins a new one
     |   +-- OutOfSequence          the slot expects another sequence number; nothing was executed
+    |   +-- ReceiptsVoid           receipts are too old to rest a commit upon; confirm the chunks, and try again
     +-- ServerError            a server could not do it
     |   +-- NoSpace                a disk is full
     |   +-- NotEnoughCopies        fewer servers than copies_min have the content
@@ -281,6 +282,12 @@ class OutOfSequence(Conflict):
     """The slot expects another sequence number; nothing was executed."""
 
     code, errno = "out_of_sequence", errno.EIO
+
+
+class ReceiptsVoid(Conflict):
+    """Servers have started again, or deleted what nobody needed, since they gave these receipts."""
+
+    code, errno = "receipts_void", errno.EIO
 
 
 class ServerError(DfsError):

@@ -6,7 +6,7 @@ transaction, so what is done is done to what has that name then. Times that clie
 directory's.
 
 The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, ranges,
-range_locks, and codec, which writes them."""
+range_locks, upkeep, and codec, which writes them."""
 
 from dfsfuse.messages.base import (
     BODY_BYTES_MAX,
@@ -134,6 +134,17 @@ from dfsfuse.messages.tree import (
     SetAttributes,
     without_set_ids,
 )
+from dfsfuse.messages.upkeep import (
+    Audit,
+    Audited,
+    Collect,
+    Garbage,
+    LostFile,
+    OwnReceipt,
+    Repair,
+    RepairWork,
+    ServerCondition,
+)
 from dfsfuse.messages.xattrs import (
     GetXattr,
     ListXattrs,
@@ -257,6 +268,15 @@ __all__ = [
     "RangeConflict",
     "UseFile",
     "FileUsers",
+    "Audit",
+    "Audited",
+    "Collect",
+    "Garbage",
+    "LostFile",
+    "OwnReceipt",
+    "Repair",
+    "RepairWork",
+    "ServerCondition",
     "to_msgpack",
     "from_msgpack",
     "to_json",

@@ -2,10 +2,16 @@
 
 from dfsfuse.messages.base import Message
 from dfsfuse.messages.content import ChunkReceipts, Receipt
+from dfsfuse.messages.upkeep import LostFile, ServerCondition
 
 
 class Server(Message, kw_only=True):
-    """A server as the directory knows it. `up`: it has sent a heartbeat lately."""
+    """A server as the directory knows it. `up`: it has sent a heartbeat lately. `syncing`, which the directory says: it
+    may lack chunks, so it takes copies and is neither read from nor the primary, unless no other is there.
+
+    A file server tells of its disk `store`, a random id made with its home, and of its receipts the first number of
+    this start, the next one, and the one up to which everything is on its disk.
+    """
 
     kind: str
     name: str
@@ -16,6 +22,14 @@ class Server(Message, kw_only=True):
     free_bytes: int = 0
     total_bytes: int = 0
     pid: int = 0
+    syncing: bool = False
+    store: str = ""
+    first_number: int = 0
+    next_number: int = 0
+    synced_number: int = 0
+    broken_chunks: int = 0
+    repaired_chunks: int = 0
+    scrubbed_ago_s: float = -1.0
 
 
 class Cluster(Message, kw_only=True):
@@ -37,11 +51,14 @@ class Register(Message, kw_only=True):
 
 
 class Registered(Message, kw_only=True):
-    """`start_number` is larger at each start; `sessions` are those a lock service must wait for after a start."""
+    """`start_number` is larger at each start; `sessions` are those a lock service must wait for after a start.
+    `repair`: there are chunks that this file server should look for; `collect`: there are some that it may delete."""
 
     cluster: Cluster
     start_number: int = 0
     sessions: list[int] = []
+    repair: bool = False
+    collect: bool = False
 
 
 class SessionRow(Message, kw_only=True):
@@ -65,6 +82,8 @@ class StatusReply(Message, kw_only=True):
     inodes: int = 0
     used_bytes: int = 0
     short_chunks: int = 0
+    conditions: list[ServerCondition] = []
+    lost_files: list[LostFile] = []
 
 
 class Begin(Message, kw_only=True):

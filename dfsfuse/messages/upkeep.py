@@ -1,0 +1,90 @@
+"""Messages by which file servers and the directory keep every chunk on every server of its group, and no other."""
+
+from dfsfuse.messages.base import Message
+
+
+class OwnReceipt(Message):
+    """The number of a receipt that a file server gives itself, for a chunk that it has, and has verified."""
+
+    chunk: bytes
+    number: int
+
+
+class Repair(Message, kw_only=True):
+    """What should file server `server` have that it is not known to have?
+
+    `have` and `lacks` tell what came of the chunks that were named before: it has them (found here, or fetched), or
+    they are not here and no other server could give them. `after` is that of the reply before; b"" begins a pass.
+    """
+
+    server: str
+    first_number: int
+    have: list[OwnReceipt] = []
+    lacks: list[bytes] = []
+    after: bytes = b""
+    limit: int = 500
+
+
+class RepairWork(Message, kw_only=True):
+    """Chunks to look for, and to fetch where they are not here. `complete`: the pass has ended, and from now on the
+    server counts as serving. `left`: chunks that it still lacks, as far as known, 10,000 at most."""
+
+    chunks: list[bytes] = []
+    after: bytes = b""
+    left: int = 0
+    complete: bool = False
+
+
+class Collect(Message, kw_only=True):
+    """Which chunks does nobody need? From now on no commit rests on a receipt of this server below `next_number`.
+
+    `names`: chunks of its own inventory that it asks about; `deleted`: those that it has deleted since it asked last.
+    """
+
+    server: str
+    next_number: int
+    names: list[bytes] = []
+    deleted: list[bytes] = []
+    limit: int = 500
+
+
+class Garbage(Message, kw_only=True):
+    """Chunks without a reference. The server deletes those for which it has given no receipt from `next_number` on."""
+
+    chunks: list[bytes] = []
+    more: bool = False
+
+
+class Audit(Message):
+    """Chunks that are referenced, and sort after `after`."""
+
+    after: bytes = b""
+    limit: int = 1000
+
+
+class Audited(Message):
+    """In order of names. Not `more`: these are the last ones."""
+
+    chunks: list[bytes]
+    more: bool = False
+
+
+class ServerCondition(Message, kw_only=True):
+    """What is to be done at one file server: chunks that it lacks and that nobody needs any more (10,000 at most each),
+    and how much of all chunks it has gone through, from 0 to 1, where its disk is new."""
+
+    name: str
+    short: int = 0
+    garbage: int = 0
+    caught_up: float = 1.0
+
+
+class LostFile(Message, kw_only=True):
+    """A file whose newest content no server has any more. `version` is the one that was lost; `reverted`: the content
+    before it, which was on disks, is the newest again, as a version of its own."""
+
+    ino: int
+    path: bytes
+    version: int
+    lost_ns: int
+    reverted: bool
