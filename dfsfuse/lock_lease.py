@@ -12,7 +12,7 @@ Threads: `_mutex` guards the tickets; it is never held across a request, nor whi
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from dfsfuse import errors
 from dfsfuse.messages import RenewedLocks, RenewLocks
@@ -25,6 +25,8 @@ RENEW_EVERY_S = 1.0
 _ANSWER_S = 5.0
 _SOON_S = 0.05
 _NOW_S = 0.5
+
+Queue = Literal["locks", "ranges"]
 
 
 class Part(Protocol):
@@ -44,6 +46,7 @@ class LockLease:
         self._session = session
         self._mutex = threading.Lock()
         self._under_way: set[int] = set()
+        self._queued: dict[Queue, set[int]] = {"locks": set(), "ranges": set()}
         self._last_ticket = 0
         self._parts: list[Part] = []
         self._on_wanted: list[Callable[[dict[int, float]], None]] = []
@@ -80,16 +83,20 @@ class LockLease:
         """How long the service may take to answer what it answers at once."""
         return min(_ANSWER_S, self._session.timeout_s)
 
-    def new_tickets(self, count: int = 1) -> range:
+    def new_tickets(self, count: int = 1, queue: Queue | None = None) -> range:
+        """`queue`: they wait there for their turn."""
         with self._mutex:
             tickets = range(self._last_ticket + 1, self._last_ticket + 1 + count)
             self._last_ticket += count
             self._under_way.update(tickets)
+            if queue is not None:
+                self._queued[queue].update(tickets)
             return tickets
 
     def over(self, tickets: range) -> None:
         with self._mutex:
-            self._under_way.difference_update(tickets)
+            for known in (self._under_way, *self._queued.values()):
+                known.difference_update(tickets)
 
     # -- renewals
 
@@ -107,9 +114,11 @@ class LockLease:
 
     def renew(self) -> None:
         with self._mutex:
-            waiting, last_ticket = sorted(self._under_way), self._last_ticket
-        session = self._session
-        request = RenewLocks(session=session.id, host=session.identity.host, waiting=waiting, last_ticket=last_ticket)
+            session, queued = self._session, self._queued
+            request = RenewLocks(
+                session=session.id, host=session.identity.host, waiting=sorted(self._under_way),
+                last_ticket=self._last_ticket, queued=sorted(queued["locks"]), queued_ranges=sorted(queued["ranges"]),
+            )  # fmt: skip
         for part in self._parts:
             part.list_held(request)
         sent_s = boottime_s()

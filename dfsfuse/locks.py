@@ -18,6 +18,7 @@ Threads: `_changed` (a condition) guards all tables; it is never held across a r
 """
 
 import logging
+import os
 import threading
 import time
 
@@ -245,7 +246,7 @@ class LockTable:
     def _ask_once(
         self, ino: int, path: bytes, pid: int, wait_s: float, returned: list[HeldLock], opening: Opening
     ) -> Lock:
-        session, tickets = self._session, self._lease.new_tickets()
+        session, tickets = self._session, self._lease.new_tickets(queue="locks" if wait_s else None)
         try:
             request = Acquire(
                 session=session.id,
@@ -264,10 +265,13 @@ class LockTable:
             self.arrived(returned)
 
     def _receive(self, request: Acquire, interrupted: Interrupted) -> Lock:
+        sent_s, asked = boottime_s(), False
+
         def attempt(left_s: float) -> Granted:
+            nonlocal asked
+            request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
             return self._session.rpc.call(self._lease.url(), "acquire", request, Granted, left_s, interrupted)
 
-        sent_s = boottime_s()
         granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._lease.answer_s(), interrupted)
         # A session's lease runs from its renewals, which went on during a wait: at most one interval ago.
         until_s = max(sent_s, boottime_s() - RENEW_EVERY_S) + granted.lease_s
@@ -330,7 +334,9 @@ class LockTable:
             self._changed.notify_all()
 
     def _lose(self, lock: Lock) -> None:
-        log.warning("the write lock of inode %d is lost", lock.ino)
+        # Of one that is only reserved nobody has heard.
+        if lock.pids:
+            log.warning("the write lock of %s is lost", os.fsdecode(lock.path) or f"inode {lock.ino}")
         lock.lost = True
         if self._held.get(lock.ino) is lock:
             del self._held[lock.ino]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dfsfuse import errors
-from dfsfuse.lock_lease import LEASE_S, RENEW_EVERY_S, LockLease
+from dfsfuse.lock_lease import LEASE_S, RENEW_EVERY_S, LockLease, Queue
 from dfsfuse.locks import LockTable
 from dfsfuse.messages import (
     RANGE_END,
@@ -160,7 +160,8 @@ class RangeLockTable:
         """Once it is free. Raises Interrupted, Deadlock, NoLocks."""
         while True:
             try:
-                return self._request(descriptor, ino, path, lock, lambda request: self._wait(request, interrupted))
+                ask = lambda request: self._wait(request, interrupted)  # noqa: E731
+                return self._request(descriptor, ino, path, lock, ask, "ranges")
             except errors.WouldBlock:
                 continue
             except errors.Interrupted:
@@ -170,9 +171,15 @@ class RangeLockTable:
                 raise
 
     def _request(
-        self, descriptor: Any, ino: int, path: bytes, lock: FileLock, ask: Callable[[LockRange], RangeGranted]
+        self,
+        descriptor: Any,
+        ino: int,
+        path: bytes,
+        lock: FileLock,
+        ask: Callable[[LockRange], RangeGranted],
+        queue: Queue | None = None,
     ) -> RangeGranted:
-        tickets, sent_s = self._lease.new_tickets(), boottime_s()
+        tickets, sent_s = self._lease.new_tickets(queue=queue), boottime_s()
         request = LockRange(
             session=self._session.id, ino=ino, owner=lock.owner, ticket=tickets[0], start=lock.start, end=lock.end,
             kind="flock" if lock.flock else "posix", write=lock.write, path=path, pid=lock.pid,
@@ -197,9 +204,10 @@ class RangeLockTable:
     def _wait(self, request: LockRange, interrupted: Interrupted) -> RangeGranted:
         """However long it takes, as long as the service is there."""
         request.wait_s = WAIT_S
-        failures, silent_since = 0, 0.0
+        failures, silent_since, began_s = 0, 0.0, boottime_s()
         while True:
             asked_at = time.monotonic()
+            request.waited_s = boottime_s() - began_s if failures else 0.0
             try:
                 url, patience_s = self._lease.url(), WAIT_S + self._lease.answer_s() + LEASE_S
                 return self._session.rpc.call(url, "lock_range", request, RangeGranted, patience_s, interrupted)

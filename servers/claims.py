@@ -130,7 +130,7 @@ class Claim:
         self.session, self.ticket, self.ino = session, request.ticket, request.ino
         self.path, self.host = request.path[:PATH_BYTES_MAX], request.host[:TEXT_MAX]
         self.pid, self.command = request.pid, request.command[:TEXT_MAX]
-        self.wait_s, self.since = request.wait_s, now
+        self.wait_s, self.since = request.wait_s, now - request.waited_s
         self.returns_by = math.inf
         self.state, self.token, self.connections = State.WAITING, 0, 1
         self.reserved = request.ticket == 0
@@ -197,11 +197,6 @@ def first_of_others(queue: Iterable[Claim], session: Session) -> Claim | None:
     return next((claim for claim in queue if claim.session is not session and claim.state is State.WAITING), None)
 
 
-def is_current(wait: tuple[float, int, Claim]) -> bool:
-    """Whether an entry of the heap still means something: claims leave the queue without being looked for there."""
-    return wait[2].queued
-
-
 def _waiter(claim: Claim, now: float) -> LockWaiter:
     return LockWaiter(
         session=claim.session.number,
@@ -220,15 +215,21 @@ def check_acquire(request: Acquire) -> None:
     check_numbers(session=request.session, inode=request.ino, ticket=request.ticket)
     if not 0 <= request.wait_s <= WAIT_S_MAX:
         raise errors.InvalidArgument(f"wait_s {request.wait_s}: from 0 to {WAIT_S_MAX:g} seconds")
+    check_waited(request.waited_s)
     if not 0 <= request.pid <= NUMBER_MAX:
         raise errors.InvalidArgument(f"pid {request.pid}: from 0 to {NUMBER_MAX}")
+
+
+def check_waited(waited_s: float) -> None:
+    if not 0 <= waited_s <= WAIT_S_MAX:
+        raise errors.InvalidArgument(f"waited_s {waited_s}: from 0 to {WAIT_S_MAX:g} seconds")
 
 
 def check_renewal(request: RenewLocks) -> None:
     check_numbers(session=request.session)
     for pair in request.held:
         check_numbers(inode=pair.ino, token=pair.token)
-    if len(request.held) + len(request.waiting) > CLAIMS_MAX:
+    if max(len(request.queued), len(request.queued_ranges), len(request.held) + len(request.waiting)) > CLAIMS_MAX:
         raise errors.InvalidArgument(f"a renewal of more than {CLAIMS_MAX} locks and waiters")
 
 

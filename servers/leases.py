@@ -5,7 +5,6 @@ Leases are equally long, so the first session of the row is the next to lapse.
 Threads: none; all state belongs to the one thread (event loop) that calls.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import takewhile
@@ -13,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from dfsfuse import errors
 from servers.claims import LOCK_LEASE_S, Phase, remember
+from servers.returns import Returns
 
 
 class Leased(Protocol):
@@ -32,16 +32,15 @@ class Leases(Generic[S]):
     def __init__(self, make: Callable[[int], S], lease_s: float = LOCK_LEASE_S):
         self.lease_s, self._make = lease_s, make
         self.phase = Phase.STARTING
-        self._resumes_at = math.inf
-        self._returning: set[int] = set()
+        self.returns = Returns()
         self._sessions: OrderedDict[int, S] = OrderedDict()
         self._ended: OrderedDict[int, None] = OrderedDict()
 
     def begin(self, sessions: Iterable[int], now: float) -> None:
         """Wait for these, a lease at most."""
-        self.phase, self._resumes_at = Phase.RETURNING, now + self.lease_s
+        self.phase = Phase.RETURNING
         back = {number for number, session in self._sessions.items() if session.returned}
-        self._returning = set(sessions) - back - self._ended.keys()
+        self.returns.begin(set(sessions) - back - self._ended.keys(), now, self.lease_s)
 
     def check_granting(self) -> None:
         if self.phase is not Phase.GRANTING:
@@ -62,32 +61,40 @@ class Leases(Generic[S]):
         self._sessions.move_to_end(number)
         return session
 
-    def returned(self, session: S) -> None:
+    def returned(self, session: S, missing: set[int], now: float) -> None:
+        """`missing`: its tickets that wait in a queue and are not there yet."""
         session.returned = True
-        self._returning.discard(session.number)
+        if self.phase is not Phase.GRANTING:
+            self.returns.session_back(session.number, missing, now)
+
+    def extend(self, until: float) -> None:
+        """No session lapses before that."""
+        for session in self._sessions.values():
+            session.lapses_at = max(session.lapses_at, until)
 
     def end(self, number: int) -> S | None:
         """Every later request of it is refused."""
         remember(self._ended, number, None)
-        self._returning.discard(number)
+        self.returns.gone(number)
         return self._sessions.pop(number, None)
 
     # -- time
 
     def next_deadline(self) -> float:
         first = next(iter(self._sessions.values()), None)
-        return min(self._resumes_at, first.lapses_at if first is not None else math.inf)
+        return min(self.returns.resumes_at, first.lapses_at if first is not None else self.returns.resumes_at)
 
     def take_lapsed(self, now: float) -> list[S]:
         lapsed = list(takewhile(lambda session: session.lapses_at <= now, self._sessions.values()))
         for session in lapsed:
             del self._sessions[session.number]
+            self.returns.gone(session.number)
         return lapsed
 
     def resumes(self, now: float) -> bool:
         """Whether granting begins at this moment."""
-        if self.phase is not Phase.RETURNING or (self._returning and now < self._resumes_at):
+        if self.phase is not Phase.RETURNING or not self.returns.are_complete(now):
             return False
-        self.phase, self._resumes_at = Phase.GRANTING, math.inf
-        self._returning.clear()
+        self.phase = Phase.GRANTING
+        self.returns.end()
         return True

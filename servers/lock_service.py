@@ -6,7 +6,8 @@ one row of numbers for both cores, so a caller that waits is known by its ticket
 
 The cores' time is the machine's time since boot, suspended time included: a lease that ended while this machine slept
 has ended. One timer of the event loop wakes them at their next deadline; as such timers do not run while the machine
-sleeps, each request does what is due first.
+sleeps, each request does what is due first. Who finds a deadline long past has stood still, and has not heard of those
+who renewed meanwhile: they get a little time before they count as silent.
 
 Threads: none; everything runs in the event loop of the server, so each operation of a core is undivided.
 """
@@ -57,6 +58,10 @@ log = logging.getLogger(__name__)
 TOKENS_RESERVE = 1 << 20
 TIMER_S_MIN = 0.001
 """uvloop counts in milliseconds: a shorter timer would fire early, find nothing due, and be set again at once."""
+
+LATE_S = 0.5
+AFTER_STANDSTILL_S = 3.0
+"""A client whose renewal was not answered sends another one a second after it has given that up."""
 
 Key = tuple[int, int]
 Outcome = Granted | RangeGranted | errors.DfsError
@@ -245,11 +250,20 @@ class LockService:
     def _now(self) -> float:
         """What is due by now is done when this returns."""
         now = self._clock()
+        self._bear_with_clients(now)
         if self._core.next_deadline() <= now:
             self._tell(self._core.tick(now), now)
         if self._ranges.next_deadline() <= now:
             self._tell(self._ranges.tick(now), now)
         return now
+
+    def _bear_with_clients(self, now: float) -> None:
+        """Where this service stood still, renewals came that it has not read yet: nobody is silent before it has."""
+        late_s = now - min(self._core.next_deadline(), self._ranges.next_deadline())
+        if late_s > LATE_S:
+            log.warning("stood still for %.1f s or longer; sessions have %g s more", late_s, AFTER_STANDSTILL_S)
+            self._core.extend(now + AFTER_STANDSTILL_S)
+            self._ranges.extend(now + AFTER_STANDSTILL_S)
 
     def _set_timer(self, now: float) -> None:
         """A timer that is set for an earlier moment stays: it will find nothing due, and look again."""

@@ -6,7 +6,8 @@ block the others for a lease; it keeps its place among those who still wait. The
 for it again like any other.
 
 After a start no lock is granted until each session of before has renewed, and thereby re-asserted what it holds, or one
-lease has passed: until then a lock that looks free may be held. Acquires queue meanwhile, their deadlines not running.
+lease has passed: until then a lock that looks free may be held. Acquires queue meanwhile, their deadlines not running,
+in the order in which they waited before (servers/returns.py).
 Among re-asserted locks of one inode the highest token wins; the others are told by `lost` in their next renewal.
 
 Time is `now`, seconds on a monotonic clock, and moves through `tick` alone: a caller ticks what is due before each
@@ -17,11 +18,10 @@ changes nothing.
 Threads: none; all state belongs to the one thread (event loop) that calls. No call blocks.
 """
 
-import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import count, islice
+from itertools import islice
 
 from dfsfuse import errors
 from dfsfuse.messages import (
@@ -51,10 +51,11 @@ from servers.claims import (
     check_numbers,
     check_renewal,
     first_of_others,
-    is_current,
     lock_rows,
     remember,
 )
+from servers.deadlines import Deadlines
+from servers.returns import Returns, take_place
 
 QUEUE_MAX = 10_000
 """Waiters for one inode."""
@@ -69,8 +70,7 @@ class Locks:
         self.phase = Phase.STARTING
         self.start_number = 0
         self._tokens = 0
-        self._resumes_at = math.inf
-        self._returning: set[int] = set()
+        self._returns = Returns()
         self._latest: OrderedDict[int, int] = OrderedDict()
         self._holders: dict[int, Claim] = {}
         self._queues: dict[int, OrderedDict[Claim, None]] = {}
@@ -78,9 +78,7 @@ class Locks:
         self._sessions: OrderedDict[int, Session] = OrderedDict()
         self._away: OrderedDict[Claim, None] = OrderedDict()
         self._ended: OrderedDict[int, None] = OrderedDict()
-        self._waits: list[tuple[float, int, Claim]] = []
-        self._waits_compact_at = 1024
-        self._order = count()
+        self._waits = Deadlines[Claim](lambda claim: claim.queued)
 
     @property
     def tokens_left(self) -> int:
@@ -92,9 +90,8 @@ class Locks:
         if self.phase is not Phase.STARTING or start_number <= 0:
             raise errors.InvalidArgument(f"start {start_number} while {self.phase.value}")
         self.phase, self.start_number = Phase.RETURNING, start_number
-        self._resumes_at = now + self.lease_s
         returned = {number for number, session in self._sessions.items() if session.returned}
-        self._returning = set(sessions) - returned - self._ended.keys()
+        self._returns.begin(set(sessions) - returned - self._ended.keys(), now, self.lease_s)
         return self._resume_if_all_returned(now)
 
     # -- what clients ask for
@@ -166,7 +163,8 @@ class Locks:
         if request.last_ticket >= session.settled:
             session.settled, session.expected = request.last_ticket, frozenset(request.waiting)
         session.returned = True
-        self._returning.discard(request.session)
+        if self.phase is not Phase.GRANTING:
+            self._returns.session_back(session.number, set(request.queued) - session.claims.keys(), now)
         events += self._resume_if_all_returned(now)
         return RenewedLocks(start_number=self.start_number, lost=lost, wanted=self._wanted(session, now)), events
 
@@ -178,7 +176,7 @@ class Locks:
         if session in self._sessions:
             error = errors.SessionEnded(f"session {session} has ended")
             self._remove_sessions([self._sessions[session]], error, now, events)
-        self._returning.discard(session)
+        self._returns.gone(session)
         return events + self._resume_if_all_returned(now)
 
     def list_locks(self, now: float) -> LockList:
@@ -193,15 +191,20 @@ class Locks:
 
     # -- time
 
+    def extend(self, until: float) -> None:
+        """No session lapses before that, and no ticket that may return is dropped."""
+        for session in self._sessions.values():
+            session.lapses_at = max(session.lapses_at, until)
+        for claim in self._away:
+            claim.returns_by = max(claim.returns_by, until)
+
     def next_deadline(self) -> float:
         """When `tick` has something to do, if nothing else happens before; infinity: never."""
-        while self._waits and not is_current(self._waits[0]):
-            heapq.heappop(self._waits)
         return min(
-            self._resumes_at,
+            self._returns.resumes_at,
             next(iter(self._sessions.values())).lapses_at if self._sessions else math.inf,
             next(iter(self._away)).returns_by if self._away else math.inf,
-            self._waits[0][0] if self._waits else math.inf,
+            self._waits.next(),
         )
 
     def tick(self, now: float) -> list[Event]:
@@ -216,11 +219,10 @@ class Locks:
         self._remove_sessions(lapsed, error, now, events)
         while self._away and (claim := next(iter(self._away))).returns_by <= now:
             self._drop(claim)
-        if self._resumes_at <= now:
-            self._returning.clear()
-            events += self._resume_if_all_returned(now)
-        while self._waits and self._waits[0][0] <= now:
-            self._end_wait(heapq.heappop(self._waits), now, events)
+        events += self._resume_if_all_returned(now)
+        for claim in self._waits.due(now):
+            error = errors.Busy(f"not free within {claim.wait_s:.3g} s; {self._why_not_free(claim.ino, now)}")
+            self._refuse(claim, error, events)
         return events
 
     # -- claims
@@ -236,9 +238,10 @@ class Locks:
         claim = session.claims[request.ticket] = Claim(session, request, now)
         if free:
             return self._hold(claim, token, now)
-        self._queues.setdefault(request.ino, OrderedDict())[claim] = None
+        take_place(self._queues.setdefault(request.ino, OrderedDict()), claim)
+        self._returns.place_back(request.session, request.ticket, now)
         if self.phase is Phase.GRANTING:
-            self._set_deadline(claim, now)
+            self._waits.add(now + claim.wait_s, claim)
         return None
 
     def _check_may_wait(self, request: Acquire, now: float) -> None:
@@ -308,19 +311,6 @@ class Locks:
         self._drop(claim)
         events.append(Refusal(claim.session.number, claim.ticket, error))
 
-    def _set_deadline(self, claim: Claim, now: float) -> None:
-        heapq.heappush(self._waits, (now + claim.wait_s, next(self._order), claim))
-        if len(self._waits) >= self._waits_compact_at:
-            self._waits = [wait for wait in self._waits if is_current(wait)]
-            heapq.heapify(self._waits)
-            self._waits_compact_at = 2 * len(self._waits) + 1024
-
-    def _end_wait(self, wait: tuple[float, int, Claim], now: float, events: list[Event]) -> None:
-        if is_current(wait):
-            claim = wait[2]
-            error = errors.Busy(f"not free within {claim.wait_s:.3g} s; {self._why_not_free(claim.ino, now)}")
-            self._refuse(claim, error, events)
-
     # -- sessions
 
     def _session(self, number: int, now: float) -> Session:
@@ -383,12 +373,13 @@ class Locks:
 
     def _resume_if_all_returned(self, now: float) -> list[Event]:
         events: list[Event] = []
-        if self.phase is not Phase.RETURNING or self._returning:
+        if self.phase is not Phase.RETURNING or not self._returns.are_complete(now):
             return events
-        self.phase, self._resumes_at = Phase.GRANTING, math.inf
+        self.phase = Phase.GRANTING
+        self._returns.end()
         for ino, queue in [*self._queues.items()]:
             for claim in queue:
-                self._set_deadline(claim, now)
+                self._waits.add(now + claim.wait_s, claim)
             if ino not in self._holders:
                 self._serve(ino, now, events)
         return events

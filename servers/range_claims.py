@@ -33,7 +33,7 @@ from dfsfuse.messages import (
     bytes_as_text,
     conflict,
 )
-from servers.claims import NUMBER_MAX, PATH_BYTES_MAX, TEXT_MAX, WAIT_S_MAX, check_numbers
+from servers.claims import NUMBER_MAX, PATH_BYTES_MAX, TEXT_MAX, WAIT_S_MAX, check_numbers, check_waited
 
 OWNER_MAX = (1 << 64) - 1
 RANGES_MAX = 10_000
@@ -123,7 +123,7 @@ class Waiter:
     """A request in the queue of its file. `connections` 0: it is away."""
 
     def __init__(self, session: RangeSession, request: LockRange, now: float):
-        self.session, self.request, self.since = session, request, now
+        self.session, self.request, self.since = session, request, now - request.waited_s
         self.who = Who(request.path, request.host, request.pid, request.command)
         self.place, self.key = place_of(request), key_of(request)
         self.owner, self.process = (session.number, request.owner), self.who.process(request.owner)
@@ -234,6 +234,7 @@ def check_lock(request: LockRange) -> None:
     check_numbers(ticket=request.ticket)
     if not 0 <= request.wait_s <= WAIT_S_MAX:
         raise errors.InvalidArgument(f"wait_s {request.wait_s}: from 0 to {WAIT_S_MAX:g} seconds")
+    check_waited(request.waited_s)
     if not 0 <= request.pid <= NUMBER_MAX:
         raise errors.InvalidArgument(f"pid {request.pid}: from 0 to {NUMBER_MAX}")
 

@@ -13,7 +13,8 @@ POSIX wants EDEADLK where processes would wait for each other. A circle can clos
 a lock is granted to an owner who waits for another one (a process with threads); whoever closes it is refused.
 
 After a start no lock is granted until each session of before has renewed, and thereby re-asserted what it holds, or one
-lease has passed. Requests that wait queue meanwhile; others are answered Starting.
+lease has passed. Requests that wait queue meanwhile, in the order of before (servers/returns.py); others are answered
+Starting.
 
 A renewal lists all that the session's programs have locked. What it could not know of yet, by its tickets, is left
 alone. For the rest the client is right about having less than is known here, as it has given up waiting for an answer;
@@ -24,11 +25,9 @@ Time is `now`, and moves through `tick` alone, as in servers/locks.py. What rais
 Threads: none; all state belongs to the one thread (event loop) that calls. No call blocks.
 """
 
-import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import count
 
 from dfsfuse import errors
 from dfsfuse.messages import (
@@ -49,6 +48,7 @@ from dfsfuse.messages import (
 )
 from servers.circles import Circles
 from servers.claims import LOCK_LEASE_S, TICKET_RETURN_S, Phase, check_numbers
+from servers.deadlines import Deadlines
 from servers.file_users import FileUsers
 from servers.leases import Leases
 from servers.range_claims import (
@@ -67,6 +67,7 @@ from servers.range_claims import (
     place_of,
     why_taken,
 )
+from servers.returns import take_place
 
 Outcome = tuple[RangeGranted | None, list[RangeEvent]]
 
@@ -82,8 +83,7 @@ class RangeLocks:
         self._to_serve: dict[Place, None] = {}
         # The times to return are equally long: the first is the next to end.
         self._away: OrderedDict[Waiter, None] = OrderedDict()
-        self._ends: list[tuple[float, int, Waiter]] = []
-        self._order = count()
+        self._ends = Deadlines(self._waits)
 
     def begin(self, sessions: Iterable[int], now: float) -> list[RangeEvent]:
         """The service may grant once these sessions have returned, in a lease at most."""
@@ -178,7 +178,7 @@ class RangeLocks:
         self._drop_given_up(session, now, events)
         self._users.list_all(session, set(request.using))
         if not session.touched:
-            self._leases.returned(session)
+            self._leases.returned(session, set(request.queued_ranges) - session.waiters.keys(), now)
         events += self._resume(now)
         return [LostRanges(row.ino, row.owner, row.kind) for row in lost.values()], events
 
@@ -197,14 +197,18 @@ class RangeLocks:
 
     # -- time
 
+    def extend(self, until: float) -> None:
+        """No session lapses before that, and no ticket that may return is dropped."""
+        self._leases.extend(until)
+        for waiter in self._away:
+            waiter.returns_by = max(waiter.returns_by, until)
+
     def next_deadline(self) -> float:
         """When `tick` has something to do, if nothing else happens before; infinity: never."""
-        while self._ends and not self._waits(self._ends[0][2]):
-            heapq.heappop(self._ends)
         return min(
             self._leases.next_deadline(),
             next(iter(self._away)).returns_by if self._away else math.inf,
-            self._ends[0][0] if self._ends else math.inf,
+            self._ends.next(),
         )
 
     def tick(self, now: float) -> list[RangeEvent]:
@@ -218,11 +222,9 @@ class RangeLocks:
             self._leave(waiter)
             self._serve(waiter.place, now, events)
         events += self._resume(now)
-        while self._ends and self._ends[0][0] <= now:
-            waiter = heapq.heappop(self._ends)[2]
-            if self._waits(waiter):
-                self._refuse(waiter, errors.WouldBlock(f"not free within {waiter.request.wait_s:.3g} s"), events)
-                self._serve(waiter.place, now, events)
+        for waiter in self._ends.due(now):
+            self._refuse(waiter, errors.WouldBlock(f"not free within {waiter.request.wait_s:.3g} s"), events)
+            self._serve(waiter.place, now, events)
         return events
 
     def _resume(self, now: float) -> list[RangeEvent]:
@@ -230,7 +232,7 @@ class RangeLocks:
         if self._leases.resumes(now):
             waiting = [waiter for file in self._files.values() for waiter in file.queue]
             for waiter in waiting:
-                self._set_end(waiter, now)
+                self._ends.add(now + waiter.request.wait_s, waiter)
                 self._serve(waiter.place, now, events)
             for waiter in waiting:
                 if self._waits(waiter) and self._circles.closed_by(waiter):
@@ -268,14 +270,12 @@ class RangeLocks:
 
     def _queue(self, waiter: Waiter, now: float) -> Outcome:
         waiter.session.waiters[waiter.request.ticket] = waiter
-        self._files.setdefault(waiter.place, LockedFile()).queue[waiter] = None
+        take_place(self._files.setdefault(waiter.place, LockedFile()).queue, waiter)
+        self._leases.returns.place_back(waiter.session.number, waiter.request.ticket, now)
         self._circles.add(waiter)
         if self._granting:
-            self._set_end(waiter, now)
+            self._ends.add(now + waiter.request.wait_s, waiter)
         return None, []
-
-    def _set_end(self, waiter: Waiter, now: float) -> None:
-        heapq.heappush(self._ends, (now + waiter.request.wait_s, next(self._order), waiter))
 
     def _return_to_place(self, waiter: Waiter, request: LockRange, now: float) -> Outcome:
         """What it waits for may have become free while it was away."""

@@ -216,6 +216,30 @@ def test_a_renewal_answers_who_was_given_up(client):
         waiting.result(DEADLINE_S)
 
 
+def test_a_service_that_stood_still_takes_nobody_for_silent():
+    """Goal: renewals that came while the service did not run are heard before it decides that a session is silent; the
+    holder keeps its lock and the waiter its place. Without them they lapse a little later."""
+    now = [100.0]
+
+    async def scenario() -> None:
+        core = Locks()
+        core.begin(1, [], now[0])
+        service = lock_service.LockService(core, Server(kind="locks", name="locks", url=""), lambda: now[0])
+        gone = asyncio.get_running_loop().create_future()
+        token = service.acquire(Acquire(session=1, ino=INO, ticket=1), gone).token
+        waiting = asyncio.ensure_future(service.acquire(Acquire(session=2, ino=INO, ticket=1, wait_s=100.0), gone))
+        now[0] += 3600.0
+        assert service.renew(RenewLocks(session=2, waiting=[1], last_ticket=1)).lost == []
+        assert service.renew(RenewLocks(session=1, held=[HeldLock(INO, token)], last_ticket=1)).lost == []
+        assert [row.token for row in service.locks(Nothing()).locks] == [token]
+        now[0] += locks.LOCK_LEASE_S + 0.1
+        assert service.locks(Nothing()).locks == []
+        with pytest.raises(errors.Busy):
+            await waiting
+
+    asyncio.run(scenario())
+
+
 # -- connections
 
 

@@ -468,6 +468,87 @@ def test_a_session_that_ends_is_not_waited_for():
     assert granted(table.locks.end(1, table.now)) == [(2, 1)]
 
 
+def returning(table: Table, session: int, *queued: int, held=()) -> list:
+    """The session renews after a restart, with these tickets in queues; the events."""
+    pairs = [HeldLock(*pair) for pair in held]
+    request = RenewLocks(
+        session=session, held=pairs, waiting=list(queued), last_ticket=9, queued=list(queued), queued_ranges=[77]
+    )
+    return table.locks.renew(request, table.now)[1]
+
+
+def test_s5_waiters_have_their_places_again_after_a_restart():
+    """Goal: the order is that of before, in whichever order they come back; who has not waited before is the last."""
+    for order in ((2, 3, 4), (4, 2, 3), (3, 4, 2), (4, 3, 2)):
+        table = Table(start=2, sessions=[1, 2, 3, 4])
+        waited_s = {2: 30.0, 3: 20.0, 4: 10.0}
+        table.acquire(5, 1)
+        for session in order:
+            table.sleep(0.1)
+            assert table.acquire(session, 1, waited_s=waited_s[session] + table.now - 100) is None
+        table.acquire(6, 1)
+        table.acquire(7, 1, waited_s=0.0)
+        assert [waiter.session for waiter in table.row().waiters] == [2, 3, 4, 5, 6, 7]
+        assert table.row().waiters[0].waited_s == pytest.approx(30.0 + table.now - 100)
+
+
+def test_nothing_is_granted_before_those_who_waited_are_back():
+    """Goal: a session that is back says who of it waited; until these are there too, nobody can take their turn."""
+    table = Table(start=2, sessions=[1, 2])
+    table.acquire(1, 5)
+    assert returning(table, 1, 5) == []
+    assert returning(table, 2, 3, 4) == []
+    table.acquire(2, 3, waited_s=2.0)
+    assert table.sleep(1.0) == []
+    table.acquire(2, 4, ino=8, waited_s=3.0)
+    assert granted(table.sleep(0.01)) == [(2, 3), (2, 4)]
+
+
+def test_those_who_waited_are_waited_for_as_after_any_broken_connection():
+    """Goal: one that never comes back costs the others TICKET_RETURN_S from the return of the last session; one that
+    was given up costs nothing."""
+    table = Table(start=2, sessions=[1, 2])
+    table.acquire(2, 1, ino=8)
+    returning(table, 1, 5)
+    table.sleep(1.0)
+    assert returning(table, 2, 1) == []
+    assert table.sleep(TICKET_RETURN_S - 0.01) == []
+    assert granted(table.sleep(0.01)) == [(2, 1)]
+    table = Table(start=2, sessions=[1, 2])
+    table.acquire(2, 1, ino=8)
+    returning(table, 1, 5)
+    assert returning(table, 2, 1) == []
+    assert granted(returning(table, 1)) == [(2, 1)]
+
+
+def test_those_who_waited_may_tell_before_the_directory_has_answered():
+    """Goal: the same for who is back before the service has its start number."""
+    table = Table(start=0)
+    table.acquire(2, 1)
+    returning(table, 1, 5)
+    returning(table, 2, 1)
+    assert table.sleep(3.0, alive=[1, 2]) == []
+    assert table.locks.begin(2, [1, 2], table.now) == []
+    table.acquire(1, 5, waited_s=10.0)
+    assert granted(table.sleep(0.01)) == [(1, 5)]
+
+
+def test_a_service_that_stood_still_extends_leases_and_tickets():
+    """Goal: who could not be heard is not silent, and has the place in the queue and the time to return still."""
+    table = Table()
+    token = table.acquire(1, 1).token
+    table.acquire(2, 1, wait_s=100)
+    table.withdraw(2, 1)
+    table.now += LOCK_LEASE_S + 5
+    table.locks.extend(table.now + 3)
+    assert table.locks.tick(table.now) == []
+    table.acquire(2, 1)
+    assert table.renew(1, held=[(INO, token)])[0].lost == []
+    assert (table.row().token, [waiter.session for waiter in table.row().waiters]) == (token, [2])
+    assert table.sleep(LOCK_LEASE_S - 0.1) == []
+    assert refused(table.sleep(0.2)) == {(2, 1): errors.Busy}
+
+
 def test_the_highest_token_of_an_inode_wins_in_either_order():
     """Goal: of two who re-assert one lock, the later holder has it; the other is told by `lost`."""
     for first, second in ((11, 12), (12, 11)):

@@ -562,6 +562,24 @@ def test_an_unlock_is_answered_while_sessions_return():
     assert table.held(1) == []
 
 
+def test_waiters_have_their_places_again_after_a_restart():
+    """Goal: in the order of before, whoever is back first; nothing is granted before all are."""
+    table = Table(sessions=[1, 2, 3])
+    table.waits(3, ticket=31, waited_s=5.0)
+    table.renew(3, waiting=[31], last_ticket=31)
+
+    def returns(session: int, ticket: int) -> list[RangeEvent]:
+        request = RenewLocks(session=session, waiting=[ticket], last_ticket=ticket, queued_ranges=[ticket])
+        return table.core.renew(request, table.now)[1]
+
+    assert returns(1, 11) == returns(2, 21) == []
+    table.waits(2, ticket=21, waited_s=10.0)
+    assert table.sleep(1.0) == []
+    table.waits(1, ticket=11, waited_s=8.0)
+    assert table.waiters() == [2, 1, 3]
+    assert granted(table.sleep(0.01)) == [(2, 21)]
+
+
 # -- limits
 
 
@@ -640,7 +658,7 @@ def test_nothing_is_left_when_all_is_over():
     table.unlock(1)
     table.sleep(LOCK_LEASE_S + 1)
     core = table.core
-    assert (core._files, core._away, core._ends, core._circles._waits_of) == ({}, {}, [], {})
+    assert (core._files, core._away, len(core._ends), core._circles._waits_of) == ({}, {}, 0, {})
     assert core._users._sessions == {}
     assert core.next_deadline() == math.inf
 

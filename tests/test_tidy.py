@@ -112,6 +112,7 @@ CORES = [
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
+    "servers.returns", "servers.deadlines",
     "dfsfuse.chunks", "dfsfuse.errors",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
@@ -127,7 +128,7 @@ def test_cores_are_pure(core: str) -> None:
 def test_one_core_never_imports_another() -> None:
     """Goal: the directory and the locks do not know each other."""
     ranges = {"servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases"}
-    locks = {"servers.locks", "servers.claims", "servers.lock_service", *ranges}
+    locks = {"servers.locks", "servers.claims", "servers.returns", "servers.lock_service", *ranges}
     for name in TREES:
         if name.startswith("servers.") and name not in locks | {"servers.__main__"}:
             assert not project_imports(name) & locks, name

@@ -8,14 +8,16 @@ class Acquire(Message, kw_only=True):
     """Take the write lock of an inode, waiting up to `wait_s` in the queue.
 
     `ticket` numbers the acquires of a session; repeating it within TICKET_RETURN_S returns to the same place, or to
-    the grant that was made meanwhile. `returned` are locks that the session gives back with the same request, first.
-    The rest tells other users who holds or waits.
+    the grant that was made meanwhile. `waited_s`, of a repetition, is how long the first one was ago: where the service
+    does not know the ticket, as it has started again, the place is found by that. `returned` are locks that the session
+    gives back with the same request, first. The rest tells other users who holds or waits.
     """
 
     session: int
     ino: int
     ticket: int
     wait_s: float = 10.0
+    waited_s: float = 0.0
     returned: list["HeldLock"] = []
     path: bytes = b""
     host: str = ""
@@ -70,7 +72,8 @@ class RenewLocks(Message, kw_only=True):
 
     A grant that is in neither list, though its ticket is not above `last_ticket`, was never received: it is freed.
     After a restart of the service this is how holders re-assert. The same goes for `ranges`, all that programs have
-    locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers.
+    locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers. `queued` and
+    `queued_ranges` are those of `waiting` that wait for their turn: the service grants nothing before they are back.
     """
 
     session: int
@@ -80,6 +83,8 @@ class RenewLocks(Message, kw_only=True):
     last_ticket: int = 0
     ranges: list[HeldRanges] = []
     using: list[int] = []
+    queued: list[int] = []
+    queued_ranges: list[int] = []
 
 
 class LostRanges(Message):

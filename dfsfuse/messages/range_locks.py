@@ -9,7 +9,8 @@ class LockRange(Message, kw_only=True):
     """Lock [start, end) of a file for `owner`, in place of what it has locked there, waiting up to `wait_s`.
 
     `owner` is the session's number for who holds the lock: a process or an open file description. `ticket` numbers the
-    requests of a session; repeating it is answered and never executed again, or returns to the same place in the queue.
+    requests of a session; repeating it is answered and never executed again, or returns to the same place in the queue,
+    with `waited_s` as in Acquire.
     `fair`: with `wait_s` 0, not to be granted before those who wait. `returned` are write locks given back first. The
     rest tells other users who holds or waits.
     """
@@ -23,6 +24,7 @@ class LockRange(Message, kw_only=True):
     end: int = RANGE_END
     write: bool = True
     wait_s: float = 0.0
+    waited_s: float = 0.0
     fair: bool = False
     returned: list[HeldLock] = []
     path: bytes = b""
