@@ -5,8 +5,8 @@
               CLOSED  reached close() or fsync(), and is not on the servers yet
     version, commit_id, entries, segments   what the servers have of it: the base of the next commit
     present   one byte for each entry: 1 if it is on this disk
-    pending   the commit id that is being tried: if the directory's history has it, it succeeded, and there is nothing
-              else here, as a write that comes after it clears this first
+    pending   the commit id that is being tried: if it is among those that have happened (done_commits.py), or the
+              directory's history has it, there is nothing else here, as a write that comes after it clears this first
     boot      the boot in which `present` was true; after another one every entry is hashed before use
     resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this
     path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
@@ -34,6 +34,7 @@ import msgspec
 from dfsfuse import errors
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
+from dfsfuse.done_commits import DoneCommits, done_in
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
@@ -41,6 +42,7 @@ _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
 _FORM = 1
 _COPIES_MAX = 1000
+_DONE = "done"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contents (
     number INTEGER PRIMARY KEY, ino INTEGER NOT NULL, state INTEGER NOT NULL, version INTEGER NOT NULL,
@@ -95,6 +97,8 @@ class CacheIndex:
         self._check_form(path)
         self._db.executescript(_SCHEMA)
         self._checkpointer = _connect(path)
+        self._done = DoneCommits(path.with_name(_DONE))
+        self.commit_happened = self._done.note
 
     def _check_form(self, path: Path) -> None:
         """Raises NotSupported for an index that another version has made: it may name what is not sent."""
@@ -113,6 +117,7 @@ class CacheIndex:
         with self._mutex:
             self._checkpointer.close()
             self._db.close()
+            self._done.close()
 
     def checkpoint(self) -> None:
         """Bring the log into the index, syncing both. Done now and then by a thread that can wait for the disk."""
@@ -172,6 +177,10 @@ class CacheIndex:
                 content.row_stale = True
             self._db.execute(statement, (State.CLOSED, commit_id, content.row))
 
+    def has_happened(self, pending: bytes) -> bool:
+        """The client before this one has heard that the commit has succeeded."""
+        return pending in self._done.before
+
     def set_path(self, number: int, path: bytes) -> None:
         self._run("UPDATE contents SET path = ? WHERE number = ?", (path, number))
 
@@ -181,11 +190,11 @@ class CacheIndex:
             self._run("UPDATE contents SET failure = ? WHERE number = ?", (failure, number))
 
     def note_copy(self, copy: Copy) -> None:
-        """For people, as `set_failure`; the latest _COPIES_MAX are kept."""
+        """For people, as `set_failure`; the latest _COPIES_MAX are kept, this one whatever the clock says."""
         with contextlib.suppress(errors.NoSpace):
             self._run("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)", copy)
-            older = "SELECT ino FROM copies ORDER BY made_ns DESC LIMIT -1 OFFSET ?"
-            self._run(f"DELETE FROM copies WHERE ino IN ({older})", (_COPIES_MAX,))
+            older = "SELECT ino FROM copies ORDER BY ino = ? DESC, made_ns DESC LIMIT -1 OFFSET ?"
+            self._run(f"DELETE FROM copies WHERE ino IN ({older})", (copy.ino, _COPIES_MAX))
 
     def copies(self) -> list[Copy]:
         with self._mutex:
@@ -279,8 +288,8 @@ def unsent_in(path: Path) -> list[Unsent]:
         rows = db.execute(f"{_UNSENT_OF} WHERE state > 0 AND path != x'' ORDER BY number").fetchall()
     finally:
         db.close()
-    found = [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
-    return [row._replace(size=_size_here(path.parent, row)) for row in found]
+    found, done = [Unsent(row[0], row[1], State(row[2]), *row[3:]) for row in rows], done_in(path.with_name(_DONE))
+    return [row._replace(size=_size_here(path.parent, row)) for row in found if row.pending not in done]
 
 
 def copies_in(path: Path) -> list[Copy]:

@@ -121,6 +121,7 @@ class Committer:
         except errors.DfsError:
             content.trying = b""
             raise
+        self._cache.index.commit_happened(request.commit_id)
         self._cache.committed(content, request.base_version, attributes.version, request.opening)
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)

@@ -19,7 +19,7 @@ from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
 from dfsfuse.content import Content
 from dfsfuse.copies import WHY
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Manifest, bytes_as_text
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Lookup, Manifest, bytes_as_text
 from dfsfuse.session import Session
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
@@ -36,7 +36,7 @@ class Recovery:
     def __init__(self, session: Session, cache: Cache, transfer: Transfer, unsent: Unsent):
         self._session, self._cache, self._transfer, self._unsent = session, cache, transfer, unsent
         self._taken: list[Content] = []
-        self._since_ns = time.time_ns()
+        self._copies_before = {copy.ino for copy in cache.index.copies()}
 
     def run(self) -> None:
         """Take up everything that an earlier client of this cache left; what cannot be done yet is retried."""
@@ -55,7 +55,7 @@ class Recovery:
         while any(content.changed for content in self._taken) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
         waiting = sum(content.changed for content in self._taken)
-        copies = [copy for copy in self._cache.index.copies() if copy.made_ns >= self._since_ns]
+        copies = [copy for copy in self._cache.index.copies() if copy.ino not in self._copies_before]
         sent = max(0, len(self._taken) - waiting - len(copies))
         lines = [f"sent now, as the client before could not: {sent} of its files"] if sent else []
         for copy in copies[:_COPIES_TOLD]:
@@ -71,9 +71,9 @@ class Recovery:
             # It never had a name, and goes with its program, as on a local disk.
             self._cache.delete(content)
             return
-        find_changes(content, self._transfer.download)
         # A commit that the row knows of is what the content is based on: what differs was written after it.
         unsettled = pending if pending != content.commit_id else b""
+        find_changes(content, self._transfer.download)
         if not content.changed or (unsettled and self._has_happened(content, unsettled)):
             self._cache.delete(content)
         else:
@@ -106,7 +106,15 @@ class Recovery:
             self._session.change(nothing, Attributes)
             return True
         except (errors.VersionConflict, errors.Stale):
+            return self._cache.index.has_happened(pending) and not self._has_its_base(content)
+
+    def _has_its_base(self, content: Content) -> bool:
+        """A power cut at the directory has taken the commit back, if it was there: it is to be sent again."""
+        try:
+            now: Attributes = self._session.query(Lookup(content.ino), Attributes)
+        except errors.Stale:
             return False
+        return (now.version, now.commit_id) == (content.version, content.commit_id)
 
 
 def find_changes(content: Content, download: Download) -> None:
