@@ -16,8 +16,6 @@ from dfsfuse.messages import (
     SEGMENT_ENTRIES,
     XATTR_CAPABILITY,
     Attributes,
-    ChunkReceipts,
-    Cluster,
     Commit,
     GetSegments,
     ListMappings,
@@ -34,10 +32,12 @@ from dfsfuse.messages import (
     WhereReply,
     without_set_ids,
 )
-from servers import quota, records
+from servers import quota, records, references, versions
+from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Transaction
 from servers.tree import at_place, existing, paths_to
+from servers.versions import Needs
 
 FILE_BYTES_MAX = 16 << 40
 _SEGMENTS_PER_REQUEST = 64
@@ -70,7 +70,7 @@ def _check_openable(ino: int, inode: Inode, request: Open) -> None:
     _check_file(inode)
 
 
-def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Nothing:
+def put_segments(tx: Transaction, request: PutSegments, group: Group) -> Nothing:
     """Segments for a later commit; an id is random, so writing one again writes the same."""
     inode = existing(tx, request.ino)
     _check_file(inode)
@@ -80,10 +80,12 @@ def put_segments(tx: Transaction, request: PutSegments, cluster: Cluster) -> Not
         _check_segment(tx, segment)
         base = _part(tx, manifest_of(inode), segment.part)
         new |= chunks.chunks_of(segment.entries) - chunks.chunks_of(base)
-    _check_receipts(new, request.receipts, cluster)
+    receipts = group.checked(new, request.receipts)
     for segment in request.segments:
-        records.put_segment(tx, segment.id, segment.entries)
-    _note_short(tx, request.receipts, cluster)
+        references.put_segment(tx, inode.group, segment.id, segment.entries)
+        needs = group.needs(chunks.chunks_of(segment.entries) & new, receipts)
+        versions.note_segment(tx, request.ino, inode.group, request.session, segment.id, needs)
+    group.note_short(tx, receipts)
     return Nothing()
 
 
@@ -100,40 +102,51 @@ def _check_segment(tx: Transaction, segment: Segment) -> None:
 def get_segments(tx: Transaction, request: GetSegments, now_ns: int) -> Segments:
     if len(request.ids) > _SEGMENTS_PER_REQUEST:
         raise errors.BadRequest(f"at most {_SEGMENTS_PER_REQUEST} segments a request")
-    return Segments([Segment(segment_id, 0, _segment(tx, segment_id)) for segment_id in request.ids])
+    return Segments([Segment(segment_id, 0, references.segment(tx, segment_id)) for segment_id in request.ids])
 
 
-def _segment(tx: Transaction, segment_id: bytes) -> list[Entry]:
-    entries = records.get_segment(tx, segment_id)
-    if entries is None:
-        raise errors.NotFound(f"no segment {segment_id.hex()}")
-    return entries
-
-
-def commit(tx: Transaction, request: Commit, cluster: Cluster, now_ns: int) -> Attributes:
+def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attributes:
     inode = existing(tx, request.ino)
     if request.commit_id in inode.history:
         return attributes_of(request.ino, inode)
     _check_commit(tx, inode, request)
-    base = chunks.chunks_of(_part(tx, manifest_of(inode), 0))
-    _check_receipts(chunks.chunks_of(request.manifest.entries) - base, request.receipts, cluster)
     stored_bytes = _stored_bytes(tx, inode, request)
     quota.check_growth(tx, stored_bytes - inode.allocated_bytes)
-    _note_short(tx, request.receipts, cluster)
+    needs = _needs(tx, inode, request, group)
     records.add_usage(tx, 0, request.size - inode.size, stored_bytes - inode.allocated_bytes)
-    inode.version += 1
-    inode.history = [request.commit_id, *inode.history][:HISTORY_MAX]
-    inode.size, inode.stored_bytes = request.size, stored_bytes
+    if request.opening:
+        tx.delete(records.open_key(request.ino, request.session, request.base_version))
+        records.put_open(tx, request.ino, request.session, inode.version + 1, request.opening)
+    with versions.keeping(tx, request.ino, inode):
+        before = versions.content_of(inode)
+        _take_content(inode, request, stored_bytes)
+        versions.committed(tx, request.ino, before, needs, group.states)
+    versions.end_uploads(tx, request.ino, inode.group, request.session)
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)
-    inode.entries, inode.segments = request.manifest.entries, request.manifest.segments
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns
     _take_rights(tx, inode, request)
     put_inode(tx, request.ino, inode)
-    if request.opening:
-        tx.delete(records.open_key(request.ino, request.session, request.base_version))
-        records.put_open(tx, request.ino, request.session, inode.version, request.opening)
     return attributes_of(request.ino, inode)
+
+
+def _needs(tx: Transaction, inode: Inode, request: Commit, group: Group) -> Needs:
+    """What the new content needs to be durable; NotEnoughCopies or ReceiptsVoid where that is not there."""
+    base = chunks.chunks_of(_part(tx, manifest_of(inode), 0))
+    new = chunks.chunks_of(request.manifest.entries) - base
+    receipts = group.checked(new, request.receipts)
+    group.note_short(tx, receipts)
+    segments = set(request.manifest.segments) - set(inode.segments) - {b""}
+    uploaded = versions.uploaded_needs(tx, request.ino, request.session, segments, group.states)
+    group.check_uploaded(uploaded)
+    return uploaded.joined(group.needs(new, receipts), group.states)
+
+
+def _take_content(inode: Inode, request: Commit, stored_bytes: int) -> None:
+    inode.version += 1
+    inode.history = [request.commit_id, *inode.history][:HISTORY_MAX]
+    inode.size, inode.stored_bytes = request.size, stored_bytes
+    inode.entries, inode.segments = request.manifest.entries, request.manifest.segments
 
 
 def _stored_bytes(tx: Transaction, inode: Inode, request: Commit) -> int:
@@ -208,19 +221,8 @@ def _check_manifest(manifest: Manifest, size: int) -> None:
 def _check_segments(tx: Transaction, inode: Inode, ids: list[bytes]) -> None:
     """Segments that the base does not have were put, and no power cut has taken them since."""
     for segment_id in set(ids) - set(inode.segments) - {b""}:
-        if records.get_segment(tx, segment_id) is None:
+        if not references.is_segment(tx, segment_id):
             raise errors.BadRequest(f"no segment {segment_id.hex()}; put it again, then commit")
-
-
-def _check_receipts(new: set[bytes], receipts: list[ChunkReceipts], cluster: Cluster) -> None:
-    """Each new chunk is on copies_min servers of the group."""
-    servers = {server.name for server in cluster.files}
-    held = {row.chunk: {r.server for r in row.receipts} & servers for row in receipts}
-    for chunk in new:
-        if len(held.get(chunk, ())) < cluster.copies_min:
-            raise errors.NotEnoughCopies(
-                f"chunk {chunk.hex()} is on {len(held.get(chunk, ()))} of at least {cluster.copies_min} servers"
-            )
 
 
 def _part(tx: Transaction, manifest: Manifest, part: int) -> list[Entry]:
@@ -228,29 +230,17 @@ def _part(tx: Transaction, manifest: Manifest, part: int) -> list[Entry]:
     if manifest.entries:
         return manifest.entries if part == 0 else []
     segment_id = manifest.segments[part] if part < len(manifest.segments) else b""
-    return _segment(tx, segment_id) if segment_id else []
-
-
-def _note_short(tx: Transaction, receipts: list[ChunkReceipts], cluster: Cluster) -> None:
-    """A server without a receipt lacks the chunk; one with a receipt does not (any more)."""
-    for row in receipts:
-        have = {receipt.server for receipt in row.receipts}
-        for server in cluster.files:
-            key = records.short_key(server.name, row.chunk)
-            if server.name not in have:
-                tx.put(key, b"")
-            elif tx.get(key) is not None:
-                tx.delete(key)
+    return references.segment(tx, segment_id) if segment_id else []
 
 
 # -- where the copies are
 
 
-def where(tx: Transaction, request: Lookup, cluster: Cluster) -> WhereReply:
-    return _whereabouts(tx, *at_place(tx, request.base, request.names), cluster)
+def where(tx: Transaction, request: Lookup, group: Group) -> WhereReply:
+    return _whereabouts(tx, *at_place(tx, request.base, request.names), group)
 
 
-def mappings(tx: Transaction, request: ListMappings, cluster: Cluster) -> Mappings:
+def mappings(tx: Transaction, request: ListMappings, group: Group) -> Mappings:
     """`where` for every regular file, in order of inode numbers; a page ends with the `limit`-th name."""
     limit = max(1, min(request.limit, 1000))
     rows: list[WhereReply] = []
@@ -259,19 +249,19 @@ def mappings(tx: Transaction, request: ListMappings, cluster: Cluster) -> Mappin
         if names >= limit:
             return Mappings(rows, True)
         if inode.is_file:
-            rows.append(_whereabouts(tx, ino, inode, cluster))
+            rows.append(_whereabouts(tx, ino, inode, group))
             names += max(1, len(rows[-1].paths))
     return Mappings(rows, False)
 
 
-def _whereabouts(tx: Transaction, ino: int, inode: Inode, cluster: Cluster) -> WhereReply:
+def _whereabouts(tx: Transaction, ino: int, inode: Inode, group: Group) -> WhereReply:
     if stat.S_ISDIR(inode.mode):
         raise errors.IsADirectory("folders have no copies; name a file")
     manifest = manifest_of(inode)
     names: set[bytes] = set()
     for part in range(max(len(manifest.segments), 1)):
         names |= chunks.chunks_of(_part(tx, manifest, part))
-    copies = [_copy(tx, server.name, server.url, rank, names) for rank, server in enumerate(cluster.files)]
+    copies = [_copy(tx, server.name, server.url, rank, names, group) for rank, server in enumerate(group.cluster.files)]
     paths = paths_to(tx, ino)
     return WhereReply(
         path=paths[0] if paths else b"",
@@ -282,7 +272,7 @@ def _whereabouts(tx: Transaction, ino: int, inode: Inode, cluster: Cluster) -> W
     )
 
 
-def _copy(tx: Transaction, name: str, url: str, rank: int, chunk_names: set[bytes]) -> Whereabouts:
-    missing = sum(tx.get(records.short_key(name, chunk)) is not None for chunk in chunk_names)
+def _copy(tx: Transaction, name: str, url: str, rank: int, chunk_names: set[bytes], group: Group) -> Whereabouts:
+    missing = sum(group.is_missing(tx, name, chunk) for chunk in chunk_names)
     role = "replica" if rank else "primary"
     return Whereabouts(server=name, url=url, role=role, whole=missing == 0, missing_chunks=missing)

@@ -31,15 +31,21 @@ from dfsfuse.messages import (
     SessionRow,
     StatusReply,
 )
-from servers import content, quota, records, rename, sessions, tree, xattrs
+from servers import content, quota, records, rename, sessions, tree, versions, xattrs
+from servers.group import Group
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
+from servers.upkeep import Upkeep
 
 PROMISE_LEASE_S = 4.0
 LOCK_LEASE_S = 8.0
 OPEN_ROWS_S = 600.0
 HEARTBEAT_S_MAX = 3.0
 CLUSTER_S = 0.2
+_NUMBERS = (
+    "chunks", "stored_bytes", "free_bytes", "total_bytes", "pid", "first_number", "next_number", "synced_number",
+    "broken_chunks", "repaired_chunks",
+)  # fmt: skip
 _SERVER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 _CHANGES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
@@ -90,6 +96,8 @@ class Directory:
         self._heartbeats: dict[str, tuple[float, Server]] = {}
         self._cluster: tuple[float, Cluster | None] = (now_s, None)
         store.transact(lambda tx: records.create_volume(tx, volume, uid, gid, now_ns))
+        store.transact(versions.build_references)
+        self._upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         stored = store.read(sessions.all_sessions)
         self._lapsed = store.read(sessions.lapsed_sessions)
@@ -118,25 +126,29 @@ class Directory:
         return self._store.transact(lambda tx: content.open_file(tx, request))
 
     def put_segments(self, request: messages.PutSegments, now_s: float) -> Nothing:
-        cluster = self.cluster(now_s)
+        group = self._group(now_s)
         self._check_session(request.session)
-        return self._store.transact(lambda tx: content.put_segments(tx, request, cluster))
+        reply = self._store.transact(lambda tx: content.put_segments(tx, request, group))
+        self._upkeep.committed(request.receipts, group.names)
+        return reply
 
     def change(self, request: Change, now_ns: int) -> Message:
         operation = _CHANGES[type(request)]
         return self._once(request, lambda tx: operation(tx, request, now_ns), _reply_kind(request))
 
     def commit(self, request: messages.Commit, now_ns: int, now_s: float) -> Message:
-        cluster = self.cluster(now_s)
-        return self._once(request, lambda tx: content.commit(tx, request, cluster, now_ns), messages.Attributes)
+        group = self._group(now_s)
+        reply = self._once(request, lambda tx: content.commit(tx, request, group, now_ns), messages.Attributes)
+        self._upkeep.committed(request.receipts, group.names)
+        return reply
 
     def where(self, request: messages.Lookup, now_s: float) -> messages.WhereReply:
-        cluster = self.cluster(now_s)
-        return self._store.read(lambda tx: content.where(tx, request, cluster))
+        group = self._group(now_s)
+        return self._store.read(lambda tx: content.where(tx, request, group))
 
     def mappings(self, request: messages.ListMappings, now_s: float) -> messages.Mappings:
-        cluster = self.cluster(now_s)
-        return self._store.read(lambda tx: content.mappings(tx, request, cluster))
+        group = self._group(now_s)
+        return self._store.read(lambda tx: content.mappings(tx, request, group))
 
     def _once(self, request: Change, operation: Callable[[Transaction], Message], kind: type) -> Message:
         """Execute a change and remember its outcome in the same transaction; a repetition gets that outcome."""
@@ -254,16 +266,45 @@ class Directory:
         server = request.server
         if server.kind not in ("files", "locks") or not _SERVER_NAME.fullmatch(server.name) or not server.url:
             raise errors.BadRequest("a server has the kind files or locks, a URL, and a name of letters and digits")
-        _check_numbers(server, "chunks", "stored_bytes", "free_bytes", "total_bytes", "pid")
+        _check_numbers(server, *_NUMBERS)
+        returned = not self._is_up(server.name, now_s)
         self._heartbeats[server.name] = (now_s, server)
-        self._cluster = (now_s, None)
         record = ServerRecord(server.kind, server.url)
         if self._known.get(server.name) != record:
             self._store.transact(lambda tx: records.put_record(tx, b"v" + server.name.encode(), record))
             self._known[server.name] = record
+        if server.kind == "files":
+            self._upkeep.heard(server, returned)
+        self._cluster = (now_s, None)
         start = self._store.transact(_next_start) if request.start else 0
         live = self._seen_within(LOCK_LEASE_S, now_s) if request.start else []
-        return Registered(cluster=self.cluster(now_s), start_number=start, sessions=live)
+        return Registered(
+            cluster=self.cluster(now_s),
+            start_number=start,
+            sessions=live,
+            repair=self._upkeep.repairs(server.name),
+            collect=self._upkeep.collects(server.name),
+            numbers_from=self._upkeep.numbers_from(server),
+        )
+
+    def repair(self, request: messages.Repair, now_ns: int, now_s: float) -> messages.RepairWork:
+        reply = self._upkeep.repair(request, self._group(now_s).names, now_ns)
+        if reply.complete:
+            self._cluster = (now_s, None)
+        return reply
+
+    def collect(self, request: messages.Collect) -> messages.Garbage:
+        return self._upkeep.collect(request)
+
+    def audit(self, request: messages.Audit) -> messages.Audited:
+        return self._upkeep.audit(request)
+
+    def settle(self, now_s: float) -> bool:
+        """A bounded part of what goes on by itself. Is there more to do at once?"""
+        return self._upkeep.settle(self._group(now_s).names)
+
+    def _group(self, now_s: float) -> Group:
+        return Group(self.cluster(now_s), self._upkeep.states)
 
     def cluster(self, now_s: float) -> Cluster:
         """The cluster as it was at most CLUSTER_S ago."""
@@ -287,7 +328,12 @@ class Directory:
         seen_s, latest = self._heartbeats.get(name, (-HEARTBEAT_S_MAX, None))
         if latest is None:
             return Server(kind=record.kind, name=name, url=record.url, up=False)
-        return msgspec.structs.replace(latest, up=now_s - seen_s < HEARTBEAT_S_MAX)
+        syncing = self._upkeep.is_syncing(name)
+        return msgspec.structs.replace(latest, up=now_s - seen_s < HEARTBEAT_S_MAX, syncing=syncing)
+
+    def _is_up(self, name: str, now_s: float) -> bool:
+        seen_s, _ = self._heartbeats.get(name, (-HEARTBEAT_S_MAX, None))
+        return now_s - seen_s < HEARTBEAT_S_MAX
 
     def status(self, directory: Server, now_s: float) -> StatusReply:
         live = set(self._live(now_s))
@@ -304,6 +350,8 @@ class Directory:
             inodes=used.inodes,
             used_bytes=used.size_bytes,
             short_chunks=short,
+            conditions=self._upkeep.conditions(self._group(now_s).names),
+            lost_files=self._upkeep.lost_files(),
         )
 
 

@@ -26,6 +26,7 @@ from servers.store.sqlite import SqliteStore
 log = logging.getLogger(__name__)
 
 SYNC_EVERY_S = 1.0
+SETTLE_EVERY_S = 0.5
 _TIDY_EVERY_S = 5.0
 
 
@@ -84,6 +85,9 @@ class DirectoryService:
             "allocate": (messages.AllocateInodes, self._durably(core.allocate)),
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
+            "repair": (messages.Repair, lambda r: core.repair(r, time.time_ns(), boottime_s())),
+            "collect": (messages.Collect, self._durably(core.collect)),
+            "audit": (messages.Audit, core.audit),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
             "sync": (Nothing, self._durably(lambda r: r)),
@@ -146,6 +150,15 @@ class DirectoryService:
             except errors.DfsError as error:
                 log.error("sync: %s", error)
 
+    async def settle_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_EVERY_S)
+            try:
+                while self.core.settle(boottime_s()):
+                    await asyncio.sleep(0)
+            except errors.DfsError as error:
+                log.error("what newer contents have replaced could not be let go: %s", error)
+
     async def tidy_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_TIDY_EVERY_S)
@@ -169,7 +182,7 @@ async def run(home: Path, host: str, port: int, token: str, copies: int = 3, sto
     service = DirectoryService(engine, copies, f"http://{host}:{port}")
     try:
         app = App(token, service.operations())
-        await serve(app, host, port, service.sync_for_ever(), service.tidy_for_ever())
+        await serve(app, host, port, service.sync_for_ever(), service.tidy_for_ever(), service.settle_for_ever())
         engine.sync()
     finally:
         engine.close()

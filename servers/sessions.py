@@ -12,7 +12,7 @@ import msgspec
 
 from dfsfuse import errors
 from dfsfuse.messages import AllocateInodes, Begin, Change, Closed, InodeRange, SessionRow
-from servers import records
+from servers import records, references, versions
 from servers.records import SessionRecord
 from servers.store import Transaction
 from servers.tree import forget_unnamed
@@ -103,12 +103,13 @@ def close_rows(tx: Transaction, session: int, closed: list[Closed]) -> None:
         latest = tx.get(key)
         if latest is not None and records.as_number(latest) <= row.opening:
             tx.delete(key)
-            _forget(tx, row.ino)
+            _closed(tx, row.ino, row.version)
 
 
-def _forget(tx: Transaction, ino: int) -> None:
+def _closed(tx: Transaction, ino: int, version: int) -> None:
     inode = records.get_inode(tx, ino)
     if inode is not None:
+        versions.closed(tx, ino, inode, version)
         forget_unnamed(tx, ino, inode)
 
 
@@ -119,7 +120,9 @@ def end(tx: Transaction, session: int) -> None:
         return
     for ino, version in _open_rows(tx, session):
         tx.delete(records.open_key(ino, session, version))
-        _forget(tx, ino)
+        _closed(tx, ino, version)
+    for ino in versions.uploads_of(tx, session):
+        versions.end_uploads(tx, ino, references.ONLY_GROUP, session)
     _each(tx, b"r" + records.number(session), lambda key, row: tx.delete(key))
     tx.delete(b"k" + record.key)
     tx.delete(records.session_key(session))

@@ -34,7 +34,7 @@ from dfsfuse.messages import (
     bytes_as_text,
     without_set_ids,
 )
-from servers import access, modes, quota, records
+from servers import access, modes, quota, records, versions
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode, touch
 from servers.store import Transaction
 
@@ -311,6 +311,8 @@ def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
         return
     records.delete_inode(tx, ino, inode)
     records.add_usage(tx, -1, -inode.size if inode.is_file else 0, -inode.allocated_bytes)
+    if inode.is_file:
+        versions.forget(tx, ino, inode)
 
 
 def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attributes:

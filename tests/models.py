@@ -8,6 +8,8 @@ class of the error, so a random run can be compared with it step by step.
 import stat
 from collections import Counter
 
+from model_references import check_references
+
 from dfsfuse import chunks, errors
 from dfsfuse.messages import ROOT_INO, SEGMENT_ENTRIES
 from servers import records
@@ -44,6 +46,7 @@ def _check(tx: Transaction) -> None:
     allocated = sum(inode.allocated_bytes for inode in inodes.values())
     assert used == records.Usage(len(inodes), sizes, allocated), "the usage row is wrong"
     _check_content(tx, inodes)
+    check_references(tx, inodes)
     _check_xattrs(tx, inodes)
 
 

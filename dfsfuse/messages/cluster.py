@@ -52,13 +52,16 @@ class Register(Message, kw_only=True):
 
 class Registered(Message, kw_only=True):
     """`start_number` is larger at each start; `sessions` are those a lock service must wait for after a start.
-    `repair`: there are chunks that this file server should look for; `collect`: there are some that it may delete."""
+    `repair`: there are chunks that this file server should look for; `collect`: there are some that it may delete;
+    `numbers_from`: where not 0, its receipts count from this number on, as its disk is new: that of the disk before had
+    given those below."""
 
     cluster: Cluster
     start_number: int = 0
     sessions: list[int] = []
     repair: bool = False
     collect: bool = False
+    numbers_from: int = 0
 
 
 class SessionRow(Message, kw_only=True):

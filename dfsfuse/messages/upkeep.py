@@ -3,31 +3,25 @@
 from dfsfuse.messages.base import Message
 
 
-class OwnReceipt(Message):
-    """The number of a receipt that a file server gives itself, for a chunk that it has, and has verified."""
-
-    chunk: bytes
-    number: int
-
-
 class Repair(Message, kw_only=True):
-    """What should file server `server` have that it is not known to have?
+    """What should file server `server` have that it is not known to have? It has started with receipt `first_number`.
 
-    `have` and `lacks` tell what came of the chunks that were named before: it has them (found here, or fetched), or
-    they are not here and no other server could give them. `after` is that of the reply before; b"" begins a pass.
+    It looks for each chunk that it is told, fetches it from another server where it is not here, and asks for the next
+    ones. `have`: those of the reply before that it has, verified, and on its disk; `lacks`: those that are not here and
+    that no other server could give. `after` is that of the reply before; b"" begins a pass.
     """
 
     server: str
     first_number: int
-    have: list[OwnReceipt] = []
+    have: list[bytes] = []
     lacks: list[bytes] = []
     after: bytes = b""
     limit: int = 500
 
 
 class RepairWork(Message, kw_only=True):
-    """Chunks to look for, and to fetch where they are not here. `complete`: the pass has ended, and from now on the
-    server counts as serving. `left`: chunks that it still lacks, as far as known, 10,000 at most."""
+    """Chunks to look for; none of them does not mean that the pass has ended. `complete` does: the server counts as
+    serving. `left`: chunks that it still lacks, as far as known, 10,000 at most."""
 
     chunks: list[bytes] = []
     after: bytes = b""
@@ -38,20 +32,23 @@ class RepairWork(Message, kw_only=True):
 class Collect(Message, kw_only=True):
     """Which chunks does nobody need? From now on no commit rests on a receipt of this server below `next_number`.
 
-    `names`: chunks of its own inventory that it asks about; `deleted`: those that it has deleted since it asked last.
+    `after`: the `last` of the reply before, once all of it was deleted or is remembered, to be asked about as `names`;
+    so are chunks of its inventory. 0 tells nothing: the directory knows the place.
     """
 
     server: str
     next_number: int
     names: list[bytes] = []
-    deleted: list[bytes] = []
+    after: int = 0
     limit: int = 500
 
 
 class Garbage(Message, kw_only=True):
-    """Chunks without a reference. The server deletes those for which it has given no receipt from `next_number` on."""
+    """Chunks without a reference. The server deletes those for which it has given no receipt from `next_number` on.
+    `more`: there are others behind `last`."""
 
     chunks: list[bytes] = []
+    last: int = 0
     more: bool = False
 
 

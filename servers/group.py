@@ -1,0 +1,86 @@
+"""The placement group: which receipts count, and which servers lack a chunk. Pure over a transaction."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from dfsfuse import errors
+from dfsfuse.messages import ChunkReceipts, Cluster
+from servers import records
+from servers.server_states import ServerState
+from servers.store import Transaction
+from servers.versions import Needs
+
+Numbers = dict[bytes, dict[str, int]]
+"""chunk -> server -> the number of its receipt."""
+
+
+class Group(NamedTuple):
+    """`states`: what is known of those servers that tell of their disks."""
+
+    cluster: Cluster
+    states: dict[str, ServerState]
+
+    @property
+    def names(self) -> list[str]:
+        return [server.name for server in self.cluster.files]
+
+    def checked(self, new: set[bytes], receipts: list[ChunkReceipts]) -> Numbers:
+        """The receipts that count. Raises NotEnoughCopies, or ReceiptsVoid if there were enough before their servers
+        have started again or deleted what nobody needed."""
+        given = {row.chunk: {r.server: r.number for r in row.receipts} for row in receipts}
+        names = set(self.names)
+        valid = {
+            chunk: {name: number for name, number in numbers.items() if name in names and self._is_valid(name, number)}
+            for chunk, numbers in given.items()
+        }
+        for chunk in new:
+            if len(valid.get(chunk, ())) < self.cluster.copies_min:
+                raise self._too_few(chunk, len(names & set(given.get(chunk, ()))))
+        return valid
+
+    def _is_valid(self, name: str, number: int) -> bool:
+        return name not in self.states or self.states[name].is_valid(number)
+
+    def _too_few(self, chunk: bytes, count: int) -> errors.DfsError:
+        if count >= self.cluster.copies_min:
+            return errors.ReceiptsVoid(f"receipts for chunk {chunk.hex()} are void; confirm it, or send it again")
+        return errors.NotEnoughCopies(
+            f"chunk {chunk.hex()} is on {count} of at least {self.cluster.copies_min} servers"
+        )
+
+    def needs(self, new: Iterable[bytes], receipts: Numbers) -> Needs:
+        """What has to be synced before all of these chunks are on disks."""
+        needs = Needs({}, [], [])
+        rows = [receipts[chunk] for chunk in new]
+        for name in self.names if rows else ():
+            if all(name in row for row in rows):
+                needs.numbers[name] = max(row[name] for row in rows)
+            else:
+                needs.lacking.append(name)
+        return needs
+
+    def check_uploaded(self, needs: Needs) -> None:
+        """ReceiptsVoid where servers have started again since segments were put: they may have lost what they had not
+        synced. What was deleted since then is none of theirs, as they are referenced."""
+        sure = [name for name in needs.numbers if name not in needs.unsure and not self._is_unsure(name, needs)]
+        if needs.numbers and len(sure) < self.cluster.copies_min:
+            raise errors.ReceiptsVoid("servers have started again since segments were put; confirm, and put them again")
+
+    def _is_unsure(self, name: str, needs: Needs) -> bool:
+        return name in self.states and self.states[name].is_unsure(needs.numbers[name])
+
+    def note_short(self, tx: Transaction, receipts: Numbers) -> None:
+        """A server without a receipt lacks the chunk; one with a receipt does not (any more)."""
+        for chunk, numbers in receipts.items():
+            for name in self.names:
+                key = records.short_key(name, chunk)
+                if name not in numbers:
+                    tx.put(key, b"")
+                elif tx.get(key) is not None:
+                    tx.delete(key)
+
+    def is_missing(self, tx: Transaction, name: str, chunk: bytes) -> bool:
+        """Is this server not known to have the chunk?"""
+        state = self.states.get(name)
+        unknown = state is not None and state.catching_up and chunk > state.cursor
+        return unknown or tx.get(records.short_key(name, chunk)) is not None

@@ -1,0 +1,145 @@
+"""What a file server is not known to have: the pages of a repair pass. Pure over a transaction.
+
+A pass goes through four stages; `after`, which travels to the server and back, is the stage's letter and a position in
+it, so the directory keeps nothing between two pages.
+
+    q    chunks that the server has no receipt for (its short rows)
+    a    all chunks there are, where its disk is new
+    d    the new chunks of contents for which its receipts are unsure
+    f    no chunks: now that it has looked for those of `d`, it is noted of which contents it has all on its disk
+
+A content may be committed, or a segment replaced, while the pass goes on: what is new then has receipts of this
+start, or short rows.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dfsfuse import errors
+from servers import records, references, versions
+from servers.records import short_key
+from servers.server_states import ServerState
+from servers.store import Transaction
+from servers.versions import Undurable
+
+_STAGES = b"qadf"
+_ROWS = 500
+_LAST_PART = 0xFFFFFFFE
+
+
+class Page(NamedTuple):
+    """`after` b"": the pass has ended."""
+
+    chunks: list[bytes]
+    after: bytes
+
+
+class _Step(NamedTuple):
+    chunks: list[bytes]
+    position: bytes
+    more: bool
+
+
+def page(tx: Transaction, name: str, state: ServerState, after: bytes, limit: int) -> Page:
+    """The chunks that follow `after`; a page without chunks is not the last one unless its `after` is b""."""
+    stage, position = after[:1] or b"q", after[1:]
+    if stage not in _STEPS:
+        raise errors.BadRequest("a pass goes on after what the reply before has told")
+    step = _STEPS[stage](tx, name, state, position, limit)
+    if step.more:
+        return Page(step.chunks, stage + step.position)
+    following = _STAGES[_STAGES.index(stage) + 1 :][:1]
+    return Page(step.chunks, following)
+
+
+def _short(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
+    """What nobody needs any more needs no short row."""
+    first, end = records.within(short_key(name, b""))
+    rows = tx.range(first + position + b"\0" if position else first, end, limit)
+    found: list[bytes] = []
+    for key, _ in rows:
+        chunk = key[len(first) :]
+        if references.is_held(tx, references.ONLY_GROUP, chunk):
+            found.append(chunk)
+        else:
+            tx.delete(key)
+    return _Step(found, rows[-1][0][len(first) :] if rows else b"", len(rows) == limit)
+
+
+def _all(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
+    if not state.catching_up:
+        return _Step([], b"", False)
+    found, more = references.chunks_after(tx, references.ONLY_GROUP, position or state.cursor, limit)
+    return _Step(found, found[-1] if found else b"", more)
+
+
+def _unsure(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
+    """One part of one file: a segment lists up to 1,024 entries, more than a page has otherwise."""
+
+    def wanted(row: Undurable) -> bool:
+        needs = row.needs
+        return name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
+
+    ino, part, row = _next_part(tx, position, wanted)
+    if row is None:
+        return _Step([], _place(ino, part), bool(ino))
+    inode = records.get_inode(tx, ino)
+    return _Step(sorted(versions.new_in_part(tx, inode, part, row.before)), _place(ino, part), True)
+
+
+def _finish(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
+    def wanted(row: Undurable) -> bool:
+        needs = row.needs
+        return name in needs.lacking or name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
+
+    lacked = position[12:]
+    ino, part, row = _next_part(tx, position[:12], wanted)
+    if row is None:
+        return _Step([], _place(ino, part), bool(ino))
+    if part == 0:
+        lacked = b""
+    inode = records.get_inode(tx, ino)
+    new = versions.new_in_part(tx, inode, part, row.before)
+    if any(tx.get(short_key(name, chunk)) is not None for chunk in new):
+        lacked = b"1"
+    if part == versions.parts(inode)[-1]:
+        _conclude(tx, ino, row, name, state, bool(lacked))
+    return _Step([], _place(ino, part) + lacked, True)
+
+
+def _conclude(tx: Transaction, ino: int, row: Undurable, name: str, state: ServerState, lacks: bool) -> None:
+    """What it was found to have is on its disk; what it has given receipts for since it started will be."""
+    needs = row.needs
+    number = needs.numbers.get(name, 0)
+    needs.numbers[name] = number if number >= state.since else 0
+    needs.unsure = [other for other in needs.unsure if other != name]
+    needs.lacking = sorted({*(other for other in needs.lacking if other != name), *([name] if lacks else [])})
+    versions.put_undurable(tx, ino, row)
+
+
+def _place(ino: int, part: int) -> bytes:
+    return records.number(ino) + part.to_bytes(4, "big")
+
+
+def _next_part(
+    tx: Transaction, position: bytes, wanted: Callable[[Undurable], bool]
+) -> tuple[int, int, Undurable | None]:
+    """The part behind a position, of a file whose row is wanted. Without a row: how far was looked; 0 is the end."""
+    ino, part = records.as_number(position[:8]), int.from_bytes(position[8:], "big") + 1
+    row = versions.undurable(tx, ino) if ino else None
+    inode = records.get_inode(tx, ino) if row else None
+    if row and part in versions.parts(inode):
+        return ino, part, row
+    rows = versions.undurable_rows(tx, ino, _ROWS)
+    for ino, row in rows:
+        if wanted(row):
+            return ino, 0, row
+    return (rows[-1][0], _LAST_PART, None) if len(rows) == _ROWS else (0, 0, None)
+
+
+_STEPS: dict[bytes, Callable[[Transaction, str, ServerState, bytes, int], _Step]] = {
+    b"q": _short,
+    b"a": _all,
+    b"d": _unsure,
+    b"f": _finish,
+}

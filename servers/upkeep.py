@@ -1,0 +1,244 @@
+"""That every file server has all chunks that somebody needs, and none that nobody needs. Pure; over one store.
+
+A file server works through what it lacks, and through the garbage log, by itself and at its own pace; here it is told
+what there is. What it tells in its heartbeats is kept in memory: how far it has synced, and that it may be asked again.
+
+Threads: one.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from dfsfuse import errors
+from dfsfuse.messages import (
+    Audit,
+    Audited,
+    ChunkReceipts,
+    Collect,
+    Garbage,
+    LostFile,
+    Repair,
+    RepairWork,
+    Server,
+    ServerCondition,
+)
+from servers import garbage_log, losses, records, references, server_states, shortfall, versions
+from servers.references import ONLY_GROUP
+from servers.server_states import ServerState
+from servers.store import Store, Transaction
+from servers.versions import Needs
+
+COUNTED_MAX = 10_000
+_PAGE_MAX = 1000
+_SETTLED = 50
+"""Of a step between which others are answered."""
+
+Reply = TypeVar("Reply")
+
+
+class Upkeep:
+    """`states`: what is known of each file server that tells of its disk. Others are taken to have what they say."""
+
+    def __init__(self, store: Store, copies_min: int):
+        self._store, self._copies_min = store, copies_min
+        self.states: dict[str, ServerState] = store.read(server_states.load)
+        self._synced: dict[str, int] = {}
+        self._may_find = set(self.states)
+        self._settled = 0
+
+    # -- what servers tell
+
+    def heard(self, server: Server, returned: bool) -> None:
+        """A heartbeat. `returned`: it was silent before, so others may find at it what they lack."""
+        if returned:
+            self._may_find |= set(self.states)
+        if not server.store:
+            return
+        state = self.states.get(server.name)
+        if state is None or state.store != server.store:
+            self._put(server.name, self._of_new_disk(server, state))
+        elif state.first != server.first_number:
+            self._put(
+                server.name, server_states.new_start(state, server.first_number, self._synced.get(server.name, 0))
+            )
+        self._synced[server.name] = server.synced_number
+
+    def _of_new_disk(self, server: Server, before: ServerState | None) -> ServerState:
+        collected = self._store.read(garbage_log.end)
+        return server_states.new_disk(server.store, server.first_number, before, collected)
+
+    def _put(self, name: str, state: ServerState) -> None:
+        """A new disk or a new start. Where there is nothing to look for it serves at once."""
+        self._synced[name] = 0
+        self._may_find.add(name)
+
+        def run(tx: Transaction, changed: ServerState) -> None:
+            if not _first_work(tx, name, changed):
+                _complete(changed)
+
+        self._change(name, state, run)
+
+    def _change(self, name: str, state: ServerState, change: Callable[[Transaction, ServerState], Reply]) -> Reply:
+        """Run `change` on a copy of the state, which is the state once it is stored."""
+
+        def run(tx: Transaction) -> tuple[ServerState, Reply]:
+            changed = msgspec.structs.replace(state)
+            reply = change(tx, changed)
+            server_states.put(tx, name, changed)
+            return changed, reply
+
+        self.states[name], reply = self._store.transact(run)
+        return reply
+
+    def is_syncing(self, name: str) -> bool:
+        return name in self.states and not self.states[name].complete
+
+    def numbers_from(self, server: Server) -> int:
+        """From which number on its receipts have to be; 0 where they are."""
+        state = self.states.get(server.name)
+        return state.since if state and server.next_number < state.since else 0
+
+    def committed(self, receipts: list[ChunkReceipts], group: list[str]) -> None:
+        """Servers without a receipt may find the chunk at others now."""
+        for row in receipts:
+            if len(row.receipts) < len(group):
+                self._may_find |= set(group) - {receipt.server for receipt in row.receipts}
+
+    # -- what is to be done
+
+    def repairs(self, name: str) -> bool:
+        """Is there something that this server should look for?"""
+        if self.is_syncing(name):
+            return True
+        if name not in self.states or name not in self._may_find:
+            return False
+        short = self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), 1))
+        if not short:
+            self._may_find.discard(name)
+        return bool(short)
+
+    def collects(self, name: str) -> bool:
+        """Is there something in the garbage log that this server has not read?"""
+        return name in self.states and self._garbage(name) > 0
+
+    def _garbage(self, name: str) -> int:
+        return self._store.read(garbage_log.end) - self.states[name].collected
+
+    def repair(self, request: Repair, group: list[str], now_ns: int) -> RepairWork:
+        """NotFound for a server that is not registered with this start."""
+        name, state = request.server, self._state(request.server)
+        if state.first != request.first_number:
+            raise errors.NotFound(f"{name} has not registered since it started; register, then repair")
+        if not request.after:
+            self._may_find.discard(name)
+
+        def run(tx: Transaction, changed: ServerState) -> RepairWork:
+            if _note_answers(tx, request, group, now_ns):
+                self._may_find |= set(group)
+            _note_cursor(changed, request.after)
+            page = shortfall.page(tx, name, changed, request.after, _limited(request.limit))
+            if not page.after:
+                _complete(changed)
+            left = len(tx.range(*records.within(records.short_key(name, b"")), COUNTED_MAX))
+            return RepairWork(chunks=page.chunks, after=page.after, left=left, complete=not page.after)
+
+        return self._change(name, state, run)
+
+    def collect(self, request: Collect) -> Garbage:
+        """The caller sees to it that this is on disk before it is answered: then chunks are deleted."""
+
+        def run(tx: Transaction, changed: ServerState) -> Garbage:
+            changed.void_below = max(changed.void_below, request.next_number)
+            changed.collected = max(changed.collected, request.after)
+            rows = garbage_log.read(tx, changed.collected, _limited(request.limit))
+            asked = {*request.names, *(chunk for _, _, chunk in rows)}
+            last = rows[-1][0] if rows else changed.collected
+            needless = sorted(chunk for chunk in asked if not references.is_held(tx, ONLY_GROUP, chunk))
+            return Garbage(chunks=needless, last=last, more=last < garbage_log.end(tx))
+
+        return self._change(request.server, self._state(request.server), run)
+
+    def audit(self, request: Audit) -> Audited:
+        limit = _limited(request.limit)
+        return Audited(*self._store.read(lambda tx: references.chunks_after(tx, ONLY_GROUP, request.after, limit)))
+
+    def _state(self, name: str) -> ServerState:
+        state = self.states.get(name)
+        if state is None:
+            raise errors.NotFound(f"no file server {name} has registered with its disk's id")
+        return state
+
+    # -- what goes on by itself
+
+    def settle(self, group: list[str]) -> bool:
+        """Let go of older contents whose newer ones are on enough disks, of segments, and of the garbage log; a bounded
+        part of each. Is there more to do at once?"""
+        passed = min((self.states[name].collected for name in group if name in self.states), default=0)
+        after = self._settled
+        wanted = self._store.read(lambda tx: (
+            bool(versions.undurable_rows(tx, after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
+        ))  # fmt: skip
+
+        def run(tx: Transaction) -> tuple[int, bool]:
+            settled = versions.settle(tx, after, _SETTLED, self._is_enough) if wanted[0] else 0
+            apart = wanted[1] and references.work_off(tx, _SETTLED)
+            cut = wanted[2] and garbage_log.cut(tx, passed)
+            return settled, apart or cut
+
+        self._settled, more = self._store.transact(run) if any(wanted) else (0, False)
+        return more or self._settled > 0
+
+    def _is_enough(self, needs: Needs) -> bool:
+        on_disk = sum(needs.on_disk(name, self.states, self._synced) for name in needs.numbers)
+        return on_disk >= self._copies_min
+
+    # -- what people are told
+
+    def conditions(self, group: list[str]) -> list[ServerCondition]:
+        return [self._condition(name) for name in group if name in self.states]
+
+    def _condition(self, name: str) -> ServerCondition:
+        state = self.states[name]
+        short = self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), COUNTED_MAX))
+        gone_through = int.from_bytes(state.cursor[:4].ljust(4, b"\0"), "big") / 2**32 if state.catching_up else 1.0
+        garbage = min(self._garbage(name), COUNTED_MAX)
+        return ServerCondition(name=name, short=len(short), garbage=garbage, caught_up=gone_through)
+
+    def lost_files(self) -> list[LostFile]:
+        return self._store.read(losses.told)
+
+
+def _limited(limit: int) -> int:
+    return max(1, min(limit, _PAGE_MAX))
+
+
+def _complete(state: ServerState) -> None:
+    state.complete, state.catching_up, state.cursor = True, False, b""
+
+
+def _note_answers(tx: Transaction, request: Repair, group: list[str], now_ns: int) -> bool:
+    """Is there something again that was looked for in vain?"""
+    found = [losses.has(tx, request.server, chunk, group) for chunk in request.have]
+    for chunk in request.lacks:
+        if references.is_held(tx, ONLY_GROUP, chunk):
+            losses.lacks(tx, request.server, chunk, group, now_ns)
+    return any(found)
+
+
+def _note_cursor(state: ServerState, after: bytes) -> None:
+    """It has answered for all chunks up to there."""
+    if state.catching_up and after[:1] == b"a":
+        state.cursor = max(state.cursor, after[1:])
+
+
+def _first_work(tx: Transaction, name: str, state: ServerState) -> bytes:
+    """Where a pass would find its first chunk; b"" where there is none."""
+    after = b"q"
+    while after:
+        page = shortfall.page(tx, name, state, after, 1)
+        if page.chunks:
+            return after
+        after = page.after
+    return b""

@@ -1,0 +1,466 @@
+"""What the directory tells file servers: what they should have and have not, and what nobody needs any more."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from model_servers import Servers
+from volumes import ENGINES, Volume, piece, volume_on
+
+from dfsfuse import errors, messages
+from dfsfuse.chunks import chunk_name
+from dfsfuse.messages import Attributes
+
+
+@pytest.fixture(params=ENGINES)
+def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
+    with volume_on(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def servers(volume: Volume) -> Servers:
+    return Servers(volume)
+
+
+def commit(servers: Servers, ino: int, data: bytes, on: str = "ABC", **more: object) -> Attributes:
+    return servers.volume.commit(ino, data, receipts=[servers.store(data, on)], **more)
+
+
+def syncing(servers: Servers) -> str:
+    """The names of those that are."""
+    cluster = servers.volume.core.cluster(servers.volume.now_s)
+    return "".join(server.name for server in cluster.files if server.syncing)
+
+
+def status(servers: Servers) -> messages.StatusReply:
+    directory = messages.Server(kind="directory", name="directory", url="")
+    return servers.volume.core.status(directory, servers.volume.now_s)
+
+
+def short(servers: Servers) -> dict[str, int]:
+    return {row.name: row.short for row in status(servers).conditions if row.short}
+
+
+def lost(servers: Servers) -> list[tuple[bytes, int, bool]]:
+    return [(row.path, row.version, row.reverted) for row in status(servers).lost_files]
+
+
+# -- starting
+
+
+def test_a_new_volume_serves_at_once(servers: Servers) -> None:
+    """Goal: where there are no chunks, a server has all of them."""
+    assert syncing(servers) == ""
+    assert not any((reply.repair, reply.collect) != (False, False) for reply in map(servers.register, "ABC"))
+
+
+def test_a_server_that_tells_nothing_of_its_disk_is_left_alone(volume: Volume) -> None:
+    """Goal: without a disk's id a server serves, and is asked for nothing."""
+    reply = volume.core.register(volume.heartbeat("A"), volume.now_s)
+    assert (reply.repair, reply.collect, reply.cluster.files[0].syncing) == (False, False, False)
+    with pytest.raises(errors.NotFound):
+        volume.core.collect(messages.Collect(server="A", next_number=1))
+    with pytest.raises(errors.NotFound):
+        volume.core.repair(messages.Repair(server="A", first_number=1), volume.now_ns, volume.now_s)
+
+
+def test_a_server_that_missed_a_commit_is_told(servers: Servers) -> None:
+    """Goal: who was away lacks what came meanwhile, is syncing when it is back, and serves once it has all of it."""
+    ino = servers.volume.make("f").ino
+    servers.of["C"].up = False
+    commit(servers, ino, b"one")
+    assert short(servers) == {"C": 1}
+    servers.of["C"].start()
+    assert servers.register("C").repair
+    assert syncing(servers) == "C"
+    assert servers.repair("C") == [chunk_name(b"one")]
+    assert syncing(servers) == ""
+    assert short(servers) == {}
+    assert not servers.register("C").repair
+
+
+def test_a_server_that_failed_once_is_told_while_it_serves(servers: Servers) -> None:
+    """Goal: one failed copy needs no restart to be mended, and does not stop the server from serving."""
+    commit(servers, servers.volume.make("f").ino, b"one", on="AB")
+    assert servers.register("C").repair
+    assert syncing(servers) == ""
+    assert servers.repair("C") == [chunk_name(b"one")]
+    assert not servers.register("C").repair
+
+
+def test_an_emptied_disk_gets_everything(servers: Servers) -> None:
+    """Goal: a server that comes back with another disk is told of all chunks, in pages, and serves only then."""
+    contents = [b"content %d" % i for i in range(10)]
+    for i, data in enumerate(contents):
+        commit(servers, servers.volume.make(f"f{i}").ino, data)
+    servers.settle()
+    servers.of["B"].empty_disk()
+    assert servers.register("B").repair
+    assert syncing(servers) == "B"
+    where = servers.volume.core.where(messages.Lookup(names=[b"f3"]), servers.volume.now_s)
+    assert [copy.whole for copy in where.copies] == [True, False, True]
+    assert sorted(servers.repair("B", limit=3)) == sorted(map(chunk_name, contents))
+    assert set(servers.of["B"].chunks) == set(map(chunk_name, contents))
+    assert syncing(servers) == ""
+
+
+def test_catching_up_goes_on_after_a_restart(servers: Servers) -> None:
+    """Goal: of a new disk what was gone through stays gone through, over restarts of the server and the directory."""
+    for i in range(10):
+        commit(servers, servers.volume.make(f"f{i}").ino, b"content %d" % i)
+    servers.settle()
+    servers.of["B"].empty_disk()
+    servers.register("B")
+    work = messages.RepairWork()
+    while not work.after.startswith(b"a") or len(servers.of["B"].chunks) < 6:
+        work = servers.repair_step("B", work)
+    work = servers.repair_step("B", work, limit=1)
+    servers.volume.restart()
+    servers.of["B"].start()
+    for name in "ABC":
+        servers.register(name)
+    assert syncing(servers) == "B"
+    assert 0 < len(servers.repair("B")) < 6
+    assert len(servers.of["B"].chunks) == 10
+
+
+def test_numbers_of_a_new_disk_are_larger_than_the_old_ones(servers: Servers) -> None:
+    """Goal: receipts that the disk before has given count no more, although the new one begins at 1."""
+    for _ in range(3):
+        servers.of["A"].start()
+        servers.register("A")
+    ino = servers.volume.make("f").ino
+    old = servers.store(b"one")
+    servers.of["A"].empty_disk()
+    servers.of["C"].up = False
+    servers.register("A")
+    old.receipts = [receipt for receipt in old.receipts if receipt.server in "AB"]
+    with pytest.raises(errors.ReceiptsVoid):
+        servers.volume.commit(ino, b"one", receipts=[old])
+    assert commit(servers, ino, b"one", on="AB").version == 1
+    assert servers.of["A"].first < servers.of["A"].chunks[chunk_name(b"one")]
+
+
+def test_a_pass_of_a_former_start_is_refused(servers: Servers) -> None:
+    """Goal: what a server had before it started again says nothing of what it has now."""
+    commit(servers, servers.volume.make("f").ino, b"one", on="AB")
+    servers.register("C")
+    with pytest.raises(errors.NotFound):
+        servers.volume.core.repair(
+            messages.Repair(server="C", first_number=7), servers.volume.now_ns, servers.volume.now_s
+        )
+    request = messages.Repair(server="C", first_number=servers.of["C"].first, after=b"x")
+    with pytest.raises(errors.BadRequest):
+        servers.volume.core.repair(request, servers.volume.now_ns, servers.volume.now_s)
+
+
+def test_a_repeated_answer_changes_nothing(servers: Servers) -> None:
+    """Goal: a page that is asked for twice, as when the reply was lost, is the same page."""
+    for i in range(5):
+        commit(servers, servers.volume.make(f"f{i}").ino, b"content %d" % i, on="AB")
+    servers.register("C")
+    first = servers.repair_step("C", messages.RepairWork())
+    second = servers.repair_step("C", first)
+    assert servers.repair_step("C", first) == second
+    servers.repair("C")
+    assert short(servers) == {}
+
+
+# -- what is not on disks yet
+
+
+def test_after_a_power_cut_of_one_it_confirms_what_is_new(servers: Servers) -> None:
+    """Goal: a server that started again is asked for those chunks alone that it is not known to have synced."""
+    one, two = servers.volume.make("one").ino, servers.volume.make("two").ino
+    commit(servers, one, b"one")
+    servers.beat()
+    servers.volume.core.settle(servers.volume.now_s)
+    commit(servers, two, b"two")
+    servers.of["A"].start(power_cut=True)
+    assert servers.register("A").repair
+    assert servers.repair("A") == [chunk_name(b"two")]
+    assert set(servers.of["A"].chunks) == {chunk_name(b"one"), chunk_name(b"two")}
+
+
+def test_after_a_power_cut_of_all_the_version_before_is_back(servers: Servers) -> None:
+    """Goal: what no server has any more is given up: the file has what was on disks, as a new version; that is told."""
+    ino = servers.volume.make("f").ino
+    first = commit(servers, ino, b"one")
+    servers.settle()
+    gone = [commit(servers, ino, data) for data in (b"two", b"three")]
+    for server in servers.of.values():
+        server.start(power_cut=True)
+    servers.settle()
+    after = servers.volume.at("f")
+    assert (after.version, after.size, lost(servers)) == (4, 3, [(b"/f", 3, True)])
+    assert after.commit_id not in (first.commit_id, gone[0].commit_id, gone[1].commit_id)
+    assert servers.volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"one")
+    with pytest.raises(errors.VersionConflict):
+        commit(servers, ino, b"three", base_version=2, base_commit_id=gone[0].commit_id, commit_id=gone[1].commit_id)
+
+
+def test_a_first_content_that_is_lost_leaves_an_empty_file(servers: Servers) -> None:
+    """Goal: a file that was new goes back to no content, and its sizes count no more."""
+    commit(servers, servers.volume.make("f").ino, b"one")
+    for server in servers.of.values():
+        server.start(power_cut=True)
+    servers.settle()
+    assert (servers.volume.at("f").size, lost(servers)) == (0, [(b"/f", 1, True)])
+
+
+def test_a_content_without_one_before_it_is_told_and_kept(servers: Servers) -> None:
+    """Goal: a content that was on disks and that all servers have lost is told of; and once one has it again, it is
+    not lost, and the others get it."""
+    ino = servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    for server in servers.of.values():
+        server.empty_disk()
+    servers.settle()
+    assert lost(servers) == [(b"/f", 1, False)]
+    assert servers.volume.at("f").size == 3
+    servers.store(b"one", "B")
+    servers.of["B"].sync()
+    servers.of["B"].start()
+    servers.settle()
+    assert lost(servers) == []
+    assert all(chunk_name(b"one") in server.chunks for server in servers.of.values())
+
+
+def test_what_is_lost_goes_with_its_file(servers: Servers) -> None:
+    """Goal: a removed file is not told of."""
+    commit(servers, servers.volume.make("f").ino, b"one")
+    for server in servers.of.values():
+        server.start(power_cut=True)
+    servers.settle()
+    servers.volume.remove("f")
+    assert lost(servers) == []
+
+
+def test_a_chunk_that_another_server_may_have_is_not_lost(servers: Servers) -> None:
+    """Goal: as long as one server has not looked, nothing is given up; when it is back, all get it from there."""
+    ino = servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.beat()
+    commit(servers, ino, b"two")
+    servers.of["C"].sync()
+    servers.of["C"].up = False
+    for name in "AB":
+        servers.of[name].start(power_cut=True)
+    for name in "AB":
+        servers.upkeep(name)
+    assert (servers.volume.at("f").version, short(servers)) == (2, {"A": 1, "B": 1})
+    servers.volume.now_s += 5
+    servers.of["C"].start()
+    servers.settle()
+    assert (servers.volume.at("f").version, short(servers), lost(servers)) == (2, {}, [])
+
+
+# -- receipts that count no more
+
+
+def test_receipts_of_a_former_start_do_not_count(servers: Servers) -> None:
+    """Goal: with two servers of the former start left out there are too few; confirmed anew the commit is taken, and
+    with one it is taken, and that one is short."""
+    ino = servers.volume.make("f").ino
+    receipts = servers.store(b"one")
+    for name in "AB":
+        servers.of[name].start()
+        servers.register(name)
+    with pytest.raises(errors.ReceiptsVoid):
+        servers.volume.commit(ino, b"one", receipts=[receipts])
+    assert servers.volume.commit(ino, b"one", receipts=[servers.store(b"one")]).version == 1
+    old = servers.store(b"two")
+    servers.of["A"].start()
+    servers.register("A")
+    assert servers.volume.commit(ino, b"two", receipts=[old]).version == 2
+    assert short(servers) == {"A": 1}
+
+
+def test_receipts_of_segments_do_not_count_over_a_restart(servers: Servers) -> None:
+    """Goal: segments that were put before servers started again are put again, with new receipts."""
+    volume, ino, segment_id = servers.volume, servers.volume.make("f").ino, secrets.token_bytes(16)
+    size = messages.SEGMENT_ENTRIES * (4 << 20)
+
+    def put() -> None:
+        entries = [[piece(b"one")]]
+        request = messages.PutSegments(
+            session=0, ino=ino, base_version=0, base_commit_id=b"",
+            segments=[messages.Segment(segment_id, 0, entries)], receipts=[servers.store(b"one")],
+        )  # fmt: skip
+        volume.core.put_segments(request, volume.now_s)
+
+    put()
+    for name in "AB":
+        servers.of[name].start(power_cut=True)
+        servers.register(name)
+    manifest = messages.Manifest([], [segment_id])
+    with pytest.raises(errors.ReceiptsVoid):
+        volume.commit(ino, size=size, manifest=manifest)
+    put()
+    assert volume.commit(ino, size=size, manifest=manifest).version == 1
+
+
+# -- garbage
+
+
+def test_what_nobody_needs_is_deleted_everywhere(servers: Servers) -> None:
+    """Goal: a replaced content and a removed file's are garbage, on each server; what two files share is not."""
+    volume = servers.volume
+    for name, data in (("f", b"one"), ("g", b"shared"), ("h", b"shared"), ("i", b"gone")):
+        commit(servers, volume.make(name).ino, data)
+    commit(servers, volume.at("f").ino, b"two")
+    volume.remove("h")
+    volume.remove("i")
+    servers.settle()
+    for server in servers.of.values():
+        assert set(server.chunks) == {chunk_name(b"two"), chunk_name(b"shared")}
+
+
+def test_an_open_version_is_no_garbage(servers: Servers) -> None:
+    """Goal: who has an older version open keeps its chunks until the last close, or the session's end."""
+    volume, session, other = servers.volume, servers.volume.begin(), servers.volume.begin()
+    ino = volume.make("f").ino
+    commit(servers, ino, b"one")
+    volume.open(ino, session, opening=1)
+    volume.open(ino, other, opening=1)
+    commit(servers, ino, b"two")
+    for step in (lambda: volume.close(session, ino, version=1), lambda: volume.core.end(messages.End(other))):
+        servers.settle()
+        assert chunk_name(b"one") in servers.of["A"].chunks
+        step()
+    servers.settle()
+    assert set(servers.of["A"].chunks) == {chunk_name(b"two")}
+
+
+def test_the_content_before_is_no_garbage_until_the_next_is_on_disks(servers: Servers) -> None:
+    """Goal: as long as a power cut could take the newest content, the one before it is there."""
+    ino = servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    commit(servers, ino, b"two")
+    commit(servers, ino, b"three")
+    for name in "ABC":
+        servers.upkeep(name)
+    assert set(servers.of["A"].chunks) == {chunk_name(b"one"), chunk_name(b"three")}
+    servers.of["A"].sync()
+    servers.register("A")
+    assert not servers.volume.core.settle(servers.volume.now_s)
+    assert not servers.register("A").collect, "one disk of two that are needed"
+    servers.settle()
+    assert set(servers.of["A"].chunks) == {chunk_name(b"three")}
+
+
+def test_an_upload_in_flight_is_no_garbage(servers: Servers) -> None:
+    """Goal: a chunk whose receipt came after the directory was asked is not deleted; one from before is, and a commit
+    that rests on it is refused."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    early = servers.store(b"one")
+    commit(servers, ino, b"two")
+    servers.beat()
+    volume.core.settle(volume.now_s)
+    bounds, replies = {}, {}
+    for name, server in servers.of.items():
+        bounds[name] = server.number
+        replies[name] = volume.core.collect(messages.Collect(server=name, next_number=server.number))
+        assert replies[name].chunks == [chunk_name(b"one")]
+    with pytest.raises(errors.ReceiptsVoid):
+        volume.commit(ino, b"one", receipts=[early])
+    late = servers.store(b"one")
+    for name in servers.of:
+        servers.delete(name, replies[name], bounds[name])
+    assert volume.commit(ino, b"one", receipts=[late]).version == 3
+    servers.settle()
+    assert set(servers.of["A"].chunks) == {chunk_name(b"one")}
+
+
+def test_what_was_never_committed_is_found_in_the_inventory(servers: Servers) -> None:
+    """Goal: chunks that no log tells of are told to be garbage when they are asked for by name; others are not."""
+    commit(servers, servers.volume.make("f").ino, b"one")
+    servers.store(b"given up")
+    servers.settle()
+    assert len(servers.of["A"].chunks) == 2
+    servers.collect("A", inventory=True)
+    assert set(servers.of["A"].chunks) == {chunk_name(b"one")}
+
+
+def test_a_session_that_ends_leaves_no_segments(servers: Servers) -> None:
+    """Goal: what a client put and never committed is garbage when its session ends, in bounded steps; and so is what
+    it did not use in its commit."""
+    volume, session = servers.volume, servers.volume.begin()
+    ino = volume.make("f").ino
+    many = [b"chunk %d" % i for i in range(120)]
+
+    def put(*contents: bytes) -> None:
+        entries = [[piece(data)] for data in contents]
+        segments = [messages.Segment(secrets.token_bytes(16), 0, entries)]
+        base = volume.at("f")
+        volume.core.put_segments(
+            messages.PutSegments(
+                session=session, ino=ino, base_version=base.version, base_commit_id=base.commit_id,
+                segments=segments, receipts=[servers.store(data) for data in contents],
+            ), volume.now_s)  # fmt: skip
+
+    put(b"unused")
+    commit(servers, ino, b"used", session=session, slot=1, sequence=1)
+    put(*many)
+    servers.settle()
+    assert set(servers.of["A"].chunks) == {chunk_name(data) for data in (b"used", *many)}
+    volume.core.end(messages.End(session))
+    assert volume.core.settle(volume.now_s), "taken apart by steps"
+    servers.settle()
+    assert set(servers.of["A"].chunks) == {chunk_name(b"used")}
+
+
+def test_the_log_is_cut_once_all_have_read_it(servers: Servers) -> None:
+    """Goal: the garbage log ends with the slowest server, and each server reads it once."""
+    ino = servers.volume.make("f").ino
+    for i in range(10):
+        commit(servers, ino, b"content %d" % i)
+        servers.beat()
+        servers.volume.core.settle(servers.volume.now_s)
+    servers.collect("A")
+    servers.collect("B")
+    servers.volume.core.settle(servers.volume.now_s)
+    assert servers.register("C").collect
+    servers.settle()
+    assert not servers.volume.store.read(lambda tx: tx.range(b"n", b"o", 10))
+    assert all(len(server.chunks) == 1 for server in servers.of.values())
+
+
+def test_everything_in_use_in_pages(servers: Servers) -> None:
+    """Goal: `audit` names each chunk once, in order, however many files have it and however small the pages."""
+    contents = [b"content %d" % (i % 7) for i in range(20)]
+    for i, data in enumerate(contents):
+        commit(servers, servers.volume.make(f"f{i}").ino, data)
+    for limit in (1, 3, 7, 100):
+        found, after, more = [], b"", True
+        while more:
+            page = servers.volume.core.audit(messages.Audit(after=after, limit=limit))
+            found, more = found + page.chunks, page.more
+            after = found[-1]
+        assert found == sorted(set(map(chunk_name, contents)))
+
+
+def test_a_volume_that_was_made_before_there_were_references(servers: Servers) -> None:
+    """Goal: at its next start the directory knows who needs which chunk."""
+    volume = servers.volume
+    for i in range(3):
+        commit(servers, volume.make(f"f{i}").ino, b"content %d" % i)
+    servers.settle()
+
+    def forget(tx: object) -> None:
+        for key, _ in tx.range(b"c", b"d", 1000):
+            tx.delete(key)
+        tx.delete(b"mreferences")
+
+    volume.store.transact(forget)
+    volume.restart()
+    volume.check()
+    servers.settle()
+    servers.collect("A", inventory=True)
+    assert len(servers.of["A"].chunks) == 3
