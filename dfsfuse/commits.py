@@ -15,7 +15,8 @@ from dfsfuse import chunks, errors
 from dfsfuse.cache import Cache
 from dfsfuse.changes import EntryChanges
 from dfsfuse.chunks import BLOCK_BYTES, Entry, Piece
-from dfsfuse.content import Content, InDoubt
+from dfsfuse.content import Content
+from dfsfuse.in_doubt import InDoubt
 from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
@@ -125,7 +126,7 @@ class Committer:
         self._cache.committed(content, request.base_version, attributes.version, request.opening)
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)
-        content.committed(attributes.version, request.commit_id, doubt.entries, request.manifest.segments, durable)
+        content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)
         if content.changed:
             self._cache.mark_open(content)
         return attributes

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from dfsfuse import chunks, errors
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
-from dfsfuse.messages import SEGMENT_ENTRIES, Commit
+from dfsfuse.in_doubt import InDoubt, cut
 from dfsfuse.sparse_files import holds_data, punch_hole, write_all
 
 READ_AHEAD_ENTRIES = 3
@@ -40,13 +40,6 @@ class Base(NamedTuple):
     commit_id: bytes
     entries: list[Entry]
     segments: list[bytes]
-
-
-class InDoubt(NamedTuple):
-    """A commit that was sent and not answered: it may have happened. It is asked again before anything else is sent."""
-
-    request: Commit
-    entries: list[Entry]
 
 
 class Content:
@@ -280,15 +273,15 @@ class Content:
             self.touch(now_ns, privileged)
 
     def _cut(self, size: int) -> None:
+        """Also of what a commit in doubt was to send: if that has happened, the servers have what is cut here."""
         self.size = size
-        count = chunks.entry_count(size)
-        del self.entries[count:], self.present[count:]
+        cut(self.entries, self.segments, size)
+        del self.present[len(self.entries) :]
         self._stored_bytes = -1
-        # The segment of the last entry goes too: the entry is clipped now.
-        del self.segments[max(count - 1, 0) // SEGMENT_ENTRIES :]
-        if count:
-            self.entries[-1] = chunks.clip(self.entries[-1], chunks.entry_length(count - 1, size))
         self.changes.cut(size)
+        self.taken.cut(size)
+        if self.in_doubt is not None:
+            self.in_doubt.cut(size)
 
     # -- sending
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
+from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.handles import Handle
 from dfsfuse.locks import LockTable
@@ -247,7 +248,7 @@ class OpenFiles:
         content = handle.content
         with self.sharing.writing(handle, interrupted), content.committing:
             if size < content.size:
-                self.bring(content, lambda c: c.unready(size, size + 1) if size % (4 << 20) else [])
+                self.bring(content, lambda c: c.unready(size, size + 1) if size % ENTRY_BYTES else [])
             content.resize(size, time.time_ns(), handle.privileged)
             self._cache.mark_open(content)
 

@@ -14,6 +14,7 @@ from volumes import Volume
 from dfsfuse import chunks, errors
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.content import Content
+from dfsfuse.holes import allocated_bytes
 from dfsfuse.messages import SEGMENT_ENTRIES
 from dfsfuse.sparse_files import punch_hole, write_all
 from servers.store.memory import MemoryStore
@@ -331,6 +332,27 @@ def test_a_commit_without_an_answer_is_asked_again(world: World, lost: str) -> N
     world.one.commit(content)
     assert world.committed() == b"third!"
     assert world.volume.at("f").version == 3
+
+
+@pytest.mark.parametrize("lost", ["lose_request", "lose_reply"])
+@pytest.mark.parametrize("grown", [0, ENTRY_BYTES + 300, 3 * ENTRY_BYTES], ids=["cut", "grown", "longer"])
+def test_what_is_cut_while_a_commit_is_in_doubt_stays_cut(world: World, lost: str, grown: int) -> None:
+    """Goal: whether the commit has happened or not, what was cut after it is gone, and zeros where the content has
+    grown since; nothing of the longer content comes back."""
+    content = world.file(noise(2 * ENTRY_BYTES + 1000))
+    world.one.write(content, b"second", ENTRY_BYTES - 3)
+    world.one.write(content, b"third", 2 * ENTRY_BYTES)
+    setattr(world.one.session, lost, True)
+    with pytest.raises(errors.TimedOut):
+        world.one.commit(content)
+    world.one.resize(content, 100)
+    if grown:
+        world.one.resize(content, grown)
+    assert 100 <= allocated_bytes(content) <= 4096
+    world.one.commit(content)
+    expected = noise(100).ljust(max(grown, 100), b"\0")
+    assert world.one.read(content, 0, content.size) == world.committed() == expected
+    assert [bool(entry) for entry in content.entries] == [True, False, False][: len(content.entries)]
 
 
 def test_a_commit_on_an_old_version_is_refused(world: World) -> None:
