@@ -97,12 +97,13 @@ def round_trip_us() -> float:
     return value
 
 
-def memory_mb(home: Path) -> dict[str, float]:
+def memory_mb(home: Path, field: str = "VmRSS") -> dict[str, float]:
+    """Of each server and client by name; `field` of /proc/PID/status: VmRSS is now, VmHWM the most that there was."""
     servers = json.loads((home / "cluster.json").read_text())["servers"]
     pids = {server["name"]: server["pid"] for server in servers}
     clients = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_client(int(entry), home)]
     pids |= {f"client {number + 1}": pid for number, pid in enumerate(sorted(clients))}
-    return {name: _resident_mb(pid) for name, pid in pids.items()}
+    return {name: _field_mb(pid, field) for name, pid in pids.items()}
 
 
 def _is_client(pid: int, home: Path) -> bool:
@@ -113,9 +114,9 @@ def _is_client(pid: int, home: Path) -> bool:
     return b"mount.py" in command and os.fsencode(home) in command
 
 
-def _resident_mb(pid: int) -> float:
+def _field_mb(pid: int, field: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(field):
             return int(line.split()[1]) / 1024
     return 0.0
 

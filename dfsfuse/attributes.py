@@ -59,6 +59,7 @@ class AttributeTable:
         answered before it, so such an answer is void. So are the answers of two changes that arrive in another order
         than the directory's, where the older one comes last."""
         with self._mutex:
+            self._make_room()
             known = self._attributes.get(attributes.ino, (0.0, None))[1]
             newest = known is None or _age(attributes) >= _age(known)
             self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
@@ -66,6 +67,7 @@ class AttributeTable:
     def name_changed(self, place: Place, folder: Attributes, asked_at: float) -> None:
         """A change that was asked for at `asked_at` has made a name, and this is its folder since."""
         with self._mutex:
+            self._make_room()
             known = self._is_unchanged(folder.ino, asked_at)
             self._forget(place)
             self._attributes[folder.ino] = (self._clock(), folder if known else None)
@@ -74,6 +76,7 @@ class AttributeTable:
         """The same for a name that was removed. What it led to may have other names, so where that is not known,
         nothing is any more."""
         with self._mutex:
+            self._make_room()
             known = self._is_unchanged(folder.ino, asked_at)
             if self._inos.get(place, (0.0, 0))[1]:
                 self._forget(place)
@@ -109,6 +112,7 @@ class AttributeTable:
     def forget_place(self, place: Place) -> None:
         """A name was made, removed or replaced: it and its folder's attributes are no longer known."""
         with self._mutex:
+            self._make_room()
             self._forget(place)
             if place[1]:
                 self._forget((place[0], place[1][:-1]))
@@ -116,6 +120,7 @@ class AttributeTable:
     def forget_removed(self, place: Place) -> None:
         """A name was removed. What it led to may have other names, so where that is not known, nothing is any more."""
         with self._mutex:
+            self._make_room()
             if self._inos.get(place, (0.0, 0))[1]:
                 self._forget(place)
                 self._forget((place[0], place[1][:-1]))
@@ -131,6 +136,7 @@ class AttributeTable:
 
     def forget_ino(self, ino: int) -> None:
         with self._mutex:
+            self._make_room()
             self._attributes[ino] = (self._clock(), None)
 
     def forget_all(self) -> None:
@@ -144,11 +150,14 @@ class AttributeTable:
         self._attributes.clear()
 
     def _make_room(self) -> None:
+        """Before anything is entered, be it that something is not known. What is dropped is as old as what nobody may
+        use any more; but it also said that older answers are void, which they go on being."""
         if max(len(self._inos), len(self._attributes)) < _ITEMS_MAX:
             return
         oldest = self._clock() - self._hold_s
         self._inos = {place: held for place, held in self._inos.items() if held[0] >= oldest}
         self._attributes = {ino: held for ino, held in self._attributes.items() if held[0] >= oldest}
+        self._void_before = max(self._void_before, oldest)
         if max(len(self._inos), len(self._attributes)) >= _ITEMS_MAX:
             self._clear()
 

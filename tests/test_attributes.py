@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from dfsfuse import attributes
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.messages import ROOT_INO, Attributes
 
@@ -77,6 +78,32 @@ def test_a_removal_brings_its_folder(table, clock, named):
     assert table.get(PLACE) is None
     assert table.get((OLD.ino, ())) is None
     assert (table.get((9, ())) is None) == (not named)
+
+
+@pytest.mark.parametrize("dies", [0.0, 1.0])
+def test_no_more_is_remembered_than_memory_is_for(table, clock, monkeypatch, dies):
+    """Goal: whatever is entered, also only that something is not known any more, the tables stay small; what is dropped
+    comes to be asked for again, and no answer from before it counts."""
+    monkeypatch.setattr(attributes, "_ITEMS_MAX", 50)
+    asked_at = table.now()
+    clock.now_s += 0.1
+    enter = [
+        lambda ino, place: table.put(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
+        lambda ino, place: table.put_changed(msgspec.structs.replace(OLD, ino=ino)),
+        lambda ino, place: table.name_changed(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
+        lambda ino, place: table.name_removed(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
+        lambda ino, place: table.forget_place(place),
+        lambda ino, place: table.forget_removed(place),
+        lambda ino, place: table.forget_ino(ino),
+    ]
+    for act in enter:
+        table.put_changed(NEW)
+        for ino in range(100, 400):
+            act(ino, (ROOT_INO, (b"%d" % ino,)))
+            clock.now_s += dies / 100
+        assert max(len(table._inos), len(table._attributes)) <= 51
+        table.put(PLACE, OLD, asked_at)
+        assert table.get(PLACE) != OLD
 
 
 def test_since_when_a_place_leads_to_an_inode(table, clock):

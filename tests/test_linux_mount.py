@@ -219,6 +219,33 @@ def test_kernel_and_driver_count_the_same(served):
     wait_until(forgotten, "the kernel forgets all nodes")
 
 
+@needs_fuse
+@pytest.mark.mounted
+@pytest.mark.parametrize("listed", [False, True])
+def test_kernel_forgets_where_it_remembers_too_much(served, listed):
+    """Goal: memory does not grow with the files that programs look at; what they have open, or are in, stays."""
+    if linux_mount._version(os.uname().release) < (6, 18):
+        pytest.skip("NOT RUN: this kernel cannot be asked to forget nodes")
+    point, fs = served
+    nodes = nodes_of(fs)
+    nodes._max = 100
+    folder = fs.add(b"folder", stat.S_IFDIR | 0o755)
+    for number in range(1000):
+        fs.add(b"%03d" % number)
+    held, inside = fs.add(b"held"), fs.add(b"inside", parent=folder)
+    code = "import os, sys; os.chdir(sys.argv[1] + '/folder'); f = open('../held'); os.stat('inside');"
+    code += "print('holds', flush=True); sys.stdin.read(); print(os.fstat(f.fileno()).st_ino, os.stat('inside').st_ino)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, point], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "holds\n"
+    look = "[e.stat() for e in os.scandir(p)]" if listed else "[os.stat(p + '/%03d' % n) for n in range(1000)]"
+    outside(f"import os, sys; p = sys.argv[1]; {look}", point)
+    wait_until(lambda: len(nodes) <= 100, "the kernel forgets nodes")
+    assert {1, folder, held} <= nodes._nodes.keys()
+    assert holder.communicate("", timeout=20)[0] == f"{held} {inside}\n"
+
+
 def nodes_of(fs: FakeFileSystem):
     """The nodes of the driver that serves it."""
     import gc

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from dfsfuse.errors import DfsError, NoSpace, ServerError
-from servers.store import Store, Transaction, after_prefix
+from servers.store import Store, Transaction, after_prefix, sqlite
 from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
 
@@ -336,6 +336,17 @@ def test_large_values_are_not_kept_in_memory(tmp_path: Path) -> None:
     for size in (10, 40_000, 10):
         store.transact(lambda tx, size=size: tx.put(b"g0", bytes(size)))
         assert len(store.read(lambda tx: tx.get(b"g0"))) == size
+    store.close()
+
+
+def test_values_that_are_only_read_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: memory does not grow where clients look at a million files, and nobody changes anything."""
+    monkeypatch.setattr(sqlite, "_KNOWN_MAX", 100)
+    store = SqliteStore(tmp_path / "store.db")
+    fill(store, *(b"k%d" % number for number in range(300)))
+    for number in range(300):
+        assert store.read(lambda tx, key=b"k%d" % number: tx.get(key)) is not None
+        assert len(store._transaction._known) <= 102
     store.close()
 
 

@@ -15,7 +15,8 @@ import functools
 import logging
 import mmap
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from dfsfuse.drivers import fuse_protocol as fuse
@@ -223,9 +224,21 @@ class Notifier:
         while it waits for these."""
         self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
 
+    def prune(self, nodeids: Sequence[int]) -> bool:
+        """It forgets these nodes, unless they are in use; False: it does not know how."""
+        body = fuse.fuse_notify_prune_out.pack(len(nodeids)) + struct.pack(f"={len(nodeids)}Q", *nodeids)
+        try:
+            self._write(fuse.FUSE_NOTIFY_PRUNE, body)
+        except OSError as error:
+            return error.errno != errno.EINVAL
+        return True
+
+    def _write(self, code: int, body: bytes) -> None:
+        os.write(self._device, _pack_header(16 + len(body), code, 0) + body)
+
     def _tell(self, code: int, body: bytes) -> None:
         try:
-            os.write(self._device, _pack_header(16 + len(body), code, 0) + body)
+            self._write(code, body)
         except OSError as error:
             if error.errno not in (errno.ENOENT, *_ENDED):
                 log.error("the kernel refuses notification %d: %s", code, error)

@@ -32,6 +32,8 @@ from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
 
 GENERATION = 0
+NODES_MAX = 50_000
+"""Beyond them the kernel is asked to forget some (fuse_pruning.py): a node takes some 400 bytes."""
 _DEPTH_MAX = 256
 _TYPES, _FOLDER = 0o170000, 0o040000
 
@@ -45,9 +47,11 @@ class Node:
     """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages;
     `content` is theirs while there are any. `pages` names the content that the pages are of. `told` is what the kernel
     was told last, and `told_at` when; 0.0: it asks again anyway. `folder`: of a folder, all that it was told: programs
-    go on with it when it is removed."""
+    go on with it when it is removed. `again`: it was looked up again since `Nodes.surplus` has last come by."""
 
-    __slots__ = ("id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "folder")
+    __slots__ = (
+        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "folder", "again",
+    )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
@@ -58,6 +62,7 @@ class Node:
         self.told = 0
         self.told_at = 0.0
         self.folder: Attributes | None = None
+        self.again = False
 
     def removed_folder(self) -> Attributes | None:
         """What is left of a folder that is gone; None where it was no folder."""
@@ -66,10 +71,11 @@ class Node:
 
 class Nodes:
     """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
-    by locks?"""
+    by locks? `crowded` is set while there are more than `nodes_max`."""
 
-    def __init__(self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False):
-        self._hold_s, self._is_shared = hold_s, is_shared
+    def __init__(self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: int = NODES_MAX):
+        self._hold_s, self._is_shared, self._max = hold_s, is_shared, nodes_max
+        self.crowded = threading.Event()
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
@@ -92,11 +98,35 @@ class Nodes:
         with self._mutex:
             node = self._nodes.get(ino)
             if node is None:
-                node = self._nodes[ino] = Node(ino, ino)
+                node = self._new(ino)
+            else:
+                node.again = True
             node.lookups += 1
             if name is not None and node.name != name:
                 self._give_name(node, name)
             return node
+
+    def _new(self, ino: int) -> Node:
+        node = self._nodes[ino] = Node(ino, ino)
+        if len(self._nodes) > self._max:
+            self.crowded.set()
+        return node
+
+    def surplus(self) -> list[int]:
+        """Numbers of nodes to go, the oldest first, where there are too many: so many that a quarter of the room is
+        free then. What is open stays, and what was looked up again stays once more."""
+        chosen: list[int] = []
+        with self._mutex:
+            count = len(self._nodes) - self._max * 3 // 4 if len(self._nodes) > self._max else 0
+            for node in self._nodes.values():
+                if len(chosen) >= count:
+                    break
+                goes = not (node.opens or node.again or node is self._root)
+                if goes:
+                    chosen.append(node.id)
+                # What the kernel needs, and so keeps, is not in the way of others the next time.
+                node.again = goes
+        return chosen
 
     def forget(self, nodeid: int, lookups: int) -> None:
         with self._mutex:
@@ -107,6 +137,8 @@ class Nodes:
             if node.lookups <= 0:
                 self._take_name(node)
                 del self._nodes[nodeid]
+                if len(self._nodes) <= self._max and self.crowded.is_set():
+                    self.crowded.clear()
 
     def forget_all_of(self, nodes: Sequence[Node]) -> None:
         """Look-ups of a reply that the kernel has not taken."""

@@ -31,6 +31,7 @@ FUSE_SETUPMAPPING, FUSE_REMOVEMAPPING, FUSE_SYNCFS, FUSE_TMPFILE, FUSE_STATX = r
 FUSE_COPY_FILE_RANGE_64 = 53
 
 FUSE_NOTIFY_POLL, FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_INVAL_ENTRY = range(1, 4)
+FUSE_NOTIFY_PRUNE = 9
 
 OPCODES = {
     number: name.removeprefix("FUSE_")
@@ -165,6 +166,8 @@ fuse_dirent = Struct("=QQII")
 fuse_direntplus = Struct("=" + _ENTRY_OUT + "QQII")
 
 fuse_notify_inval_inode_out = Struct("=Qqq")
+fuse_notify_prune_out = Struct("=I12x")
+"""How many numbers of nodes follow."""
 
 FUSE_DEV_IOC_CLONE = 0x8004E500
 """_IOR(229, 0, uint32_t)"""

@@ -5,6 +5,7 @@
     linux_folders  open folders                  fuse_workers    the threads that serve them
     linux_locks    locks between programs        fuse_nodes      what the kernel knows, and was told
     linux_mount    mount(2), fusermount3         fuse_replies    attributes -> structures
+                                                 fuse_pruning    what the kernel is to forget
 
 What the file system does not offer is answered with the errno that makes the kernel or programs do without it
 (`OPTIONAL`, `REFUSED`). A request that is not of the protocol's form gets EINVAL, an unknown one ENOSYS, and what fails
@@ -35,6 +36,7 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_pruning import Pruning
 from dfsfuse.drivers.fuse_replies import KERNEL_HOLD_S
 from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux_files import Files
@@ -98,7 +100,9 @@ class Driver:
     def __init__(self, filesystem: FileSystem, device: int):
         self._fs = filesystem
         self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
-        self.files = Files(filesystem, self.nodes, self.interrupts, Notifier(device))
+        notifier = Notifier(device)
+        self.files = Files(filesystem, self.nodes, self.interrupts, notifier)
+        self.pruning = Pruning(self.nodes, notifier)
         self.ready, self.unfit = False, ""
         self._handlers = self._table()
 
@@ -217,6 +221,7 @@ def run(
         _begin(driver, device)
         _end_at_signals(workers, mountpoint)
         workers.start()
+        driver.pruning.start()
         on_ready()
     except BaseException:
         unmount(mountpoint)
@@ -225,6 +230,7 @@ def run(
     log.info("unmounting")
     driver.interrupts.everything()
     left = workers.join()
+    driver.pruning.stop()
     driver.end()
     if not left:
         os.close(device)

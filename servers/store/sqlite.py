@@ -42,6 +42,9 @@ class SqliteTransaction:
 
     def begin(self) -> None:
         self._written.clear()
+        self.make_room()
+
+    def make_room(self) -> None:
         if len(self._known) > _KNOWN_MAX:
             self._known.clear()
 
@@ -119,6 +122,7 @@ class SqliteStore:
     def read(self, operation: Callable[[Transaction], Result]) -> Result:
         """All writes come from this thread, so nothing can change between two reads: no BEGIN is needed."""
         try:
+            self._transaction.make_room()
             return operation(self._transaction)
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
