@@ -19,7 +19,7 @@ import logging
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from dfsfuse import errors
@@ -110,6 +110,30 @@ class ChunkFiles:
         with self._lock, contextlib.suppress(OSError):
             if self.find(name) == place:
                 os.replace(self._path(name), f"{self._home}/corrupt/{name.hex()}")
+                self._forget(name, place)
+
+    def names(self, after: bytes, limit: int) -> list[bytes]:
+        """Names of chunks that sort after `after`, in order, `limit` at most."""
+        found: list[bytes] = []
+        for first in range(after[0] if after else 0, 256):
+            names = sorted(os.listdir(f"{self._home}/chunks/{first:02x}"))
+            found += [name for name in map(bytes.fromhex, names) if name > after]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def delete(self, names: Iterable[bytes]) -> None:
+        """Remove the files of these chunks, as far as the disk lets them go."""
+        for name in names:
+            with self._lock:
+                place = self.find(name)
+                try:
+                    os.unlink(self._path(name))
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    log.error("chunk %s could not be deleted: %s", name.hex(), error.strerror)
+                    continue
                 self._forget(name, place)
 
     def _forget(self, name: bytes, place: FilePlace | None) -> None:

@@ -1,6 +1,7 @@
 """Chunks and receipts on one server's disk. No sockets, no event loop.
 
-    home/start            the start number, raised at each start: the high part of receipt numbers
+    home/start            the start number, raised at each start: the high part of receipt numbers (receipts.py)
+    home/store_id         a random id, made with the home: by it a new disk is told from one that has what it had
     home/packs/           chunks below PACK_BYTES_MAX, many in a file (packs.py)
     home/chunks/  tmp/    larger ones, a file for each (chunk_files.py)
     home/corrupt/         chunks that did not hash to their names, kept for a human; never served
@@ -12,18 +13,21 @@ are remembered. What is found broken is set aside, so that it counts as missing 
 A stored chunk is in the kernel's memory: a killed server loses nothing. `sync` brings everything to the disk. What it
 still has to do is bounded: the `store` that fills it syncs before it returns.
 
-Threads: all methods may be called from any thread. `_lock` guards the receipt counter, the two other counters and the
-verified names, and is held for memory work alone; `_syncing` admits one sync at a time, so that when `sync` returns,
-earlier batches are on disk as well. The packs and the chunk files have locks of their own.
+Threads: all methods may be called from any thread. `_lock` guards the counters and the verified names, and is held for
+memory work alone; `_syncing` admits one sync at a time, so that when `sync` returns, earlier batches are on disk as
+well. The receipts, the packs and the chunk files have locks of their own.
 """
 
 import contextlib
 import errno
+import heapq
+import itertools
 import logging
 import os
 import pathlib
+import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from blake3 import blake3
 
@@ -31,12 +35,18 @@ from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers.chunk_files import ChunkFiles, FilePlace, sync_path
 from servers.packs import PACK_BYTES_MAX, Packs, Place
+from servers.receipts import COUNTER_BITS, Receipts
 
 log = logging.getLogger(__name__)
 
 UNSYNCED_MAX = 8192
 VERIFIED_MAX = 8192
-COUNTER_BITS = 40
+RESERVE_BYTES, _RESERVE_SHARE = 256 << 20, 16
+"""Of the disk, or a sixteenth of it where that is less, nothing is stored on: deleting needs room too, for the packs'
+index and for what is live of packs that are rewritten."""
+_ROOM_AT_ONCE = 512 << 10
+_DELETE_AT_ONCE = 64
+"""Chunks that nobody can store or confirm while they are being deleted: some milliseconds."""
 
 
 class ChunkStore:
@@ -47,10 +57,12 @@ class ChunkStore:
         self._lock, self._syncing = threading.Lock(), threading.Lock()
         self._verified: dict[bytes, None] = {}
         self.served_chunks = self.received_chunks = 0
+        self._room = 0
         for folder in ("", "tmp", "corrupt", "packs"):
             (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._packs, self._files = Packs(home), ChunkFiles(home)
-        self._number = _raise_start_number(home) << COUNTER_BITS
+        self.id = _store_id(home)
+        self.receipts = Receipts(_raise_start_number(home))
 
     @property
     def chunks(self) -> int:
@@ -74,31 +86,46 @@ class ChunkStore:
             raise errors.BodyTooLarge(f"the chunk has {len(data)} bytes; at most {ENTRY_BYTES} are taken")
         if chunk_name(data) != name:
             raise errors.BadHash(f"the {len(data)} bytes received do not hash to {name.hex()}")
+        self.receipts.begin(name)
         try:
             written = self._keep(name, data)
+            number = self.receipts.give(name)
         except OSError as error:
             raise errors.from_os_error(error, f"storing chunk {name.hex()}") from None
+        finally:
+            self.receipts.end(name)
         with self._lock:
             if written:
                 self._remember_verified(name)
             self.received_chunks += 1
-            number = self._next_number()
         if self._packs.unsynced + self._files.unsynced >= UNSYNCED_MAX:
             self.sync()
         return number
 
     def _keep(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:
         """False if it is here, unbroken."""
-        if len(data) < PACK_BYTES_MAX and self._is_certainly_new(name):
+        small = len(data) < PACK_BYTES_MAX
+        if not (small and self._is_certainly_new(name)):
+            self._is_sound(name)
+            if small and self._is_old_file(name, len(data)):
+                return False
+            known = (self._packs if small else self._files).find(name)
+            if known and known.length == len(data):
+                return False
+        self._take_room(len(data))
+        if small:
             return self._packs.put(name, data)
-        self._is_sound(name)
-        if len(data) < PACK_BYTES_MAX:
-            return not self._is_old_file(name, len(data)) and self._packs.put(name, data)
-        known = self._files.find(name)
-        if known and known.length == len(data):
-            return False
         self._files.put(name, data)
         return True
+
+    def _take_room(self, length: int) -> None:
+        """Raises NoSpace where the reserve would be needed. The disk is asked for each _ROOM_AT_ONCE bytes."""
+        with self._lock:
+            if self._room < length:
+                self._room = min(self.capacity()[0], max(length, _ROOM_AT_ONCE))
+            if self._room < length:
+                raise errors.NoSpace("the disk is full: what it has left is kept for deleting")
+            self._room -= length
 
     def _is_certainly_new(self, name: bytes) -> bool:
         """Of a small chunk: told from memory, as most chunks that come are new."""
@@ -116,9 +143,16 @@ class ChunkStore:
     def confirm(self, names: Iterable[bytes]) -> dict[bytes, int]:
         """A new receipt for each of these chunks that is here, unbroken. Raises BadHash for what is not a chunk's
         name."""
-        here = [name for name in names if self._is_sound(name)]
-        with self._lock:
-            return {name: self._next_number() for name in here}
+        numbers = {name: self._confirm(name) for name in names}
+        return {name: number for name, number in numbers.items() if number}
+
+    def _confirm(self, name: bytes) -> int:
+        """The number of its new receipt; 0 if it is not here."""
+        self.receipts.begin(name)
+        try:
+            return self.receipts.give(name) if self._is_sound(name) else 0
+        finally:
+            self.receipts.end(name)
 
     def _is_sound(self, name: bytes) -> bool:
         """Whether it is here, and hashed to its name when this process saw all of it: no receipt rests on a file's
@@ -146,10 +180,6 @@ class ChunkStore:
     def _shelf(self, place: Place | FilePlace) -> Packs | ChunkFiles:
         """Where what is at that place is read and set aside."""
         return self._packs if isinstance(place, Place) else self._files
-
-    def _next_number(self) -> int:
-        self._number += 1
-        return self._number
 
     # -- reading
 
@@ -203,7 +233,7 @@ class ChunkStore:
         try:
             yield
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and isinstance(place, FilePlace):
+            if isinstance(error, FileNotFoundError) and (isinstance(place, FilePlace) or not self._find(name)):
                 raise errors.ChunkMissing(f"chunk {name.hex()} is not here") from None
             if error.errno in (errno.EIO, errno.ENOENT):
                 raise self._set_aside(name, place, "the disk cannot read it") from None
@@ -222,6 +252,49 @@ class ChunkStore:
         self._shelf(place).set_aside(name, place)
         return errors.ChunkCorrupt(f"chunk {name.hex()} is corrupt here: {why}", name.hex())
 
+    # -- what nobody needs
+
+    def inventory(self, after: bytes = b"", limit: int = 1000) -> list[bytes]:
+        """Names of chunks that are here, in order, those that sort after `after`; without those that are not in the
+        packs' index yet. Fewer than `limit`: these are the last ones."""
+        both = heapq.merge(self._packs.names(after, limit), self._files.names(after, limit))
+        return [name for name, _ in itertools.islice(itertools.groupby(both), limit)]
+
+    def delete(self, names: Sequence[bytes], below: int) -> list[bytes]:
+        """Those of these chunks that are not here any more. A chunk for which a receipt from number `below` on was
+        given, or is just being given, stays, and so does what the disk does not let go.
+
+        A power cut may bring back what was deleted; it is deleted again then.
+        """
+        gone = []
+        for at in range(0, len(names), _DELETE_AT_ONCE):
+            with self.receipts.deleting(names[at : at + _DELETE_AT_ONCE], below) as free:
+                self._save_room()
+                self._packs.delete(free)
+                self._files.delete(free)
+                gone += [name for name in free if not self._find(name)]
+                with self._lock:
+                    for name in free:
+                        self._verified.pop(name, None)
+        return gone
+
+    def _save_room(self) -> None:
+        """A full disk's reserve is not used up by the log of the packs' index, which is emptied by itself at 4 MB."""
+        if not self.capacity()[0]:
+            self._packs.save_room()
+
+    def compact(self) -> int:
+        """Write anew what is live of a pack that is mostly dead, if there is one; how many bytes that has freed. For
+        one thread at a time. Raises NoSpace, Internal; then the pack stays as it was."""
+        return self._packs.compact()
+
+    def number_from(self, number: int) -> None:
+        """Give receipts from this number on, also after the next start: a disk that is new does not know how far the
+        numbers of the disk before had come."""
+        with self._lock:
+            _raise_start_number(self._home, number >> COUNTER_BITS)
+        self.receipts.go_on_from(number)
+
     # -- the disk
 
     def sync(self) -> int:
@@ -231,11 +304,12 @@ class ChunkStore:
         a failure once and then takes the lost pages for clean.
         """
         with self._syncing:
-            with self._lock:
-                number = self._number
+            number = self.receipts.next - 1
             failed = self._files.sync() + self._packs.sync()
-        if failed:
-            raise errors.from_os_error(failed[0], f"syncing {len(failed)} chunks")
+            self._save_room()
+            if failed:
+                raise errors.from_os_error(failed[0], f"syncing {len(failed)} chunks")
+            self.receipts.synced = number
         return number
 
     def close(self) -> None:
@@ -243,9 +317,10 @@ class ChunkStore:
         self._packs.close()
 
     def capacity(self) -> tuple[int, int]:
-        """(free, total) bytes of the disk."""
+        """(free, total) bytes of the disk; the reserve is not free."""
         disk = os.statvfs(self._home)
-        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        total = disk.f_blocks * disk.f_frsize
+        return max(0, disk.f_bavail * disk.f_frsize - min(RESERVE_BYTES, total // _RESERVE_SHARE)), total
 
 
 def check_range(offset: int, length: int, size: int) -> None:
@@ -254,14 +329,27 @@ def check_range(offset: int, length: int, size: int) -> None:
         raise errors.BadRange(f"{length} bytes at {offset} are not within the chunk's {size} bytes", str(size))
 
 
-def _raise_start_number(home: pathlib.Path) -> int:
-    """The number of this start, on disk before it is used."""
-    path, new = home / "start", home / "start.new"
-    number = int(path.read_text()) + 1 if path.exists() else 1
+def _store_id(home: pathlib.Path) -> str:
+    path = home / "store_id"
+    if not path.exists():
+        _write_durably(path, secrets.token_hex(16))
+    return path.read_text().strip()
+
+
+def _raise_start_number(home: pathlib.Path, least: int = 0) -> int:
+    """The number of this start, on disk before it is used: that of the start before and one, or `least`."""
+    path = home / "start"
+    before = int(path.read_text()) if path.exists() else 0
+    number = max(before, least) if least else before + 1
+    _write_durably(path, str(number))
+    return number
+
+
+def _write_durably(path: pathlib.Path, text: str) -> None:
+    new = path.with_suffix(".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{number}\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
     os.rename(new, path)
-    sync_path(str(home), os.fsync)
-    return number
+    sync_path(str(path.parent), os.fsync)

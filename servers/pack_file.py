@@ -201,6 +201,11 @@ class Handles:
         handle = self._handle(place.pack)
         return os.pread(handle.number, length, place.offset + offset)
 
+    def drop(self, pack: int) -> None:
+        """It was removed: its room is free once nobody reads it any more."""
+        with self._lock:
+            self._open.pop(pack, None)
+
     def _handle(self, pack: int) -> _Handle:
         with self._lock:
             handle = self._open.pop(pack, None) or _Handle(pack_path(self._folder, pack), os.O_RDONLY)

@@ -17,10 +17,10 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from dfsfuse import errors
-from servers.pack_file import Place
+from servers.pack_file import HEADER_BYTES, Place
 
 _FORM = 1
 _SCHEMA = """
@@ -37,7 +37,12 @@ _ADVANCE = (
     "chunks = chunks + excluded.chunks, bytes = bytes + excluded.bytes"
 )
 _REMOVE = "DELETE FROM chunks WHERE name = ? AND pack = ? AND offset = ?"
+_LIVE = "SELECT name, offset, length FROM chunks WHERE pack = ? LIMIT ?"
+_MOVE = "UPDATE chunks SET pack = ?, offset = ? WHERE name = ? AND pack = ? AND offset = ?"
 _LESS = "UPDATE packs SET chunks = chunks - 1, bytes = bytes - ? WHERE pack = ?"
+_WASTEFUL = f"""
+SELECT pack FROM packs WHERE 2 * (bytes + {HEADER_BYTES} * chunks) < indexed ORDER BY bytes + {HEADER_BYTES} * chunks
+"""
 
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BROKEN_EXTENDED = {
@@ -110,6 +115,11 @@ class PackIndex:
                 raise _meaning(error) from error
         return Place(*row) if row else None
 
+    def empty_log(self) -> None:
+        """What its log has is brought into the index proper, so that the log takes no room; as far as that succeeds."""
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def names(self, after: bytes, limit: int) -> list[bytes]:
         """Names of chunks that sort after `after`, in order."""
         with _told():
@@ -127,6 +137,17 @@ class PackIndex:
             chunks, size = self._writer.execute("SELECT total(chunks), total(bytes) FROM packs").fetchone()
         return int(chunks), int(size)
 
+    def wasteful(self) -> list[int]:
+        """Packs of which more than half is dead space, those with least to move first."""
+        with _told():
+            return [pack for (pack,) in self._writer.execute(_WASTEFUL)]
+
+    def live(self, pack: int, limit: int) -> dict[bytes, Place]:
+        """Chunks of this pack, `limit` at most. Goes through all rows, as hardly anybody asks."""
+        with _told():
+            rows = self._writer.execute(_LIVE, (pack, limit))
+            return {name: Place(pack, offset, length) for name, offset, length in rows}
+
     def add(self, places: Mapping[bytes, Place], ends: Mapping[int, int]) -> None:
         """Rows for these chunks, but those that have one; and how far that is in each pack. All of it or nothing.
 
@@ -141,11 +162,36 @@ class PackIndex:
             for pack in {*ends, *live}:
                 self._writer.execute(_ADVANCE, (pack, ends.get(pack, 0), *live[pack]))
 
-    def remove(self, name: bytes, place: Place) -> None:
-        """Forget a chunk, unless it is elsewhere by now. Raises IndexBroken, NoSpace, Internal."""
+    def remove(self, places: Mapping[bytes, Place]) -> None:
+        """Forget these chunks, but those that are elsewhere by now. Raises IndexBroken, NoSpace, Internal."""
         with self._transaction():
-            if self._writer.execute(_REMOVE, (name, place.pack, place.offset)).rowcount:
-                self._writer.execute(_LESS, (place.length, place.pack))
+            for name, place in places.items():
+                if self._writer.execute(_REMOVE, (name, place.pack, place.offset)).rowcount:
+                    self._writer.execute(_LESS, (place.length, place.pack))
+
+    def move(self, moves: Mapping[bytes, tuple[Place, Place]], pack: int, end: int) -> None:
+        """Chunks that are at the first of two places are at the second from now on, which is before `end` of `pack`. It
+        is on the disk when this returns: the first place may be lost. Raises IndexBroken, NoSpace, Internal."""
+        with self._durably(), self._transaction():
+            self._writer.execute(_ADVANCE, (pack, end, 0, 0))
+            for name, (old, new) in sorted(moves.items()):
+                if self._writer.execute(_MOVE, (pack, new.offset, name, old.pack, old.offset)).rowcount:
+                    self._writer.execute(_LESS, (old.length, old.pack))
+                    self._writer.execute(_ADVANCE, (pack, 0, 1, new.length))
+
+    def forget_packs(self, packs: Iterable[int]) -> None:
+        """These packs, in which nothing is live, are gone. Raises IndexBroken, NoSpace, Internal."""
+        with self._transaction():
+            self._writer.executemany("DELETE FROM packs WHERE pack = ? AND chunks = 0", [(pack,) for pack in packs])
+
+    @contextlib.contextmanager
+    def _durably(self) -> Iterator[None]:
+        """What is committed within is on the disk."""
+        self._writer.execute("PRAGMA synchronous=FULL")
+        try:
+            yield
+        finally:
+            self._writer.execute("PRAGMA synchronous=NORMAL")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -20,7 +20,9 @@ SetAside = Callable[[bytes, Place], None]
 
 
 def check_fits(index: PackIndex, sizes: Mapping[int, int]) -> None:
-    """Raises IndexBroken where the index knows of more than the packs have: somebody has cut or removed one."""
+    """Raises IndexBroken where the index knows of more than the packs have: somebody has cut or removed one. That packs
+    without live chunks are gone is right: a kill came between their removal and that of their rows."""
+    index.forget_packs([pack for pack in index.ends() if pack not in sizes])
     for pack, end in index.ends().items():
         if end > sizes.get(pack, 0):
             raise IndexBroken(f"knows {end} bytes of pack {pack}, which has {sizes.get(pack, 0)}")

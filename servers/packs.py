@@ -20,7 +20,8 @@ Most chunks that come are new. That is told by a filter in memory (name_filter.p
 at start and with the syncs that follow; until it knows all, the index is asked.
 
 A chunk is deleted by removing its row, as `set_aside` does. Its record is dead space in the pack then, and has a row
-again if the index is made again; unless its bytes do not hash to its name.
+again if the index is made again; unless its bytes do not hash to its name. Packs that are mostly dead space are
+rewritten (pack_compaction.py).
 
 Threads: all methods may be called from any thread, `sync` from one at a time. Locks, in the order in which they are
 taken: `_appending` serialises `put` and is held across its write; `_indexing` admits one to the index's writing side;
@@ -28,18 +29,19 @@ taken: `_appending` serialises `put` and is held across its write; `_indexing` a
 failed is cut under it.
 """
 
+import functools
 import logging
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from dfsfuse import errors
-from servers import pack_recovery
+from servers import pack_compaction, pack_recovery
 from servers.name_filter import NameFilter
-from servers.pack_file import Handles, PackFile, Place, pack_sizes
+from servers.pack_file import Handles, PackFile, Place, pack_path, pack_sizes, sync_folder
 from servers.pack_index import IndexBroken, PackIndex
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Packs:
         self.chunks = self.stored_bytes = 0
         self._open_index()
         self._last = max((0, *pack_sizes(self._folder)))
+        self._compaction = pack_compaction.Compaction(self._folder, self._handles, self._new_number)
         self._continue()
 
     def _continue(self) -> None:
@@ -121,10 +124,9 @@ class Packs:
         """The pack to append to; `_appending` is held."""
         pack = self._current
         if pack is None or pack.sealed or pack.end >= PACK_BYTES:
-            pack = PackFile(self._folder, self._last + 1)
+            pack = PackFile(self._folder, self._new_number())
             with self._lock:
-                self._last, self._current = pack.number, pack
-                self._written[pack.number] = pack
+                self._current = self._written[pack.number] = pack
         return pack
 
     def may_have(self, name: bytes) -> bool:
@@ -136,9 +138,15 @@ class Packs:
             place = self._fresh.get(name) or self._pending.get(name)
         return place or self._ask_index(lambda: self._index.find(name))
 
-    def read(self, _: bytes, place: Place, offset: int, length: int) -> bytes:
+    def read(self, name: bytes, place: Place, offset: int, length: int) -> bytes:
         """A part of the chunk there; shorter than asked for where the pack ends. Raises OSError."""
-        return self._handles.read(place, offset, length)
+        try:
+            return self._handles.read(place, offset, length)
+        except FileNotFoundError:
+            moved = self.find(name)
+            if moved is None or moved.pack == place.pack:
+                raise
+        return self.read(name, moved, offset, length)
 
     def pieces(self, name: bytes, place: Place) -> Iterator[bytes]:
         """The whole chunk. Raises OSError."""
@@ -153,8 +161,80 @@ class Packs:
             with self._lock:
                 self._fresh.pop(name, None)
                 self._pending.pop(name, None)
-            self._write_index(lambda: self._index.remove(name, place))
+            self._write_index(lambda: self._index.remove({name: place}))
             self._recount()
+
+    def delete(self, names: Iterable[bytes]) -> None:
+        """Forget these chunks, unless the index cannot be written. Nobody puts them meanwhile."""
+        with self._indexing:
+            places = {name: place for name in names if self.may_have(name) and (place := self.find(name))}
+            if not places or not self._write_index(lambda: self._index.remove(places)):
+                return
+            with self._lock:
+                for name in places:
+                    self._fresh.pop(name, None)
+                    self._pending.pop(name, None)
+            self._recount()
+
+    def names(self, after: bytes, limit: int) -> list[bytes]:
+        """Names of chunks in the index that sort after `after`, in order, `limit` at most."""
+        with self._indexing:
+            return self._ask_index(lambda: self._index.names(after, limit))
+
+    # -- room
+
+    def save_room(self) -> None:
+        """The index takes as little of a disk that is full as it can."""
+        with self._indexing:
+            self._index.empty_log()
+
+    def compact(self) -> int:
+        """Rewrite one pack that is mostly dead space, if there is one; how many bytes that has freed. For one thread at
+        a time. Raises NoSpace, Internal; then nothing has changed."""
+        with self._lock:
+            in_use = {*self._written, *self._ends, self._compaction.target}
+        with self._indexing:
+            pack = next((pack for pack in self._ask_index(self._index.wasteful) if pack not in in_use), None)
+        if pack is None:
+            return 0
+        try:
+            return self._rewrite(pack)
+        except OSError as error:
+            raise errors.from_os_error(error, f"rewriting pack {pack}, which is mostly dead space") from None
+
+    def _rewrite(self, pack: int) -> int:
+        copied = 0
+        while live := self._live(pack):
+            with self._compaction.copied(live, PACK_BYTES) as (moves, broken, end):
+                with self._indexing:
+                    self._ask_index(functools.partial(self._index.move, moves, self._compaction.target, end))
+            copied += sum(place.length for place, _ in moves.values())
+            for name in broken:
+                self._forget_wrong(name, live[name])
+        size = self._remove_pack(pack)
+        log.info("pack %d is gone: %d of its %d bytes were live, and have been copied", pack, copied, size)
+        return size - copied
+
+    def _live(self, pack: int) -> dict[bytes, Place]:
+        with self._indexing:
+            return self._ask_index(lambda: self._index.live(pack, pack_compaction.AT_ONCE))
+
+    def _remove_pack(self, pack: int) -> int:
+        """How many bytes it had; nothing of it is live."""
+        with self._indexing:
+            path = pack_path(self._folder, pack)
+            size = os.stat(path).st_size
+            os.unlink(path)
+            self._handles.drop(pack)
+            sync_folder(self._folder)
+            self._write_index(lambda: self._index.forget_packs([pack]))
+        return size
+
+    def _new_number(self) -> int:
+        """Of a pack that is going to be made."""
+        with self._lock:
+            self._last += 1
+            return self._last
 
     def _keep_aside(self, name: bytes, place: Place) -> None:
         path = f"{self._corrupt}/{name.hex()}"

@@ -16,8 +16,9 @@ from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers import chunkstore
 from servers.chunk_files import READ_BYTES
-from servers.chunkstore import COUNTER_BITS, ChunkStore
+from servers.chunkstore import ChunkStore
 from servers.packs import PACK_BYTES_MAX
+from servers.receipts import COUNTER_BITS
 
 SMALL = b"some content " * 1000
 LARGE = b"more content " * 30_000

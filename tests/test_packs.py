@@ -460,7 +460,7 @@ def test_a_wrong_row_in_an_index_that_has_no_room(tmp_path: Path, monkeypatch: p
     """Goal: a chunk whose wrong row cannot be removed is refused: its right one could not be written either."""
     made = put_all(tmp_path)
     wrong = made.find(NAMES[17])._replace(length=3)
-    made._index.remove(NAMES[17], wrong)
+    made._index.remove({NAMES[17]: wrong})
     made._index.add({NAMES[17]: wrong}, {})
     with monkeypatch.context() as patch:
         patch.setattr(made._index, "remove", full)
