@@ -39,7 +39,7 @@ def _run(argv: list[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.cluster is not None and arguments.embedded:
-        parser.error("--cluster names a cluster that was started elsewhere; start and stop are for that of --home")
+        parser.error("--cluster names a cluster that was started elsewhere; this is for that of --home")
     module, _, function = arguments.run.partition(":")
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_names(add)
     _add_looks(add)
     _add_cluster(add)
+    _add_safety(add)
     return parser
 
 
@@ -168,6 +169,17 @@ def _add_cluster(add: Add) -> None:
     start.set_defaults(run="commands.clusters:start", embedded=True)
     stop = actions.add_parser("stop", help="let it end with its last user", description="Stop the cluster.")
     stop.set_defaults(run="commands.clusters:stop", embedded=True)
+
+
+def _add_safety(add: Add) -> None:
+    dump = add(
+        "dump", "commands.dumps:dump", "write all metadata of the volume, as it is at this moment, to a new file"
+    )
+    dump.add_argument("file", metavar="FILE", type=given.path, help="a new file of this machine; -: standard output")
+    what = "make a dump the metadata of a home that has no volume, or an empty one"
+    load = add("load", "commands.dumps:load", what)
+    load.add_argument("file", metavar="FILE", type=given.path, help="what dump has written; -: standard input")
+    load.set_defaults(embedded=True)
 
 
 def _path(parser: argparse.ArgumentParser, name: str = "path", **more: object) -> None:

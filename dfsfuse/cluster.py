@@ -8,13 +8,14 @@ Threads: what `refinder` returns may be called by all threads of a client: one l
 meanwhile get its outcome.
 """
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ _LOOK_S = 0.02
 _IN_USE_S = 0.5
 _DEATHS_MAX = 4
 _TOKEN_VARIABLE = "DFS_TOKEN"
+SERVERS = (sys.executable, "-P", "-m", "servers")
 
 
 @dataclass(kw_only=True)
@@ -324,9 +326,7 @@ def _start_supervisor(home: Path, lock: int) -> subprocess.Popen:
     """`lock` is supervisor.lock, held; the new process has it from its first moment."""
     # A supervisor that was killed has left it; who waits must not take it for the next one's.
     (home / homes.CLUSTER).unlink(missing_ok=True)
-    root = str(Path(__file__).absolute().parent.parent)
-    command = [sys.executable, "-P", "-m", "servers", "all", "--home", str(home), "--lock-fd", str(lock)]
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [*SERVERS, "all", "--home", str(home), "--lock-fd", str(lock)]
     output = homes.open_log(home / homes.SUPERVISOR_LOG)
     try:
         return subprocess.Popen(
@@ -335,12 +335,30 @@ def _start_supervisor(home: Path, lock: int) -> subprocess.Popen:
             stdout=output,
             stderr=output,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": path},
+            env=servers_environment(),
             pass_fds=(lock,),
             start_new_session=True,
         )
     finally:
         os.close(output)
+
+
+def servers_environment() -> dict[str, str]:
+    """Of a process that is to find the package `servers`."""
+    root = str(Path(__file__).absolute().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
+@contextlib.contextmanager
+def kept_stopped(home: Path) -> Iterator[None]:
+    """Nobody starts the home's cluster within the block. Raises Busy where it runs."""
+    lock = open_lock(home / homes.SUPERVISOR_LOCK)
+    try:
+        if not try_lock(lock, exclusive=True):
+            raise errors.Busy(f"the cluster in {home} runs; end it first: dfs --home {home} cluster stop")
+        yield
+    finally:
+        os.close(lock)
 
 
 def _why_not_started(home: Path) -> str:

@@ -1,4 +1,5 @@
-"""python -m servers directory | locks | files | all: one server in this process, or a supervisor of all of them.
+"""python -m servers directory | locks | files | all: one server in this process, or a supervisor of all of them; and
+load, which makes a dump the database of a directory.
 
 A server takes everything it needs from its arguments and its own folder (--home), in which it runs alone: an
 exclusive flock on server.lock makes a second one wait for the first to end, so no store ever has two servers. The
@@ -41,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         arguments.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if arguments.kind == "all":
             return _supervise(arguments)
-        if arguments.exit_with_parent:
+        if arguments.kind != "load" and arguments.exit_with_parent:
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         lock = _alone(arguments.home / "server.lock")
         try:
-            return _run(_service(arguments))
+            return _load(arguments) if arguments.kind == "load" else _run(_service(arguments))
         finally:
             os.close(lock)
     except (StartError, DfsError, OSError) as error:
@@ -61,7 +62,7 @@ def _raise_file_limit() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m servers", description="The servers of a dfsfuse cluster.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="directory | locks | files | all")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="directory | locks | files | all | load")
     directory = _server(kinds, "directory", "the tree, versions, manifests, sessions; where the other servers are")
     directory.add_argument("--copies", type=int, default=3, help="file servers that keep each chunk (3)")
     directory.add_argument("--store", choices=("sqlite", "memory"), default="sqlite", help="where its rows are kept")
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         server.add_argument("--directory", required=True, metavar="URL", help="the directory service")
     server.add_argument("--name", required=True, help="this file server's name, such as A")
     _add_all(kinds)
+    _add_load(kinds)
     return parser
 
 
@@ -93,6 +95,14 @@ def _add_all(kinds: Any) -> None:
     parser.add_argument("--lock-fd", type=int, help=argparse.SUPPRESS)
 
 
+def _add_load(kinds: Any) -> None:
+    what = "a dump of a volume's metadata, into a directory's folder that has none"
+    parser = kinds.add_parser("load", help=what, description=f"Loads {what}; the directory must not run.")
+    parser.add_argument("--home", type=_folder, required=True, metavar="DIR", help="the directory service's folder")
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="what goes to standard error (info)")
+    parser.add_argument("file", metavar="FILE", help="what `dfs dump` has written; -: standard input")
+
+
 def _folder(text: str) -> Path:
     return Path(text).absolute()
 
@@ -104,6 +114,14 @@ def _supervise(arguments: argparse.Namespace) -> int:
         supervise(arguments.home, arguments.keep, arguments.log_level, arguments.lock_fd)
     except AlreadyRunning as error:
         raise StartError(str(error)) from None
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    from servers.loading import load_file
+
+    loaded = load_file(arguments.home, arguments.file)
+    sys.stdout.write(f"{loaded.volume.hex()} {loaded.made_ns} {loaded.inodes}\n")
     return 0
 
 

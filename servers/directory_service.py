@@ -5,6 +5,7 @@ it is answered waits for a sync in another thread; those that come meanwhile sha
 """
 
 import asyncio
+import functools
 import logging
 import os
 import secrets
@@ -17,11 +18,13 @@ import msgspec
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
+from servers import dump
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.store import Store
 from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
+from servers.surveys import Surveys
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class DirectoryService:
     def __init__(self, store: Store, copies: int, url: str):
         self._store = store
         self._sync = GroupSync(store)
+        self._surveys = Surveys(store)
         self._me = Server(kind="directory", name="directory", url=url, pid=os.getpid())
         self.core = Directory(
             store,
@@ -88,6 +92,7 @@ class DirectoryService:
             "repair": (messages.Repair, lambda r: core.repair(r, time.time_ns(), boottime_s())),
             "collect": (messages.Collect, self._durably(core.collect)),
             "audit": (messages.Audit, core.audit),
+            "dump": (messages.Dump, self._dump),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
             "sync": (Nothing, self._durably(lambda r: r)),
@@ -133,6 +138,11 @@ class DirectoryService:
         reply = self.core.register(request, boottime_s())
         return self._after_sync(reply) if request.start else reply
 
+    def _dump(self, request: messages.Dump) -> Any:
+        copies, now_ns = self.core.copies, time.time_ns()
+        pages = functools.partial(dump.pages, copies=copies, now_ns=now_ns)
+        return self._surveys.page(request.key, request.page, pages, boottime_s())
+
     def _durably(self, handler: Callable[[Any], Message]) -> Callable[[Any], Any]:
         return lambda request: self._after_sync(handler(request))
 
@@ -162,10 +172,14 @@ class DirectoryService:
     async def tidy_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_TIDY_EVERY_S)
+            self._surveys.end_idle(boottime_s())
             try:
                 self.core.end_lapsed(boottime_s())
             except errors.DfsError as error:
                 log.error("sessions that have lapsed could not be noted: %s", error)
+
+    def close(self) -> None:
+        self._surveys.close()
 
 
 def boottime_s() -> float:
@@ -185,4 +199,5 @@ async def run(home: Path, host: str, port: int, token: str, copies: int = 3, sto
         await serve(app, host, port, service.sync_for_ever(), service.tidy_for_ever(), service.settle_for_ever())
         engine.sync()
     finally:
+        service.close()
         engine.close()

@@ -23,7 +23,7 @@ import msgspec
 from dfsfuse import errors
 from dfsfuse.chunks import Entry
 from dfsfuse.messages import ROOT_INO, Attributes, Manifest
-from servers.store import Transaction, after_prefix
+from servers.store import Reader, Transaction, after_prefix
 
 HISTORY_MAX = 8
 _PAGE = 500
@@ -170,7 +170,7 @@ def within(prefix: bytes) -> tuple[bytes, bytes]:
     return prefix, after_prefix(end)
 
 
-def get_inode(tx: Transaction, ino: int) -> Inode | None:
+def get_inode(tx: Reader, ino: int) -> Inode | None:
     row = tx.get(inode_key(ino))
     return None if row is None else _decode_inode(row)
 
@@ -232,7 +232,7 @@ def unpack_entry(row: bytes) -> tuple[int, int]:
     return as_number(row[:8]), as_number(row[8:])
 
 
-def get_segment(tx: Transaction, segment_id: bytes) -> list[Entry] | None:
+def get_segment(tx: Reader, segment_id: bytes) -> list[Entry] | None:
     row = tx.get(b"g" + segment_id)
     return None if row is None else _decode_entries(row)
 
@@ -241,7 +241,7 @@ def put_segment(tx: Transaction, segment_id: bytes, entries: list[Entry]) -> Non
     tx.put(b"g" + segment_id, _encode(entries))
 
 
-def get_record(tx: Transaction, key: bytes, kind: type) -> object | None:
+def get_record(tx: Reader, key: bytes, kind: type) -> object | None:
     row = tx.get(key)
     return None if row is None else msgspec.msgpack.decode(row, type=kind)
 
@@ -250,7 +250,7 @@ def put_record(tx: Transaction, key: bytes, record: msgspec.Struct) -> None:
     tx.put(key, _encode(record))
 
 
-def get_counter(tx: Transaction, name: bytes, default: int = 0) -> int:
+def get_counter(tx: Reader, name: bytes, default: int = 0) -> int:
     row = tx.get(b"m" + name)
     return default if row is None else as_number(row)
 
@@ -266,7 +266,7 @@ def allocate_inodes(tx: Transaction, count: int) -> int:
     return first
 
 
-def usage(tx: Transaction) -> Usage:
+def usage(tx: Reader) -> Usage:
     return get_record(tx, b"musage", Usage) or Usage(0, 0, 0)
 
 
@@ -277,18 +277,23 @@ def add_usage(tx: Transaction, inodes: int, size_bytes: int, allocated_bytes: in
         put_record(tx, b"musage", Usage(*sums))
 
 
-def quota(tx: Transaction) -> Limits:
+def quota(tx: Reader) -> Limits:
     return get_record(tx, b"mquota", Limits) or Limits()
 
 
-def inodes(tx: Transaction, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
-    """All inodes from a key on, in order of their numbers."""
-    end = within(b"i")[1]
-    page = tx.range(start, end, _PAGE)
+def rows(tx: Reader, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """All rows whose keys begin with `prefix`, from the key `start` on, in order; read a page at a time."""
+    first, end = within(prefix)
+    page = tx.range(max(first, start), end, _PAGE)
     while page:
-        for key, row in page:
-            yield as_number(key[1:]), _decode_inode(row)
-        page = tx.range(page[-1][0] + b"\0", end, _PAGE)
+        yield from page
+        page = tx.range(page[-1][0] + b"\0", end, _PAGE) if len(page) == _PAGE else []
+
+
+def inodes(tx: Reader, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
+    """All inodes from a key on, in order of their numbers."""
+    for key, row in rows(tx, b"i", start):
+        yield as_number(key[1:]), _decode_inode(row)
 
 
 def touch(inode: Inode, now_ns: int) -> None:

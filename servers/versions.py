@@ -252,11 +252,16 @@ def build_references(tx: Transaction) -> None:
     """References of a volume that was made before there were any; once."""
     if records.get_counter(tx, b"references"):
         return
-    records.put_counter(tx, b"references", 1)
+    note_references(tx)
     for ino, inode in records.inodes(tx):
         references.hold(tx, inode.group, targets_of(inode), references.inode_holder(ino))
         for segment_id in filter(None, inode.segments):
             references.put_segment(tx, inode.group, segment_id, records.get_segment(tx, segment_id) or [])
+
+
+def note_references(tx: Transaction) -> None:
+    """The volume has them."""
+    records.put_counter(tx, b"references", 1)
 
 
 # -- parts

@@ -6,7 +6,7 @@ transaction, so what is done is done to what has that name then. Times that clie
 directory's.
 
 The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, ranges,
-range_locks, upkeep, and codec, which writes them."""
+range_locks, upkeep, dumps, and codec, which writes them."""
 
 from dfsfuse.messages.base import (
     BODY_BYTES_MAX,
@@ -62,6 +62,7 @@ from dfsfuse.messages.codec import (
     size_as_text,
     text_as_bytes,
     to_json,
+    to_json_line,
     to_msgpack,
 )
 from dfsfuse.messages.content import (
@@ -82,6 +83,7 @@ from dfsfuse.messages.content import (
     Whereabouts,
     WhereReply,
 )
+from dfsfuse.messages.dumps import Dump, DumpPage
 from dfsfuse.messages.locks import (
     Acquire,
     Granted,
@@ -275,9 +277,12 @@ __all__ = [
     "Repair",
     "RepairWork",
     "ServerCondition",
+    "Dump",
+    "DumpPage",
     "to_msgpack",
     "from_msgpack",
     "to_json",
+    "to_json_line",
     "from_json",
     "bytes_as_text",
     "size_as_text",

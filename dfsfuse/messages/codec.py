@@ -4,6 +4,7 @@ JSON is for people: bytes stand as text where they are printable UTF-8, else as 
 and ids are therefore "hex:...". `to_json` and `from_json` undo each other.
 """
 
+import functools
 import typing
 
 import msgspec
@@ -38,6 +39,22 @@ def from_msgpack(data: bytes, kind: type) -> typing.Any:
 def to_json(message: Message) -> bytes:
     plain = _as_json(message)
     return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
+
+
+def to_json_line(message: Message) -> bytes:
+    """As `to_json`, on one line and without fields that have their default; `from_json` undoes it."""
+    plain = _with_text(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    return msgspec.json.encode(plain) + b"\n"
+
+
+def _with_text(plain: typing.Any) -> typing.Any:
+    if isinstance(plain, bytes):
+        return bytes_as_text(plain)
+    if isinstance(plain, list | tuple):
+        return [_with_text(item) for item in plain]
+    if isinstance(plain, dict):
+        return {name: _with_text(item) for name, item in plain.items()}
+    return plain
 
 
 def from_json(data: bytes, kind: type) -> typing.Any:
@@ -87,7 +104,7 @@ def _from_json(value: typing.Any, kind: typing.Any) -> typing.Any:
     if kind is bytes and isinstance(value, str):
         return text_as_bytes(value)
     if isinstance(value, list) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         return [_from_json(item, hints[name]) for item, name in zip(value, kind.__struct_fields__, strict=False)]
     if isinstance(value, list):
         (item_kind, *_) = typing.get_args(kind) or (object,)
@@ -97,11 +114,16 @@ def _from_json(value: typing.Any, kind: typing.Any) -> typing.Any:
     return value
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind)
+
+
 def _object_from_json(value: dict, kind: typing.Any) -> typing.Any:
     kinds = [k for k in (kind, *typing.get_args(kind)) if isinstance(k, type) and issubclass(k, msgspec.Struct)]
     if not kinds:
         return value
-    hints = typing.get_type_hints(kinds[0])
+    hints = _hints(kinds[0])
     plain = {name: _from_json(item, hints.get(name, object)) for name, item in value.items()}
     if kinds[0].__struct_config__.array_like:
         return [plain[name] for name in kinds[0].__struct_fields__ if name in plain]

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 Result = TypeVar("Result")
 
 
-class Transaction(Protocol):
-    """Reads see the transaction's own writes."""
+class Reader(Protocol):
+    """What can be read, and nothing else."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -20,10 +20,21 @@ class Transaction(Protocol):
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to `limit` pairs with start <= key < end, in order of keys."""
 
+
+class Transaction(Reader, Protocol):
+    """Reads see the transaction's own writes."""
+
     def put(self, key: bytes, value: bytes) -> None: ...
 
     def delete(self, key: bytes) -> None:
         """A key that is not there is no error."""
+
+
+class Snapshot(Reader, Protocol):
+    """The store as it was at one moment, whatever is written meanwhile. It may be read from any thread, by one at a
+    time. A disk that fails or is full ends it: then reading it is a ServerError."""
+
+    def close(self) -> None: ...
 
 
 class Store(Protocol):
@@ -34,6 +45,9 @@ class Store(Protocol):
 
     def read(self, operation: Callable[[Transaction], Result]) -> Result:
         """As `transact`, for an operation that writes nothing."""
+
+    def snapshot(self) -> Snapshot:
+        """All that was transacted so far. Whoever has asked for it closes it."""
 
     def sync(self) -> None:
         """Return when all that was transacted before the call is on disk. May be called from another thread."""

@@ -38,6 +38,24 @@ class MemoryTransaction:
         self.changes[key] = None
 
 
+class MemorySnapshot:
+    """A copy of everything: values are bytes, which never change."""
+
+    def __init__(self, keys: list[bytes], values: dict[bytes, bytes]):
+        self._keys, self._values = keys, values
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._values.get(key)
+
+    def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        first = bisect_left(self._keys, start)
+        after = min(bisect_left(self._keys, end), first + max(0, limit))
+        return [(key, self._values[key]) for key in self._keys[first:after]]
+
+    def close(self) -> None:
+        pass
+
+
 class MemoryStore:
     """Threads: one; a simulation runs everything in its own."""
 
@@ -54,6 +72,9 @@ class MemoryStore:
 
     def read(self, operation: Callable[[Transaction], Result]) -> Result:
         return operation(MemoryTransaction(self))
+
+    def snapshot(self) -> "MemorySnapshot":
+        return MemorySnapshot(self.keys.copy(), self.values.copy())
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         known = key in self.values

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from dfsfuse.errors import NoSpace, ServerError, from_os_error
 from servers.store import Result, Transaction
+from servers.store.sqlite_snapshot import SqliteSnapshot
 
 _CHECKPOINT_BYTES = 8 << 20
 _KNOWN_MAX, _KNOWN_BYTES_MAX = 20_000, 1024
 """Values kept in memory, and the largest one. Segments of manifests are larger, and are read rarely."""
+_TABLE = "CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
@@ -94,17 +96,22 @@ class SqliteTransaction:
 
 class SqliteStore:
     """Threads: `transact` belongs to the thread that made the store. `sync` may be called from any; `_syncing` lets one
-    in at a time, and its checkpoint has a connection of its own, which the writer never waits for."""
+    in at a time, and its checkpoint has a connection of its own, which the writer never waits for. Snapshots are read
+    and closed in any thread; `_snapshots` is a list whose changes are atomic."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._connection = _connect(path)
-        self._connection.execute("CREATE TABLE IF NOT EXISTS pairs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        try:
+            self._connection = _connect(path)
+            self._connection.execute(_TABLE)
+            self._checkpointer = _connect(path)
+        except sqlite3.Error as error:
+            raise _meaning(error, path) from error
         self._transaction = SqliteTransaction(self._connection)
-        self._checkpointer = _connect(path)
         self._log_file = os.open(f"{path}-wal", os.O_RDONLY)
         self._syncing = threading.Lock()
         self._log_is_doubtful = False
+        self._snapshots: list[SqliteSnapshot] = []
 
     def transact(self, operation: Callable[[Transaction], Result]) -> Result:
         try:
@@ -114,6 +121,7 @@ class SqliteStore:
             return result
         except sqlite3.Error as error:
             self._roll_back()
+            self._end_snapshots()
             raise _meaning(error, self._path) from error
         except BaseException:
             self._roll_back()
@@ -126,6 +134,19 @@ class SqliteStore:
             return operation(self._transaction)
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
+
+    def snapshot(self) -> SqliteSnapshot:
+        try:
+            made = SqliteSnapshot(_connect(self._path), self._snapshots.remove)
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+        self._snapshots.append(made)
+        return made
+
+    def _end_snapshots(self) -> None:
+        """While one is read, the log cannot begin anew: it grows with each transaction."""
+        for snapshot in list(self._snapshots):
+            snapshot.end()
 
     def _roll_back(self) -> None:
         self._transaction.roll_back()
@@ -154,12 +175,14 @@ class SqliteStore:
             raise
 
     def _empty_log(self) -> None:
+        self._end_snapshots()
         (busy, _, _) = self._checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise ServerError("the directory's log could not be brought into the database; it is tried again")
         self._log_is_doubtful = False
 
     def close(self) -> None:
+        self._end_snapshots()
         with self._syncing:
             self._checkpointer.close()
             self._connection.close()
