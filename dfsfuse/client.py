@@ -15,6 +15,7 @@ from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.openings import Openings
 from dfsfuse.options import ClientOptions
+from dfsfuse.private_folder import make_private_folder
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.recovery import Recovery
@@ -33,7 +34,7 @@ def _succeed(session: Session, record: Path) -> None:
     folder could be claimed, and its locks need not wait for the end of their lease."""
     with contextlib.suppress(OSError, ValueError):
         session.end_other(int(record.read_text()))
-    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(record.parent)
     record.write_text(str(session.id))
     session.on_new_session(lambda: record.write_text(str(session.id)))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, open_file
+from dfsfuse.private_folder import make_private_folder
 from dfsfuse.spare_files import SpareFiles
 from dfsfuse.warm_files import WarmFiles
 
@@ -23,8 +24,7 @@ class ContentFiles:
     def __init__(self, home: Path):
         self._folder = str(home / "contents")
         self._folders: set[str] = set()
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        make_private_folder(home / "contents")
         self._warm, self._spares = WarmFiles(), SpareFiles(str(home / "spare"))
 
     def all(self) -> Iterator[os.DirEntry[str]]:
@@ -34,7 +34,7 @@ class ContentFiles:
     def path_of(self, number: int) -> str:
         folder = f"{self._folder}/{number & 0xFF:02x}"
         if folder not in self._folders:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            make_private_folder(Path(folder))
             self._folders.add(folder)
         return f"{folder}/{number:x}"
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from dfsfuse import errors
+from dfsfuse.private_folder import make_private_folder
 
 TOKEN = "token"
 CLUSTER = "cluster.json"
@@ -68,7 +69,7 @@ def default_home() -> Path:
 def prepare(home: Path) -> None:
     """Make the home if it is not there; NotPermitted or NoSpace when it cannot be written."""
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(home)
         os.close(open_lock(home / USERS_LOCK))
         if not os.access(home, os.W_OK | os.X_OK):
             raise PermissionError(0, "Permission denied")
@@ -125,7 +126,7 @@ def try_lock(descriptor: int, exclusive: bool) -> bool:
 
 def open_log(path: Path) -> int:
     """A descriptor that appends to a log; one that has grown beyond 10 MB makes room and stays as `.1`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
         path.replace(path.with_name(path.name + ".1"))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -23,6 +23,7 @@ from pathlib import Path
 from dfsfuse import cluster, home, mountpoint, options
 from dfsfuse.errors import DfsError
 from dfsfuse.mountpoint import MountError
+from dfsfuse.private_folder import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -305,7 +306,7 @@ def run_of(driver: str) -> Callable[..., None]:
 
 def _claim(asked: options.ClientOptions) -> int:
     """The lock of the client's folder: the former client of this mountpoint may still be ending. Raises MountError."""
-    asked.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(asked.folder)
     claim = home.open_lock(asked.folder / home.CLIENT_LOCK)
     deadline = time.monotonic() + asked.timeout_s
     while not home.try_lock(claim, exclusive=True):

@@ -8,6 +8,9 @@ Threads: the cache's, which calls this under its mutex.
 
 import contextlib
 import os
+from pathlib import Path
+
+from dfsfuse.private_folder import make_private_folder
 
 SPARE_MAX = 1024
 
@@ -17,7 +20,7 @@ class SpareFiles:
 
     def __init__(self, folder: str):
         self._folder = folder
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_private_folder(Path(folder))
         self._names = [name for name in os.listdir(folder) if name.isdigit()]
         self._made = max(map(int, self._names), default=0)
 

@@ -22,6 +22,7 @@ from dfsfuse.commands.paths import Names, Paths
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes, Cluster, Lookup, Message, Nothing
 from dfsfuse.options import ClientOptions
+from dfsfuse.private_folder import make_private_folder
 from dfsfuse.rpc import Rpc, until_answered
 from dfsfuse.tables import complain, count_text, shown
 
@@ -163,7 +164,7 @@ def _claimed(home: Path, volume: str) -> Iterator[str]:
     homes.prepare(home)
     for name in _names_to_claim(home, volume):
         folder = homes.client_folder(home, volume, name)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         lock = homes.open_lock(folder / homes.CLIENT_LOCK)
         try:
             if homes.try_lock(lock, exclusive=True):
