@@ -31,6 +31,7 @@ def cpython(here: Path, there: Path, tests: list[str] | None = None) -> object:
     outcome = attempt(*command, cwd=here, timeout_s=3000, env={"TMPDIR": str(here)})
     said = outcome.stdout + outcome.stderr
     assert re.search(r"Tests result|== Tests result|Total duration", said), said[-3000:]
+    assert "No module named 'test." not in said, f"this Python is without its own tests: {said[-1000:]}"
     return sorted(set(re.findall(r"^(?:FAIL|ERROR): (\S+ \(\S+\))", said, re.MULTILINE)))
 
 
