@@ -120,7 +120,7 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
     with versions.keeping(tx, request.ino, inode):
         before = versions.content_of(inode)
         _take_content(inode, request, stored_bytes)
-        versions.committed(tx, request.ino, before, needs, group.states)
+        versions.committed(tx, request.ino, inode, before, needs, group.states)
     versions.end_uploads(tx, request.ino, inode.group, request.session)
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)
     if request.mtime_ns is not None:

@@ -274,7 +274,7 @@ class Directory:
             self._store.transact(lambda tx: records.put_record(tx, b"v" + server.name.encode(), record))
             self._known[server.name] = record
         if server.kind == "files":
-            self._upkeep.heard(server, returned)
+            self._upkeep.heard(server, returned, now_s)
         self._cluster = (now_s, None)
         start = self._store.transact(_next_start) if request.start else 0
         live = self._seen_within(LOCK_LEASE_S, now_s) if request.start else []
@@ -301,7 +301,7 @@ class Directory:
 
     def settle(self, now_s: float) -> bool:
         """A bounded part of what goes on by itself. Is there more to do at once?"""
-        return self._upkeep.settle(self._group(now_s).names)
+        return self._upkeep.settle(self._group(now_s).names, now_s)
 
     def _group(self, now_s: float) -> Group:
         return Group(self.cluster(now_s), self._upkeep.states)

@@ -5,7 +5,7 @@ it, so the directory keeps nothing between two pages.
 
     q    chunks that the server has no receipt for (its short rows)
     a    all chunks there are, where its disk is new
-    d    the new chunks of contents for which its receipts are unsure
+    d    the new chunks of contents that it is not known to have, as its receipts are unsure or it lacked a chunk
     f    no chunks: now that it has looked for those of `d`, it is noted of which contents it has all on its disk
 
 A content may be committed, or a segment replaced, while the pass goes on: what is new then has receipts of this
@@ -75,12 +75,7 @@ def _all(tx: Transaction, name: str, state: ServerState, position: bytes, limit:
 
 def _unsure(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
     """One part of one file: a segment lists up to 1,024 entries, more than a page has otherwise."""
-
-    def wanted(row: Undurable) -> bool:
-        needs = row.needs
-        return name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
-
-    ino, part, row = _next_part(tx, position, wanted)
+    ino, part, row = _next_part(tx, name, state, position)
     if row is None:
         return _Step([], _place(ino, part), bool(ino))
     inode = records.get_inode(tx, ino)
@@ -88,18 +83,13 @@ def _unsure(tx: Transaction, name: str, state: ServerState, position: bytes, lim
 
 
 def _finish(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
-    def wanted(row: Undurable) -> bool:
-        needs = row.needs
-        return name in needs.lacking or name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
-
     lacked = position[12:]
-    ino, part, row = _next_part(tx, position[:12], wanted)
+    ino, part, row = _next_part(tx, name, state, position[:12])
     if row is None:
         return _Step([], _place(ino, part), bool(ino))
-    if part == 0:
-        lacked = b""
     inode = records.get_inode(tx, ino)
     new = versions.new_in_part(tx, inode, part, row.before)
+    lacked = lacked if part else b""
     if any(tx.get(short_key(name, chunk)) is not None for chunk in new):
         lacked = b"1"
     if part == versions.parts(inode)[-1]:
@@ -121,20 +111,24 @@ def _place(ino: int, part: int) -> bytes:
     return records.number(ino) + part.to_bytes(4, "big")
 
 
-def _next_part(
-    tx: Transaction, position: bytes, wanted: Callable[[Undurable], bool]
-) -> tuple[int, int, Undurable | None]:
-    """The part behind a position, of a file whose row is wanted. Without a row: how far was looked; 0 is the end."""
+def _next_part(tx: Transaction, name: str, state: ServerState, position: bytes) -> tuple[int, int, Undurable | None]:
+    """The part behind a position, of a file of which it is not known that this server has it. Without a row: how far
+    was looked; 0 is the end."""
     ino, part = records.as_number(position[:8]), int.from_bytes(position[8:], "big") + 1
     row = versions.undurable(tx, ino) if ino else None
-    inode = records.get_inode(tx, ino) if row else None
-    if row and part in versions.parts(inode):
+    if row and part in versions.parts(records.get_inode(tx, ino)):
         return ino, part, row
     rows = versions.undurable_rows(tx, ino, _ROWS)
     for ino, row in rows:
-        if wanted(row):
+        if _is_wanted(row, name, state):
             return ino, 0, row
     return (rows[-1][0], _LAST_PART, None) if len(rows) == _ROWS else (0, 0, None)
+
+
+def _is_wanted(row: Undurable, name: str, state: ServerState) -> bool:
+    """One that lacked a chunk may have it by now, from another file's commit, and not on its disk."""
+    needs = row.needs
+    return name in needs.lacking or name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
 
 
 _STEPS: dict[bytes, Callable[[Transaction, str, ServerState, bytes, int], _Step]] = {

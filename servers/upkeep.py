@@ -6,7 +6,8 @@ what there is. What it tells in its heartbeats is kept in memory: how far it has
 Threads: one.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +32,8 @@ from servers.store import Store, Transaction
 from servers.versions import Needs
 
 COUNTED_MAX = 10_000
+LATE_S = 3.0
+"""A server that has not synced for so long is not waited for."""
 _PAGE_MAX = 1000
 _SETTLED = 50
 """Of a step between which others are answered."""
@@ -45,24 +48,28 @@ class Upkeep:
         self._store, self._copies_min = store, copies_min
         self.states: dict[str, ServerState] = store.read(server_states.load)
         self._synced: dict[str, int] = {}
-        self._may_find = set(self.states)
+        self._moved_s: dict[str, float] = {}
+        self._may_find, self._looking = set(self.states), set[str]()
+        self._to_confirm = set[str]()
         self._settled = 0
 
     # -- what servers tell
 
-    def heard(self, server: Server, returned: bool) -> None:
+    def heard(self, server: Server, returned: bool, now_s: float) -> None:
         """A heartbeat. `returned`: it was silent before, so others may find at it what they lack."""
         if returned:
-            self._may_find |= set(self.states)
+            self._may_find_again(self.states)
         if not server.store:
             return
         state = self.states.get(server.name)
         if state is None or state.store != server.store:
             self._put(server.name, self._of_new_disk(server, state))
         elif state.first != server.first_number:
-            self._put(
-                server.name, server_states.new_start(state, server.first_number, self._synced.get(server.name, 0))
-            )
+            synced = self._synced.get(server.name, 0)
+            self._put(server.name, server_states.new_start(state, server.first_number, synced))
+        moved = server.synced_number != self._synced.get(server.name, 0)
+        if moved or server.synced_number + 1 >= server.next_number:
+            self._moved_s[server.name] = now_s
         self._synced[server.name] = server.synced_number
 
     def _of_new_disk(self, server: Server, before: ServerState | None) -> ServerState:
@@ -72,7 +79,7 @@ class Upkeep:
     def _put(self, name: str, state: ServerState) -> None:
         """A new disk or a new start. Where there is nothing to look for it serves at once."""
         self._synced[name] = 0
-        self._may_find.add(name)
+        self._may_find_again([name])
 
         def run(tx: Transaction, changed: ServerState) -> None:
             if not _first_work(tx, name, changed):
@@ -104,7 +111,12 @@ class Upkeep:
         """Servers without a receipt may find the chunk at others now."""
         for row in receipts:
             if len(row.receipts) < len(group):
-                self._may_find |= set(group) - {receipt.server for receipt in row.receipts}
+                self._may_find_again(set(group) - {receipt.server for receipt in row.receipts})
+
+    def _may_find_again(self, names: Iterable[str]) -> None:
+        """A pass that has begun before may have missed it, so another one follows."""
+        self._may_find.update(names)
+        self._looking.difference_update(names)
 
     # -- what is to be done
 
@@ -112,12 +124,16 @@ class Upkeep:
         """Is there something that this server should look for?"""
         if self.is_syncing(name):
             return True
+        if name in self._to_confirm:
+            return True
         if name not in self.states or name not in self._may_find:
             return False
-        short = self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), 1))
-        if not short:
+        if not self._is_short(name):
             self._may_find.discard(name)
-        return bool(short)
+        return name in self._may_find
+
+    def _is_short(self, name: str) -> bool:
+        return bool(self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), 1)))
 
     def collects(self, name: str) -> bool:
         """Is there something in the garbage log that this server has not read?"""
@@ -132,11 +148,11 @@ class Upkeep:
         if state.first != request.first_number:
             raise errors.NotFound(f"{name} has not registered since it started; register, then repair")
         if not request.after:
-            self._may_find.discard(name)
+            self._looking.add(name)
 
         def run(tx: Transaction, changed: ServerState) -> RepairWork:
             if _note_answers(tx, request, group, now_ns):
-                self._may_find |= set(group)
+                self._may_find_again(group)
             _note_cursor(changed, request.after)
             page = shortfall.page(tx, name, changed, request.after, _limited(request.limit))
             if not page.after:
@@ -144,7 +160,11 @@ class Upkeep:
             left = len(tx.range(*records.within(records.short_key(name, b"")), COUNTED_MAX))
             return RepairWork(chunks=page.chunks, after=page.after, left=left, complete=not page.after)
 
-        return self._change(name, state, run)
+        work = self._change(name, state, run)
+        if work.complete and name in self._looking:
+            for flags in (self._looking, self._may_find, self._to_confirm):
+                flags.discard(name)
+        return work
 
     def collect(self, request: Collect) -> Garbage:
         """The caller sees to it that this is on disk before it is answered: then chunks are deleted."""
@@ -172,27 +192,35 @@ class Upkeep:
 
     # -- what goes on by itself
 
-    def settle(self, group: list[str]) -> bool:
+    def settle(self, group: list[str], now_s: float) -> bool:
         """Let go of older contents whose newer ones are on enough disks, of segments, and of the garbage log; a bounded
         part of each. Is there more to do at once?"""
         passed = min((self.states[name].collected for name in group if name in self.states), default=0)
-        after = self._settled
+        after, nothing = self._settled, (0, versions.Settled(set(), set()))
         wanted = self._store.read(lambda tx: (
             bool(versions.undurable_rows(tx, after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
         ))  # fmt: skip
 
-        def run(tx: Transaction) -> tuple[int, bool]:
-            settled = versions.settle(tx, after, _SETTLED, self._is_enough) if wanted[0] else 0
+        def run(tx: Transaction) -> tuple[int, versions.Settled, bool]:
+            late = functools.partial(self._late, now_s)
+            settled = versions.settle(tx, after, _SETTLED, late) if wanted[0] else nothing
             apart = wanted[1] and references.work_off(tx, _SETTLED)
             cut = wanted[2] and garbage_log.cut(tx, passed)
-            return settled, apart or cut
+            return *settled, apart or cut
 
-        self._settled, more = self._store.transact(run) if any(wanted) else (0, False)
+        self._settled, settled, more = self._store.transact(run) if any(wanted) else (*nothing, False)
+        self._may_find_again(settled.late & self.states.keys())
+        # These have got the chunks with another file's content since, and may not have synced them yet.
+        self._to_confirm |= {name for name in settled.lacking & self.states.keys() if not self._is_short(name)}
         return more or self._settled > 0
 
-    def _is_enough(self, needs: Needs) -> bool:
-        on_disk = sum(needs.on_disk(name, self.states, self._synced) for name in needs.numbers)
-        return on_disk >= self._copies_min
+    def _late(self, now_s: float, needs: Needs) -> set[str] | None:
+        """None: a content that needs this is not on enough disks yet, or a server will have it on its disk soon."""
+        there = {name for name in needs.numbers if needs.on_disk(name, self.states, self._synced)}
+        others = {*needs.numbers, *needs.lacking} - there
+        silent = {name for name in others if now_s - self._moved_s.get(name, -LATE_S) > LATE_S}
+        coming = others - silent - {*needs.lacking}
+        return None if coming or len(there) < self._copies_min else others
 
     # -- what people are told
 

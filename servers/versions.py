@@ -14,6 +14,7 @@ References (references.py) follow the contents: `keeping` compares what is neede
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -139,16 +140,26 @@ def _needed(tx: Transaction, ino: int, inode: Inode) -> set[bytes]:
     return needed
 
 
-def committed(tx: Transaction, ino: int, before: Content, needs: Needs, states: States) -> None:
-    """Within `keeping`: the content `before` has been replaced. Who has it open keeps it; and until the new one is on
-    enough disks, so does the file."""
+def committed(tx: Transaction, ino: int, inode: Inode, before: Content, needs: Needs, states: States) -> None:
+    """Within `keeping`: the content `before` has been replaced by what the inode has now. Who has it open keeps it; and
+    until the new one is on enough disks, so does the file. What the new one has of `before` needs what that did."""
     if before.version and _is_open(tx, ino, before.version):
         tx.put(_held_key(ino, before.version), _encode(before))
     earlier = undurable(tx, ino)
     if earlier is not None:
-        put_undurable(tx, ino, Undurable(earlier.before, earlier.needs.joined(needs, states)))
-    elif needs.numbers or needs.lacking:
+        needs = earlier.needs.joined(needs, states) if _rests_on(inode, before, earlier.before) else needs
+        before = earlier.before
+    if needs.numbers or needs.lacking:
         put_undurable(tx, ino, Undurable(before, needs))
+    elif earlier is not None:
+        tx.delete(b"d" + records.number(ino))
+
+
+def _rests_on(inode: Inode, before: Content, durable: Content) -> bool:
+    """May the inode's content have a chunk of `before`, which is none of the durable one? Segments are not read."""
+    if inode.segments or before.segments:
+        return True
+    return bool(targets_of(inode) & targets_of(before) - targets_of(durable))
 
 
 def _is_open(tx: Transaction, ino: int, version: int) -> bool:
@@ -236,16 +247,37 @@ def uploads_of(tx: Transaction, session: int) -> set[int]:
 # -- becoming durable
 
 
-def settle(tx: Transaction, after: int, limit: int, is_enough: Callable[[Needs], bool]) -> int:
-    """Let go what was kept for newest contents that are on enough disks: of `limit` files behind inode `after`. The
-    last of them, or 0 if there are no more."""
-    rows = undurable_rows(tx, after, limit)
+class Settled(NamedTuple):
+    """Servers that lack a chunk of a content that stays; and those that were not waited for."""
+
+    lacking: set[str]
+    late: set[str]
+
+
+def settle(tx: Transaction, after: int, limit: int, late: Callable[[Needs], set[str] | None]) -> tuple[int, Settled]:
+    """Let go what was kept for newest contents that are on enough disks: of `limit` files behind inode `after`; the
+    last of them, or 0 if there are no more. `late`: None if the content is to stay; else the servers that are not
+    waited for. As nobody would know any more that they may not have it on their disks, they are to look for it.
+    """
+    rows, settled = undurable_rows(tx, after, limit), Settled(set(), set())
     for ino, row in rows:
-        if is_enough(row.needs):
-            inode = records.get_inode(tx, ino)
-            with keeping(tx, ino, inode):
-                tx.delete(b"d" + records.number(ino))
-    return rows[-1][0] if len(rows) == limit else 0
+        names = late(row.needs)
+        if names is None:
+            settled.lacking.update(row.needs.lacking)
+        else:
+            settled.late.update(names)
+            _let_go(tx, ino, row, names)
+    return rows[-1][0] if len(rows) == limit else 0, settled
+
+
+def _let_go(tx: Transaction, ino: int, row: Undurable, late: set[str]) -> None:
+    inode = records.get_inode(tx, ino)
+    for part in parts(inode) if late else ():
+        for chunk in new_in_part(tx, inode, part, row.before):
+            for key in (records.short_key(name, chunk) for name in late):
+                tx.put(key, tx.get(key) or b"")
+    with keeping(tx, ino, inode):
+        tx.delete(b"d" + records.number(ino))
 
 
 def build_references(tx: Transaction) -> None:
