@@ -31,12 +31,13 @@ from dfsfuse.messages import (
 )
 from dfsfuse.pieces import plan
 from dfsfuse.session import Session
-from dfsfuse.transfer import Transfer
+from dfsfuse.transfer import Confirmed, Transfer
 
 _SEGMENTS_A_REQUEST = 4
 _UNKNOWN_OUTCOMES = (errors.Unreachable, errors.Internal)
 """After these a commit may have happened: the directory did not answer, or failed when the transaction was through."""
-
+_ATTEMPTS = 8
+"""Each that fails has met a server that started again or deleted chunks just then."""
 
 Changed = dict[int, EntryChanges]
 """By entry."""
@@ -84,12 +85,38 @@ class Committer:
             return self._finish(content, doubt)
         except _UNKNOWN_OUTCOMES:
             raise
+        except errors.ReceiptsVoid:
+            # It has not happened, and the same can be tried again from the beginning.
+            content.put_back()
+            return None
         except errors.DfsError:
             content.put_back()
             raise
 
     def _send(self, content: Content, commit_id: bytes, changes: Changed, size: int, durable: bool) -> Attributes:
-        entries, receipts = self._upload(content, changes, size)
+        """Servers that have started again, or deleted what nobody needed, take their receipts back: then what is still
+        there is confirmed, and the rest sent again."""
+        confirmed: Confirmed = {}
+        for attempt in range(1, _ATTEMPTS + 1):
+            entries, receipts = self._upload(content, changes, size, confirmed)
+            try:
+                return self._commit(content, commit_id, changes, size, durable, entries, receipts)
+            except errors.ReceiptsVoid:
+                if attempt == _ATTEMPTS:
+                    raise
+                confirmed = self._transfer.confirm([row.chunk for row in receipts])
+        raise AssertionError("not reached")
+
+    def _commit(
+        self,
+        content: Content,
+        commit_id: bytes,
+        changes: Changed,
+        size: int,
+        durable: bool,
+        entries: list[Entry],
+        receipts: list[ChunkReceipts],
+    ) -> Attributes:
         if durable:
             self._transfer.sync(receipts)
         manifest = self._manifest(content, entries, changes, receipts)
@@ -133,34 +160,36 @@ class Committer:
 
     # -- chunks
 
-    def _upload(self, content: Content, changes: Changed, size: int) -> tuple[list[Entry], list[ChunkReceipts]]:
-        """The manifest's entries with the changed ones replaced, and receipts for what was sent."""
+    def _upload(
+        self, content: Content, changes: Changed, size: int, confirmed: Confirmed
+    ) -> tuple[list[Entry], list[ChunkReceipts]]:
+        """The manifest's entries with the changed ones replaced, and receipts for what was sent, or was confirmed."""
         entries, parts = content.entries[: chunks.entry_count(size)], []
         for index, change in sorted(changes.items()):
             entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
             parts += [_Part(index, first, last) for first, last in to_send]
-        zeros = self._upload_zeros(content, parts)
+        zeros = self._upload_zeros(content, parts, confirmed)
         others = [part for part in parts if part not in zeros]
-        sent = zeros | dict(zip(others, self._send_parts(content, others), strict=True))
+        sent = zeros | dict(zip(others, self._send_parts(content, others, confirmed), strict=True))
         for part in parts:
             piece = Piece(sent[part].chunk, part.first, part.last - part.first)
             entries[part.index] = chunks.lay(entries[part.index], piece)
         return entries, list({row.chunk: row for row in sent.values()}.values())
 
-    def _send_parts(self, content: Content, parts: list[_Part]) -> Iterator[ChunkReceipts]:
-        return self._transfer.each(lambda part: self._upload_part(content, part), parts)
+    def _send_parts(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> Iterator[ChunkReceipts]:
+        return self._transfer.each(lambda part: self._upload_part(content, part, confirmed), parts)
 
-    def _upload_part(self, content: Content, part: _Part) -> ChunkReceipts:
-        return self._transfer.upload(content.cut_out(part.index, part.first, part.last))
+    def _upload_part(self, content: Content, part: _Part, confirmed: Confirmed) -> ChunkReceipts:
+        return self._transfer.upload(content.cut_out(part.index, part.first, part.last), confirmed)
 
-    def _upload_zeros(self, content: Content, parts: list[_Part]) -> dict[_Part, ChunkReceipts]:
+    def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:
         """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
         zeros = [part for part in parts if part.last - part.first >= BLOCK_BYTES and content.is_blank(*part)]
         by_length: dict[int, ChunkReceipts] = {}
         for part in zeros:
             length = part.last - part.first
             if length not in by_length:
-                by_length[length] = self._upload_part(content, part)
+                by_length[length] = self._upload_part(content, part, confirmed)
         return {part: by_length[part.last - part.first] for part in zeros}
 
     # -- the manifest

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from dfsfuse import errors
 from dfsfuse.chunks import chunk_name
-from dfsfuse.messages import ChunkReceipts, FilesStatus, Message, Server, Stored, Sync, Synced
+from dfsfuse.messages import ChunkReceipts, Confirm, FilesStatus, Message, Server, Stored, Sync, Synced
+from dfsfuse.messages import Confirmed as ConfirmReply
 from dfsfuse.patience import Patience
 from dfsfuse.session import Session
 
@@ -25,8 +26,12 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 3
 PASS_OVER_S = 1.0
 _CHUNK_S = 10.0
+_CONFIRM_AT_ONCE = 1024
 _PATIENCE_S, _SLOWEST_BYTES_S = 2.5, 1e6
 """An upload goes to the next server when this one has not answered after _PATIENCE_S and the time for its bytes."""
+
+Confirmed = dict[bytes, ChunkReceipts]
+"""Chunks that are on enough servers: by name."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,9 +50,12 @@ class Transfer:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def upload(self, data: bytes | bytearray | memoryview) -> ChunkReceipts:
-        """Store one chunk on the group; its name and receipts. What is hashed is what is sent."""
+    def upload(self, data: bytes | bytearray | memoryview, confirmed: Confirmed) -> ChunkReceipts:
+        """Store one chunk on the group, unless it is among those confirmed; its name and receipts. What is hashed is
+        what is sent."""
         name = chunk_name(data)
+        if name in confirmed:
+            return confirmed[name]
         stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
         self.sent_bytes += len(data)
         return ChunkReceipts(name, stored.receipts)
@@ -107,6 +115,21 @@ class Transfer:
     def _note_failure(self, server: Server, error: errors.DfsError) -> None:
         log.warning("file server %s is passed over for %.0f s: %s", server.name, PASS_OVER_S, error)
         self._failed_until[server.name] = time.monotonic() + PASS_OVER_S
+
+    def confirm(self, names: list[bytes]) -> Confirmed:
+        """Which of these chunks copies_min servers still have, with new receipts of all that do."""
+        found: Confirmed = {name: ChunkReceipts(name, []) for name in names}
+        for server in self._group():
+            for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
+                try:
+                    reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
+                except (errors.Unreachable, errors.ServerError) as error:
+                    self._note_failure(server, error)
+                    break
+                for row in reply.receipts:
+                    found[row.chunk].receipts.extend(row.receipts)
+        copies_min = self._session.cluster.copies_min
+        return {name: row for name, row in found.items() if len(row.receipts) >= copies_min}
 
     def sync(self, receipts: Collection[ChunkReceipts]) -> None:
         """What these receipts are for is on the disks of copies_min servers that have it."""

@@ -40,7 +40,7 @@ from servers.receipts import COUNTER_BITS, Receipts
 log = logging.getLogger(__name__)
 
 UNSYNCED_MAX = 8192
-VERIFIED_MAX = 8192
+VERIFIED_MAX = 1 << 16
 RESERVE_BYTES, _RESERVE_SHARE = 256 << 20, 16
 """Of the disk, or a sixteenth of it where that is less, nothing is stored on: deleting needs room too, for the packs'
 index and for what is live of packs that are rewritten."""

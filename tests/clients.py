@@ -21,21 +21,31 @@ from servers import content as versions
 
 @dataclasses.dataclass
 class Servers:
-    """What all file servers have, and what travelled. `before_store` is called before each upload is stored."""
+    """What all file servers have, and what travelled. `before_store` is called before each upload is stored; `number`
+    is that of the receipts they give."""
 
     chunks: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
     sent_bytes: int = 0
     received_bytes: int = 0
     before_store: Callable[[], None] = lambda: None
+    number: int = 1
 
     # -- dfsfuse.transfer.Transfer
 
-    def upload(self, data: bytes) -> ChunkReceipts:
+    def upload(self, data: bytes, confirmed: dict[bytes, ChunkReceipts]) -> ChunkReceipts:
         self.before_store()
         name = chunks.chunk_name(data)
+        if name in confirmed:
+            return confirmed[name]
         self.chunks[name] = bytes(data)
         self.sent_bytes += len(data)
-        return ChunkReceipts(name, [Receipt(server, 1) for server in "ABC"])
+        return self._receipts(name)
+
+    def _receipts(self, name: bytes) -> ChunkReceipts:
+        return ChunkReceipts(name, [Receipt(server, self.number) for server in "ABC"])
+
+    def confirm(self, names: list[bytes]) -> dict[bytes, ChunkReceipts]:
+        return {name: self._receipts(name) for name in names if name in self.chunks}
 
     def download(self, name: bytes) -> bytes:
         self.received_bytes += len(self.chunks[name])
