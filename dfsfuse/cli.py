@@ -165,6 +165,10 @@ def _add_cluster(add: Add) -> None:
     add("shell", "shell:main", "edit and view files line by line, interactively or from a script")
     cluster = add("cluster", "", "start or stop the cluster of --home")
     actions = cluster.add_subparsers(title="actions", metavar="start|stop", required=True)
+    unmount = add("unmount", "commands.unmounting:unmount", "unmount, and tell what is not on the servers yet")
+    unmount.add_argument("mountpoint", metavar="MOUNTPOINT", type=given.path, help="where a volume is mounted")
+    flush = "first wait until everything is on the servers; what is not goes on being sent by the next mount otherwise"
+    unmount.add_argument("--flush", action="store_true", help=flush)
     start = actions.add_parser("start", help="start it, to go on without mounts", description="Start the cluster.")
     start.set_defaults(run="commands.clusters:start", embedded=True)
     stop = actions.add_parser("stop", help="let it end with its last user", description="Stop the cluster.")

@@ -21,6 +21,7 @@ from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.recovery import Recovery
 from dfsfuse.rpc import Rpc
 from dfsfuse.sending import Sending
+from dfsfuse.sent_bytes import SentBytes
 from dfsfuse.session import Session, identity
 from dfsfuse.sharing import Sharing
 from dfsfuse.transfer import Transfer
@@ -48,6 +49,14 @@ def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
     return session
 
 
+def _transfer(undo: contextlib.ExitStack, session: Session, folder: Path) -> Transfer:
+    sent = SentBytes(folder)
+    undo.callback(sent.close)
+    transfer = Transfer(session, sent.tell)
+    undo.callback(transfer.close)
+    return transfer
+
+
 def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -> FileSystem:
     """A file system that works; what an earlier client of the same folder left unsent is taken up. `tell` takes lines
     for the user about what became of that, for which a little time is given.
@@ -58,8 +67,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         session = _session(undo, options)
         cache = Cache(options.folder, options.cache_bytes)
         undo.callback(cache.close)
-        transfer = Transfer(session)
-        undo.callback(transfer.close)
+        transfer = _transfer(undo, session, options.folder)
         lease = LockLease(session)
         undo.callback(lease.close)
         locks = LockTable(session, lease, options.lock_wait_s)

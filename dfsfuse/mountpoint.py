@@ -1,5 +1,5 @@
 """What this machine must have for a mount, and what is mounted where: asked of the kernel, changed by nothing but
-`free`, which removes a mount whose client was killed.
+`free`, which removes a mount whose client was killed, and `unmount`.
 
 A mount whose client hangs makes every question to it hang; so the kernel's list of mounts is asked first, and
 the mount itself is asked by a thread that nobody waits for too long.
@@ -84,7 +84,7 @@ def free(point: str, tell: Callable[[str], None]) -> None:
         if failure not in _DEAD:
             silent = " (its client does not answer)" if failure == errno.ETIMEDOUT else ""
             raise MountError(f"{point}: already mounted{silent}; to unmount it: {unmount_command(point)}")
-        _detach(point)
+        detach(point)
         tell(f"{point}: its client was killed; the dead mount has been unmounted lazily")
 
 
@@ -163,13 +163,24 @@ def unmount_command(point: str) -> str:
     return f"{command} {shlex.quote(point)}"
 
 
-def _detach(point: str) -> None:
+def detach(point: str) -> None:
+    """Unmount what a killed client has left, lazily. Raises MountError."""
+    if reason := _unmount(point, _MNT_DETACH):
+        raise MountError(f"{point}: its client was killed, and the dead mount cannot be unmounted: {reason}")
+
+
+def unmount(point: str) -> None:
+    """As umount does. Raises MountError."""
+    if reason := _unmount(point, 0):
+        raise MountError(f"{point}: {reason}; the programs that use it: fuser -vm {shlex.quote(point)}")
+
+
+def _unmount(point: str, flags: int) -> str:
+    """Why it failed."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        failure = ctypes.get_errno() if libc.umount2(os.fsencode(point), _MNT_DETACH) else 0
-        reason = os.strerror(failure) if failure else ""
-    else:
-        outcome = subprocess.run([FUSERMOUNT, "-uz", point], capture_output=True, text=True, check=False)
-        reason = " ".join(outcome.stderr.split()) if outcome.returncode else ""
-    if reason:
-        raise MountError(f"{point}: its client was killed, and the dead mount cannot be unmounted: {reason}")
+        failure = ctypes.get_errno() if libc.umount2(os.fsencode(point), flags) else 0
+        return os.strerror(failure) if failure else ""
+    options = "-uz" if flags == _MNT_DETACH else "-u"
+    outcome = subprocess.run([FUSERMOUNT, options, point], capture_output=True, text=True, check=False)
+    return " ".join(outcome.stderr.split()) if outcome.returncode else ""

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 0.02
 _COPIES_TOLD = 10
+_LEFT_CLOSED = "left by a client that ended before it was sent; it is sent now"
+_LEFT_OPEN = "left by a client that ended before it was closed; it is kept as a copy now"
+"""What `dfs status` says until that is done, or has failed."""
 
 Download = Callable[[bytes], bytes]
 
@@ -87,6 +90,7 @@ class Recovery:
         content.clears_set_ids = content.clears_capability = True
         if content.promised:
             self._cache.adopt(content)
+        self._cache.index.set_failure(content.row, _LEFT_CLOSED if content.promised else _LEFT_OPEN)
         self._taken.append(content)
         self._unsent.add(content)
 

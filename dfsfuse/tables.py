@@ -30,6 +30,12 @@ def write_line(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
+def write_progress(line: str) -> None:
+    """A line that somebody waits for, also behind a pipe."""
+    write_line(line)
+    sys.stdout.flush()
+
+
 def write_bytes(data: bytes | memoryview) -> None:
     """To standard output, after what was printed before."""
     sys.stdout.flush()

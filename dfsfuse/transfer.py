@@ -38,14 +38,14 @@ Result = TypeVar("Result")
 
 
 class Transfer:
-    """All chunk traffic of one client."""
+    """All chunk traffic of one client. `tell` hears of the bytes that were sent so far, whenever there are more."""
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, tell: Callable[[int], None] = lambda sent_bytes: None):
         self._session, self._patience = session, Patience(session.timeout_s)
         self._failed_until: dict[str, float] = {}
         self._turn = itertools.count()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
-        self.sent_bytes = 0
+        self.sent_bytes, self._tell = 0, tell
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -58,6 +58,7 @@ class Transfer:
             return confirmed[name]
         stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
         self.sent_bytes += len(data)
+        self._tell(self.sent_bytes)
         return ChunkReceipts(name, stored.receipts)
 
     def _upload_once(self, name: bytes, data: bytes | bytearray | memoryview, left_s: float) -> Stored:

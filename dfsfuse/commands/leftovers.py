@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,10 +30,14 @@ class Upload(NamedTuple):
 
 
 class Ask:
-    """The directory, where it answers; `url` is None where it does not."""
+    """The directory of a volume, where it answers; `url` is None where it does not."""
 
-    def __init__(self, rpc: Rpc, url: str | None):
-        self._rpc, self._url = rpc, url
+    def __init__(self, rpc: Rpc, url: str | None, volume: str = ""):
+        self._rpc, self._url, self._volume = rpc, url, volume
+
+    def about(self, cache: Path) -> "Ask":
+        """Of the cache of another volume's client this directory knows nothing."""
+        return self if cache.parent.name == self._volume else Ask(self._rpc, None)
 
     def is_newest(self, ino: int, commit_id: bytes) -> bool:
         """Has the file the version that this commit has made?"""
@@ -58,21 +62,20 @@ class Ask:
 
 
 def uploads_in(home: Path, ask: Ask) -> list[Upload]:
-    """A client tells its index of a success with a delay, so the directory is asked whether a commit has happened."""
-    found = []
-    for index, rows in _read_all(home, cache_index.unsent_in):
-        ended = _has_ended(index.parent)
-        for row in rows:
-            reason = _why_unsent(row, ended, index.parent, ask)
-            if reason:
-                found.append(Upload(row.path, row.size, reason, str(index.parent)))
-    return found
+    return [upload for index in _indexes(home) for upload in uploads_of(index.parent, ask)]
+
+
+def uploads_of(cache: Path, ask: Ask) -> list[Upload]:
+    """Those of one client. A commit that was not answered may have happened, so the directory is asked."""
+    ended, ask = has_ended(cache), ask.about(cache)
+    rows = [(row, _why_unsent(row, ended, cache, ask)) for row in _read(cache / "index.db", cache_index.unsent_in)]
+    return [Upload(row.path, row.size, reason, str(cache)) for row, reason in rows if reason]
 
 
 def copies_in(home: Path, ask: Ask) -> list[Copy]:
     """Copies that nobody has removed or renamed yet, the oldest first."""
-    made = [copy for _, rows in _read_all(home, cache_index.copies_in) for copy in rows]
-    now = [(copy, ask.path_now(copy)) for copy in sorted(made, key=lambda copy: copy.made_ns)]
+    made = [(copy, ask.about(index.parent)) for index in _indexes(home) for copy in _read(index, cache_index.copies_in)]
+    now = [(copy, its.path_now(copy)) for copy, its in sorted(made, key=lambda row: row[0].made_ns)]
     return [copy._replace(path=path) for copy, path in now if path is not None]
 
 
@@ -85,12 +88,16 @@ def caches_by_session(home: Path, volume: str) -> dict[int, str]:
     return found
 
 
-def _read_all(home: Path, read: Callable[[Path], list]) -> Iterator[tuple[Path, list]]:
-    for index in sorted((home / homes.CLIENTS).glob("*/*/index.db")):
-        try:
-            yield index, read(index)
-        except sqlite3.Error as error:
-            tables.complain(f"{index} cannot be read: {error}")
+def _indexes(home: Path) -> list[Path]:
+    return sorted((home / homes.CLIENTS).glob("*/*/index.db"))
+
+
+def _read(index: Path, read: Callable[[Path], list]) -> list:
+    try:
+        return read(index)
+    except sqlite3.Error as error:
+        tables.complain(f"{index} cannot be read: {error}")
+        return []
 
 
 def _why_unsent(row: Unsent, ended: bool, cache: Path, ask: Ask) -> str:
@@ -109,7 +116,7 @@ def _next_client(cache: Path) -> str:
     return "the next dfs command" if name.startswith("dfs-") else f"the next mount on /{name}"
 
 
-def _has_ended(cache: Path) -> bool:
+def has_ended(cache: Path) -> bool:
     """Nobody has claimed the cache."""
     try:
         lock = os.open(cache / homes.CLIENT_LOCK, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The bar that put and get show on a terminal, and nowhere else."""
+"""The bar that put, get and unmount --flush show on a terminal, and nowhere else."""
 
 import contextlib
 import sys
@@ -19,6 +19,7 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total(), unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
+        self.is_shown = self._bar is not None
 
     def name(self, name: str | bytes) -> None:
         """What is being copied now."""

@@ -66,7 +66,7 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
     with endpoint:
         services, whole, trouble = _ask(endpoint)
         rpc = Rpc(endpoint.token)
-        ask = Ask(rpc, endpoint.url if whole is not None else None)
+        ask = Ask(rpc, endpoint.url, whole.cluster.volume) if whole is not None else Ask(rpc, None)
         uploads, copies = uploads_in(home, ask), copies_in(home, ask)
         rpc.close()
     if whole is not None:
