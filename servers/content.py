@@ -86,6 +86,8 @@ def put_segments(tx: Transaction, request: PutSegments, group: Group) -> Nothing
         needs = group.needs(chunks.chunks_of(segment.entries) & new, receipts)
         versions.note_segment(tx, request.ino, inode.group, request.session, segment.id, needs)
     group.note_short(tx, receipts)
+    inode.beside = True
+    put_inode(tx, request.ino, inode)
     return Nothing()
 
 
@@ -121,7 +123,8 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
         before = versions.content_of(inode)
         _take_content(inode, request, stored_bytes)
         versions.committed(tx, request.ino, inode, before, needs, group.states)
-    versions.end_uploads(tx, request.ino, inode.group, request.session)
+    if inode.beside:
+        versions.end_uploads(tx, request.ino, inode.group, request.session)
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns

@@ -60,7 +60,8 @@ def _lose(tx: Transaction, ino: int, inode: Inode, chunk: bytes, now_ns: int) ->
         versions.revert(tx, ino, inode, row.before, commit_id)
         inode.mtime_ns = now_ns
         records.touch(inode, now_ns)
-        records.put_inode(tx, ino, inode)
+    inode.beside = True
+    records.put_inode(tx, ino, inode)
     lost = LostFile(ino=ino, path=path, version=version, lost_ns=now_ns, reverted=reverts)
     records.put_record(tx, _key(ino, version), lost)
 

@@ -13,6 +13,9 @@ s session:8                     SessionRecord
 k key                           session:8 that was begun under this client-made key
 v name                          ServerRecord
 m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
+
+Rows of kept contents (d, h, u), references (c, y), garbage (n), lost files (l) and file servers' states (w) are told
+where they are written: versions.py, references.py, garbage_log.py, losses.py, server_states.py.
 """
 
 import stat
@@ -35,7 +38,8 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     `nlink` 0: without a name, alive for its open rows alone. `history`: the latest commit ids, newest first.
     `linkable`: made without a name, and may be given one. `xattr_bytes`: names and values of all x rows.
     `stored_bytes`: what of the content is no hole; -1 in rows of earlier versions, which did not count it.
-    `locking`: programs have used locks on it.
+    `locking`: programs have used locks on it. `beside`: it may have rows beside these (h, l, u of versions.py and
+    losses.py); of other inodes nobody looks for any.
     """
 
     mode: int
@@ -58,6 +62,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
     xattr_bytes: int = 0
     stored_bytes: int = -1
     locking: bool = False
+    beside: bool = False
 
     @property
     def commit_id(self) -> bytes:

@@ -112,7 +112,9 @@ def undurable_rows(tx: Transaction, after: int, limit: int) -> list[tuple[int, U
     return [(records.as_number(key[1:]), _decode_undurable(row)) for key, row in rows]
 
 
-def _held(tx: Transaction, ino: int) -> list[Content]:
+def _held(tx: Transaction, ino: int, inode: Inode) -> list[Content]:
+    if not inode.beside:
+        return []
     rows = tx.range(*records.within(b"h" + records.number(ino)), 100_000)
     return [decode_content(row) for _, row in rows]
 
@@ -135,7 +137,7 @@ def _needed(tx: Transaction, ino: int, inode: Inode) -> set[bytes]:
     row = undurable(tx, ino)
     if row is not None:
         needed |= targets_of(row.before)
-    for content in _held(tx, ino):
+    for content in _held(tx, ino, inode):
         needed |= targets_of(content)
     return needed
 
@@ -144,7 +146,7 @@ def committed(tx: Transaction, ino: int, inode: Inode, before: Content, needs: N
     """Within `keeping`: the content `before` has been replaced by what the inode has now. Who has it open keeps it; and
     until the new one is on enough disks, so does the file. What the new one has of `before` needs what that did."""
     if before.version and _is_open(tx, ino, before.version):
-        tx.put(_held_key(ino, before.version), _encode(before))
+        _hold(tx, ino, inode, before)
     earlier = undurable(tx, ino)
     if earlier is not None:
         needs = earlier.needs.joined(needs, states) if _rests_on(inode, before, earlier.before) else needs
@@ -162,6 +164,12 @@ def _rests_on(inode: Inode, before: Content, durable: Content) -> bool:
     return bool(targets_of(inode) & targets_of(before) - targets_of(durable))
 
 
+def _hold(tx: Transaction, ino: int, inode: Inode, content: Content) -> None:
+    """The caller puts the inode."""
+    tx.put(_held_key(ino, content.version), _encode(content))
+    inode.beside = True
+
+
 def _is_open(tx: Transaction, ino: int, version: int) -> bool:
     rows = tx.range(*records.within(b"o" + records.number(ino)), 100_000)
     return any(key[17:] == records.number(version) for key, _ in rows)
@@ -169,7 +177,7 @@ def _is_open(tx: Transaction, ino: int, version: int) -> bool:
 
 def closed(tx: Transaction, ino: int, inode: Inode, version: int) -> None:
     """An open row of this version is gone."""
-    if tx.get(_held_key(ino, version)) is not None and not _is_open(tx, ino, version):
+    if inode.beside and tx.get(_held_key(ino, version)) is not None and not _is_open(tx, ino, version):
         with keeping(tx, ino, inode):
             tx.delete(_held_key(ino, version))
 
@@ -178,11 +186,12 @@ def forget(tx: Transaction, ino: int, inode: Inode) -> None:
     """The inode goes, and with it all that it keeps."""
     with keeping(tx, ino, inode):
         inode.entries, inode.segments = [], []
-        tx.delete(b"d" + records.number(ino))
-        for prefix in (b"h", b"l"):
+        if undurable(tx, ino) is not None:
+            tx.delete(b"d" + records.number(ino))
+        for prefix in (b"h", b"l") if inode.beside else ():
             for key, _ in tx.range(*records.within(prefix + records.number(ino)), 100_000):
                 tx.delete(key)
-    for session in {session for session, _, _ in _uploads(tx, ino)}:
+    for session in {session for session, _, _ in _uploads(tx, ino)} if inode.beside else ():
         end_uploads(tx, ino, inode.group, session)
 
 
@@ -192,7 +201,7 @@ def revert(tx: Transaction, ino: int, inode: Inode, before: Content, commit_id: 
     with keeping(tx, ino, inode):
         lost = content_of(inode)
         if _is_open(tx, ino, lost.version):
-            tx.put(_held_key(ino, lost.version), _encode(lost))
+            _hold(tx, ino, inode, lost)
         allocated = inode.allocated_bytes
         inode.history = [commit_id, *inode.history[lost.version - before.version :]][: records.HISTORY_MAX]
         inode.version = lost.version + 1
@@ -206,6 +215,7 @@ def revert(tx: Transaction, ino: int, inode: Inode, before: Content, commit_id: 
 
 
 def note_segment(tx: Transaction, ino: int, group: int, session: int, segment_id: bytes, needs: Needs) -> None:
+    """The caller sees to it that the inode is `beside`."""
     references.hold(tx, group, [segment_id], references.upload_holder(ino, session))
     tx.put(_upload_key(ino, session, segment_id), _encode(needs))
 

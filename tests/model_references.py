@@ -27,6 +27,8 @@ def _of_inodes(tx: Transaction, inodes: dict[int, Inode]) -> set[bytes]:
         assert row.before.version < inodes[ino].version, f"inode {ino} is newer before than it is now"
         needed[ino] |= versions.targets_of(row.before)
     opened = {(key[:8], key[16:]) for key, _ in _rows(tx, b"o")}
+    for prefix in (b"h", b"l", b"u"):
+        assert all(inodes[records.as_number(key[:8])].beside for key, _ in _rows(tx, prefix)), "rows nobody looks for"
     for key, row in _rows(tx, b"h"):
         assert (key[:8], key[8:]) in opened, "a version is kept that nobody has open"
         needed[records.as_number(key[:8])] |= versions.targets_of(versions.decode_content(row))
