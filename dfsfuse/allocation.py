@@ -10,7 +10,6 @@ Threads: any; see openfiles.py.
 import errno
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 from dfsfuse import errors, holes, sparse_files
 from dfsfuse.cache import Cache
@@ -20,20 +19,18 @@ from dfsfuse.messages import Quota, QuotaReply
 from dfsfuse.openfiles import FILE_BYTES_MAX, Handle, OpenFiles
 from dfsfuse.session import Session
 from dfsfuse.sparse_files import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-from dfsfuse.waiting import never
+from dfsfuse.waiting import Interrupted, never
 
 COPY_BYTES_MAX = 64 << 20
 """What one call copies at most; programs ask again for the rest."""
 _PART_BYTES = 1 << 20
-
-Result = TypeVar("Result")
 
 
 class Allocation:
     def __init__(self, session: Session, files: OpenFiles, cache: Cache):
         self._session, self._files, self._cache = session, files, cache
 
-    def fallocate(self, handle: Handle, mode: int, offset: int, length: int) -> None:
+    def fallocate(self, handle: Handle, mode: int, offset: int, length: int, interrupted: Interrupted = never) -> None:
         """The modes of fallocate(2): none, KEEP_SIZE, PUNCH_HOLE with KEEP_SIZE, ZERO_RANGE with or without it."""
         self._files.check_writable(handle)
         if offset < 0 or length <= 0:
@@ -41,7 +38,7 @@ class Allocation:
         keep_size, end = bool(mode & FALLOC_FL_KEEP_SIZE), offset + length
         if end > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        with self._files.sharing.writing(handle, never):
+        with self._files.sharing.writing(handle, interrupted):
             if mode == FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
                 self._punch(handle, offset, end)
             elif mode & ~FALLOC_FL_KEEP_SIZE == FALLOC_FL_ZERO_RANGE:
@@ -82,21 +79,8 @@ class Allocation:
     def _change(self, content: Content, change: Callable[[], bool]) -> None:
         """A change of the local file, once more with room made for it where the disk is full; then the index is told
         where it must be."""
-        try:
-            news = change()
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                raise errors.NotSupported("the local cache's disk cannot reserve room") from None
-            self._cache.on_full_disk(error)
-            news = self._again(change)
-        if news:
+        if self._cache.with_room(lambda: _if_possible(change)):
             self._cache.mark_open(content)
-
-    def _again(self, change: Callable[[], Result]) -> Result:
-        try:
-            return change()
-        except OSError as error:
-            raise errors.from_os_error(error, "writing to the local cache") from None
 
     def _check_room(self, content: Content, start: int, end: int) -> None:
         """Nobody keeps the room for this file but the local disk: what is free now may be gone at the commit."""
@@ -119,7 +103,15 @@ class Allocation:
 
     # -- copying
 
-    def copy_range(self, source: Handle, offset: int, target: Handle, target_offset: int, length: int) -> int:
+    def copy_range(
+        self,
+        source: Handle,
+        offset: int,
+        target: Handle,
+        target_offset: int,
+        length: int,
+        interrupted: Interrupted = never,
+    ) -> int:
         """Between two caches on the local disk; holes stay holes. How many bytes: fewer at the source's end, and of
         more than COPY_BYTES_MAX."""
         self._files.check_writable(target)
@@ -129,8 +121,8 @@ class Allocation:
         if target_offset + length > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         if source.content.shared:
-            return self._copy_shared(source, offset, target, target_offset, length)
-        with self._files.sharing.writing(target, never):
+            return self._copy_shared(source, offset, target, target_offset, length, interrupted)
+        with self._files.sharing.writing(target, interrupted):
             self._copy(source.content, offset, target, target_offset, length)
         return length
 
@@ -144,10 +136,12 @@ class Allocation:
             else:
                 self._copy_hole(target, start, start + last - first)
 
-    def _copy_shared(self, source: Handle, offset: int, target: Handle, target_offset: int, length: int) -> int:
+    def _copy_shared(
+        self, source: Handle, offset: int, target: Handle, target_offset: int, length: int, interrupted: Interrupted
+    ) -> int:
         """A part, through memory: of a file on which programs use locks, which may become another version meanwhile."""
         data = self._files.read(source, min(length, _PART_BYTES), offset)
-        return self._files.write(target, data, target_offset) if data else 0
+        return self._files.write(target, data, target_offset, interrupted=interrupted) if data else 0
 
     def _copy_content(self, source: Content, offset: int, target: Handle, start: int, length: int) -> None:
         content, end = target.content, start + length
@@ -169,4 +163,13 @@ class Allocation:
         if start < content.size:
             self._punch(target, start, end)
         if end > content.size:
-            self._files.resize(target, end)
+            self._files.resize_within(target, end)
+
+
+def _if_possible(change: Callable[[], bool]) -> bool:
+    try:
+        return change()
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        raise errors.NotSupported("the local cache's disk cannot reserve room") from None

@@ -134,7 +134,7 @@ class Cache:
             return self._use(content)
 
         with self._mutex:
-            content = self._with_room(begin)
+            content = self.with_room(begin)
             self._open_rows.opened(content, attributes.ino, attributes.version, opening)
             return content
 
@@ -150,7 +150,7 @@ class Cache:
             return self._use(content, new=True)
 
         with self._mutex:
-            content = self._with_room(begin)
+            content = self.with_room(begin)
             self._open_rows.opened(content, ino, 0, opening)
             return content
 
@@ -245,7 +245,7 @@ class Cache:
     def use(self, content: Content) -> None:
         """One more user of a content that is known already; until `close_one`."""
         with self._mutex:
-            self._with_room(lambda: self._use(content))
+            self.with_room(lambda: self._use(content))
 
     def adopt(self, content: Content) -> None:
         """A content that an earlier client left unsent is the current one of its inode."""
@@ -304,14 +304,14 @@ class Cache:
         """On disk before an open for writing is answered, and whenever what the servers have is first overwritten or
         cut: a crash finds what may have been written, and what it was based on."""
         content.measured = False
-        self._with_room(lambda: self.index.save_written(content))
+        self.with_room(lambda: self.index.save_written(content))
 
     def mark_closed(self, content: Content, commit_id: bytes) -> None:
         """The content has reached close() or fsync(); the next mount would send it."""
         content.promised, content.row_current = True, False
         if content.row_stale:
             self.mark_open(content)
-        self._with_room(lambda: self.index.set_pending(content, commit_id))
+        self.with_room(lambda: self.index.set_pending(content, commit_id))
 
     def detach(self, content: Content) -> None:
         """New opens get another content; this one goes on being a conflict copy's."""
@@ -379,13 +379,12 @@ class Cache:
                 evicted += 1
         return evicted
 
-    def _with_room(self, work: Callable[[], Result]) -> Result:
-        """`work()`; where the disk has no room for it, all that can be is evicted, and it is done once more."""
+    def with_room(self, work: Callable[[], Result]) -> Result:
+        """`work()`; where the disk has no room for it, all that can be is evicted, and it is done once more. Of the
+        disk's errors none but these of `dfsfuse.errors` is raised."""
         try:
             return work()
         except (errors.NoSpace, OSError) as error:
-            if error.errno not in _FULL:
-                raise
             self.on_full_disk(error)
         try:
             return work()

@@ -213,8 +213,6 @@ class OpenFiles:
         """With `append` at the end, wherever `offset` is. That is a matter of each write and not of the open: fcntl
         changes O_APPEND, and what was stored through a mapping has its place."""
         self.check_writable(handle)
-        if handle.lock is not None:
-            return self._write(handle, data, offset, append)
         with self.sharing.writing(handle, interrupted):
             return self._write(handle, data, offset, append)
 
@@ -224,29 +222,23 @@ class OpenFiles:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         start = content.size if append else offset
         self.bring(content, lambda c: c.unready(start, start + len(data)))
-        try:
-            news = content.write(data, offset, time.time_ns(), append, handle.privileged)
-        except OSError as error:
-            self._cache.on_full_disk(error)
-            news = self._write_again(handle, data, offset, append)
-        if news:
+        if self._cache.with_room(lambda: content.write(data, offset, time.time_ns(), append, handle.privileged)):
             self._cache.mark_open(content)
         if start != offset:
             self.sharing.misplaced(handle)
         return len(data)
 
-    def _write_again(self, handle: Handle, data: Data, offset: int, append: bool) -> bool:
-        try:
-            return handle.content.write(data, offset, time.time_ns(), append, handle.privileged)
-        except OSError as error:
-            raise errors.from_os_error(error, "writing to the local cache") from None
-
     def resize(self, handle: Handle, size: int, interrupted: Interrupted = never) -> None:
         self.check_writable(handle)
         if size > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        with self.sharing.writing(handle, interrupted):
+            self.resize_within(handle, size)
+
+    def resize_within(self, handle: Handle, size: int) -> None:
+        """For one who is writing already."""
         content = handle.content
-        with self.sharing.writing(handle, interrupted), content.committing:
+        with content.committing:
             if size < content.size:
                 self.bring(content, lambda c: c.unready(size, size + 1) if size % ENTRY_BYTES else [])
             content.resize(size, time.time_ns(), handle.privileged)
@@ -268,11 +260,7 @@ class OpenFiles:
             self._cache.note_growth(content, fetched)
 
     def _fetch(self, content: Content, index: int) -> int:
-        try:
-            return content.fetch(index, self._transfer.download)
-        except OSError as error:
-            self._cache.on_full_disk(error)
-            return content.fetch(index, self._transfer.download)
+        return self._cache.with_room(lambda: content.fetch(index, self._transfer.download))
 
     # -- closing
 

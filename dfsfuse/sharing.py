@@ -37,6 +37,7 @@ from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import RangeGranted
 from dfsfuse.openings import Openings, Version
 from dfsfuse.overtaking import overtake
+from dfsfuse.plain_writes import PlainWrites
 from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.sending import Sending
 from dfsfuse.waiting import Interrupted
@@ -56,7 +57,7 @@ class Sharing:
     ):  # fmt: skip
         self._locks, self._ranges, self._cache, self._openings = locks, ranges, cache, openings
         self._attributes, self._copies, self._sending, self._download = attributes, copies, sending, download
-        self._mutex = threading.Lock()
+        self._mutex, self._plain = threading.Lock(), PlainWrites()
         self._shares: dict[int, Share] = {}
         self._inos: Counter[int] = Counter()
         self._tell: Tell = lambda content, ino: None
@@ -109,7 +110,7 @@ class Sharing:
         """Its program is about to use a lock through it."""
         share, content = handle.share or self._join(handle), handle.content
         if not share.locking:
-            with content.committing:
+            with self._plain.stopped(content), content.committing:
                 share.locking = True
                 for each in [each for each in list(content.handles) if each.writable]:
                     self._hand_over(each, each.share or self._join(each))
@@ -189,11 +190,15 @@ class Sharing:
                 share.content.token = max(share.content.token, lock.token)
         return lock
 
+    def writing(self, handle: Handle, interrupted: Interrupted) -> contextlib.AbstractContextManager[None]:
+        """Within the block this client has the write lock, and the newest content. Raises Busy, Interrupted. Not to be
+        entered within itself."""
+        return self._plain.begin(handle, interrupted) or self._writing_shared(handle, interrupted)
+
     @contextlib.contextmanager
-    def writing(self, handle: Handle, interrupted: Interrupted) -> Iterator[None]:
-        """Within the block this client has the write lock, and the newest content. Raises Busy, Interrupted."""
+    def _writing_shared(self, handle: Handle, interrupted: Interrupted) -> Iterator[None]:
         share, content = handle.share, handle.content
-        while share is not None and handle.lock is None:
+        while True:
             self._ranges.check_lease()
             with content.committing:
                 for failed in filter(None, (handle.failed, content.failed)):
@@ -202,7 +207,11 @@ class Sharing:
                     yield
                     return
             self._take(handle, share, interrupted)
-        yield
+            plain = self._plain.begin(handle, interrupted)
+            if plain is not None:
+                with plain:
+                    yield
+                return
 
     def _take(self, handle: Handle, share: Share, interrupted: Interrupted) -> None:
         content = handle.content

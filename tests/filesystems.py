@@ -118,6 +118,9 @@ class FreeLocks:
     def reserve(self, path: bytes, pid: int, interrupted: object = None) -> Lock:
         return self.acquire(self._session.new_inode(), path, pid)
 
+    def held(self, ino: int) -> Lock | None:
+        return self._held.get(ino)
+
     def release(self, lock: Lock, pid: int) -> None:
         lock.pids.remove(pid)
         if not lock.pids:

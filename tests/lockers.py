@@ -32,6 +32,11 @@ def flock(fd, operation):
     if _libc.flock(fd, operation) != 0:
         raise OSError(ctypes.get_errno(), 'flock')
 
+def checked(answer):
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), 'a system call')
+    return answer
+
 names = dict(globals())
 print('ready', flush=True)
 for line in sys.stdin:

@@ -641,13 +641,15 @@ class Offering(FakeFileSystem):
         self.getxattr(place, name)
         del self.xattrs[self._at(place), name]
 
-    def fallocate(self, handle, mode, offset, length):
+    def fallocate(self, handle, mode, offset, length, interrupted):
+        assert not interrupted()
         self.asked.append(("fallocate", handle.content.ino, mode, offset, length))
 
     def lseek(self, handle, offset, whence):
         return offset + whence
 
-    def copy_range(self, source, offset, target, target_offset, length):
+    def copy_range(self, source, offset, target, target_offset, length, interrupted):
+        assert not interrupted()
         self.asked.append(("copy", source.content.ino, offset, target.content.ino, target_offset, length))
         return length // 2
 

@@ -179,6 +179,29 @@ def test_ctrl_c_ends_a_wait(pair):
     first.lock("w", 0, 50)
 
 
+@pytest.mark.drivers("linux")
+@pytest.mark.parametrize("call", [
+    "fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(5000))",
+    "ftruncate(fd, ctypes.c_int64(10))",
+    "copy_file_range(other, None, fd, None, ctypes.c_int64(100), 0)",
+])  # fmt: skip
+def test_ctrl_c_ends_a_wait_for_the_write_lock(two_mounts, call):
+    """Goal: S13. Whatever changes a file on which programs use locks can be interrupted while it waits for a program of
+    another mount that writes without any, and not only write(); nothing has happened then."""
+    for name in ("file", "other"):
+        (two_mounts[0] / name).write_bytes(bytes(1000))
+    with programs(2) as (first, second):
+        begin(first, two_mounts[0] / "file")
+        first.open(two_mounts[0] / "other", "O_RDONLY", "other")
+        second.open(two_mounts[1] / "file")
+        second.do("os.pwrite(fd, b'x', 0)")
+        first.begin(f"checked(_libc.{call})")
+        assert first.is_waiting()
+        assert first.interrupt() < 2
+        second.do("os.close(fd)")
+    assert (two_mounts[0] / "file").read_bytes() == b"x" + bytes(999)
+
+
 def test_a_killed_waiter_leaves_no_place(shared, pair):
     """Goal: SIGKILL ends it at once; the next one is granted what it waited for."""
     first, second = pair

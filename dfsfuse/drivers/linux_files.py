@@ -217,16 +217,16 @@ class Files:
     def handle(self, fh: int) -> Handle:
         return self._get(fh).handle
 
-    def resize(self, fh: int, size: int, privileged: bool) -> None:
+    def resize(self, request: Request, fh: int, size: int, privileged: bool) -> None:
         handle = self._get(fh).handle
         handle.privileged = handle.privileged and privileged
-        self._fs.files.resize(handle, size)
+        self._fs.files.resize(handle, size, self._interrupts.of(request))
 
     def fallocate(self, request: Request) -> bytes:
         fh, offset, length, mode = fuse.fuse_fallocate_in.unpack_from(request.buffer, BODY)
         opened = self._get(fh)
         self._note_writer(request, opened.handle)
-        self._fs.fallocate(opened.handle, mode, offset, length)
+        self._fs.fallocate(opened.handle, mode, offset, length, self._interrupts.of(request))
         self._nodes.changed_by_kernel(opened.node)
         return b""
 
@@ -247,7 +247,8 @@ class Files:
         if self._copy_range is None:
             raise refusal(errno.EOPNOTSUPP)
         self._note_writer(request, target.handle)
-        copied = self._copy_range(source.handle, off_in, target.handle, off_out, length)
+        interrupted = self._interrupts.of(request)
+        copied = self._copy_range(source.handle, off_in, target.handle, off_out, length, interrupted)
         self._nodes.changed_by_kernel(target.node)
         if request.opcode == fuse.FUSE_COPY_FILE_RANGE_64:
             return fuse.fuse_copy_file_range_out.pack(copied)

@@ -141,7 +141,7 @@ class Names:
 
     def _resize(self, request: Request, node: Node, fh: int | None, size: int, privileged: bool) -> None:
         if fh is not None:
-            self._files.resize(fh, size, privileged)
+            self._files.resize(request, fh, size, privileged)
             return
 
         def truncate(place: Place, shown: bytes) -> None:

@@ -1,5 +1,6 @@
 """Programs that test file systems, and Python's own tests: what fails here and not on the local disk."""
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ CPYTHON = [
 
 
 def cpython(here: Path, there: Path, tests: list[str] | None = None) -> object:
-    """Python's own tests with their temporary folder on the mount; the names of those that fail."""
+    """Python's own tests with their temporary folder on the mount; the names of those that fail. Distributions leave
+    some out."""
+    there_are = [name for name in tests or CPYTHON if importlib.util.find_spec(f"test.{name}")]
+    assert len(there_are) > len(tests or CPYTHON) // 2, f"{sys.executable} is without its own tests"
     command = (
         sys.executable,
         "-m",
@@ -26,12 +30,11 @@ def cpython(here: Path, there: Path, tests: list[str] | None = None) -> object:
         "600",
         "-u",
         "largefile",
-        *(tests or CPYTHON),
+        *there_are,
     )
     outcome = attempt(*command, cwd=here, timeout_s=3000, env={"TMPDIR": str(here)})
     said = outcome.stdout + outcome.stderr
     assert re.search(r"Tests result|== Tests result|Total duration", said), said[-3000:]
-    assert "No module named 'test." not in said, f"this Python is without its own tests: {said[-1000:]}"
     return sorted(set(re.findall(r"^(?:FAIL|ERROR): (\S+ \(\S+\))", said, re.MULTILINE)))
 
 
