@@ -159,10 +159,16 @@ class Files:
     def tmpfile(self, request: Request) -> bytes:
         flags, mode, umask, _ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, mode = self._nodes.get(request.nodeid), stat.S_IFREG | stat.S_IMODE(mode)
-        handle, attributes = self._fs.create_unnamed(
-            (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID,
-            self._interrupts.of(request), umask,
-        )  # fmt: skip
+        try:
+            handle, attributes = self._fs.create_unnamed(
+                (folder.ino, ()), mode, request.uid, request.gid, flags, request.pid, request.uid == ROOT_UID,
+                self._interrupts.of(request), umask,
+            )  # fmt: skip
+        except Stale:
+            if folder.folder is None:
+                raise
+            # As ext4 has it in a folder that was removed while a program is in it.
+            raise refusal(errno.EPERM) from None
         return self._created(request, handle, attributes, None)
 
     def _created(
@@ -229,6 +235,10 @@ class Files:
         self._fs.fallocate(opened.handle, mode, offset, length, self._interrupts.of(request))
         self._nodes.changed_by_kernel(opened.node)
         return b""
+
+    def is_open_to_write(self, node: Node) -> bool:
+        """By any program of this mount."""
+        return any(opened.node is node and opened.handle.writable for opened in list(self._opened.values()))
 
     def _note_writer(self, request: Request, handle: Handle) -> None:
         """The kernel does not say whether set-id bits stay, as it does of writes."""

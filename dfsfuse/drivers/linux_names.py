@@ -18,6 +18,7 @@ from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
 
 _NANO = 10**9
+_SET_GID = stat.S_ISGID | stat.S_IXGRP
 _CHANGES = (
     fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 )  # fmt: skip
@@ -125,10 +126,16 @@ class Names:
         return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
 
     def _owner_again(self, request: Request, node: Node) -> dict[str, int]:
-        """A change of nothing is chown(-1, -1), which takes set-id bits as any chown does; or it announces a write by
-        somebody who may not keep these bits, and who need not own the file: then the write takes them."""
+        """A change of nothing is chown(-1, -1): it takes set-id bits as any chown does, and moves ctime; anybody may do
+        it who takes no such bits by it. Or it announces a write by somebody who may not keep these bits, and who need
+        not own the file: then the write takes them."""
         attributes = self._attributes(node)
-        return {"uid": attributes.uid} if request.uid in (ROOT_UID, attributes.uid) else {}
+        if request.uid not in (ROOT_UID, attributes.uid):
+            if self._files.is_open_to_write(node):
+                return {}
+            if stat.S_ISREG(attributes.mode) and _has_set_ids(attributes.mode):
+                raise refusal(errno.EPERM)
+        return {"uid": attributes.uid}
 
     def _set(self, node: Node, changes: dict[str, int]) -> None:
         try:
@@ -234,6 +241,11 @@ class Names:
 
     def _place(self, request: Request) -> Place:
         return self._nodes.get(request.nodeid).ino, ()
+
+
+def _has_set_ids(mode: int) -> bool:
+    """Those that a new owner or another writer takes: set-group-id counts where the group may execute."""
+    return bool(mode & stat.S_ISUID) or mode & _SET_GID == _SET_GID
 
 
 def _as_asked(request: Request, value: bytes) -> bytes:

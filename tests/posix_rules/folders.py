@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from support import error
@@ -266,3 +267,23 @@ def dots_lead_up(folder: Path) -> None:
     os.rename(folder / "a" / "sub", folder / "b" / "sub")
     assert os.stat(f"{folder}/b/sub/..").st_ino == ino(folder / "b")
     assert os.stat(f"{folder}/b/sub/.").st_ino == ino(folder / "b" / "sub")
+
+
+def a_removed_working_folder_takes_no_nameless_file(folder: Path) -> None:
+    """O_TMPFILE in a folder that was removed is EPERM, as ext4 has it; a named file is ENOENT. (open(2))"""
+    (folder / "sub").mkdir()
+
+    def work() -> list[int]:
+        os.chdir(folder / "sub")
+        os.rmdir(folder / "sub")
+        return [_errno_of(os.open, ".", os.O_RDWR | os.O_TMPFILE), _errno_of(os.open, "x", os.O_RDWR | os.O_CREAT)]
+
+    assert in_child(work) == [errno.EPERM, errno.ENOENT]
+
+
+def _errno_of(call: Callable[..., object], *arguments: object) -> int:
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return 0

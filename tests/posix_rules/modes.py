@@ -162,6 +162,26 @@ def chown_of_nothing_clears_set_ids(folder: Path) -> None:
 
 
 @needs_root
+def chown_of_nothing_by_another_user(folder: Path) -> None:
+    """chown(-1, -1) by somebody else changes no owner, and moves ctime; where it would take set-id bits it is EPERM.
+    (chown(2))"""
+    folder.chmod(0o777)
+    path, sub = made(folder / "file"), made_folder(folder / "sub", 0o6775)
+    for there, mode in ((path, 0o644), (path, 0o1666), (sub, 0o6775)):
+        there.chmod(mode)
+        before = there.stat().st_ctime_ns
+        tick()
+        as_user(os.chown, there, -1, -1)
+        assert bits(there) == mode
+        assert there.stat().st_ctime_ns > before
+    for mode in (0o4644, 0o4755, 0o2755, 0o6755):
+        path.chmod(mode)
+        with error(errno.EPERM):
+            as_user(os.chown, path, -1, -1)
+        assert bits(path) == mode
+
+
+@needs_root
 def chown_keeps_setgid_without_group_execution(folder: Path) -> None:
     """S_ISGID without S_IXGRP asks for mandatory locking and stays. (chown(2))"""
     made(folder / "file").chmod(0o2644)
