@@ -2,8 +2,9 @@
 
     written   byte ranges whose content is in the cache's file, and is to be sent
     punched   byte ranges, whole blocks of HOLE_BYTES, that are zeros and are to be stored nowhere
+    ahead     of `written`, what is being sent before it is asked for, and has not changed since
 
-No byte is in both. What is in neither is as it was.
+No byte is in both of the first two. What is in neither is as it was.
 
 Where content begins and ends is known to the block, as on a local disk: a write of one byte makes its block content.
 """
@@ -28,7 +29,7 @@ class Changes:
     """Not thread-safe: its owner locks."""
 
     def __init__(self) -> None:
-        self.written, self.punched = Ranges(), Ranges()
+        self.written, self.punched, self.ahead = Ranges(), Ranges(), Ranges()
 
     def __bool__(self) -> bool:
         return bool(self.written) or bool(self.punched)
@@ -36,6 +37,8 @@ class Changes:
     def write(self, start: int, end: int) -> None:
         """A block that was punched and is written in part is content as a whole: zeros, and what was written."""
         self.written.add(start, end)
+        if self.ahead:
+            self.ahead.remove(start, end)
         if self.punched and start < end:
             first, last = whole_blocks(start, end)
             for filled in self.punched.within(first, last):
@@ -46,10 +49,12 @@ class Changes:
         """Both at borders of blocks, or `end` at the end of the content."""
         self.punched.add(start, end)
         self.written.remove(start, end)
+        self.ahead.remove(start, end)
 
     def cut(self, size: int) -> None:
         self.written.cut(size)
         self.punched.cut(size)
+        self.ahead.cut(size)
 
     def followed_by(self, later: "Changes") -> "Changes":
         """Both as one: what came later counts."""

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dfsfuse import chunks, errors
+from dfsfuse.ahead import sent_ahead
 from dfsfuse.cache import Cache
 from dfsfuse.changes import EntryChanges
-from dfsfuse.chunks import BLOCK_BYTES, Entry, Piece
+from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Entry, Piece
 from dfsfuse.content import Content
 from dfsfuse.in_doubt import InDoubt
 from dfsfuse.messages import (
@@ -180,6 +181,9 @@ class Committer:
         return self._transfer.each(lambda part: self._upload_part(content, part, confirmed), parts)
 
     def _upload_part(self, content: Content, part: _Part, confirmed: Confirmed) -> ChunkReceipts:
+        """What was sent ahead is sent again only if its receipts have become void."""
+        if part.last - part.first == ENTRY_BYTES and (sent := sent_ahead(content, part.index)) is not None:
+            return sent
         return self._transfer.upload(content.cut_out(part.index, part.first, part.last), confirmed)
 
     def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:

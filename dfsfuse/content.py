@@ -19,12 +19,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from dfsfuse import chunks, errors
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
 from dfsfuse.in_doubt import InDoubt, cut
+from dfsfuse.messages import ChunkReceipts
 from dfsfuse.sparse_files import holds_data, punch_hole, write_all
 
 READ_AHEAD_ENTRIES = 3
@@ -64,7 +66,8 @@ class Content:
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
     since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
-    `measured`: the cache knows how much room its file takes. `committed_s`: when this client has heard that its latest
+    `measured`: the cache knows how much room its file takes. `ahead`: what was sent before close() (ahead.py), by
+    entry. `committed_s`: when this client has heard that its latest
     commit of it has happened.
     """
 
@@ -99,6 +102,7 @@ class Content:
         self.clearing = (False, False)
         self.fd = -1
         self.lineage = next(_lineages)
+        self.ahead: dict[int, Future[ChunkReceipts]] = {}
         self.users = 0
         self.writers, self.shared = 0, False
         self.handles: dict[Any, None] = {}
@@ -339,6 +343,7 @@ class Content:
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
             self.trying = b""
+            self.ahead.clear()
             self.committed_s = time.monotonic()
             self.row_stale = True
             self.noted.clear()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from dfsfuse import errors
+from dfsfuse.ahead import Ahead
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES
@@ -58,7 +59,7 @@ class OpenFiles:
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer = cache, openings, transfer
         self._sending, self._unsent, self.sharing = sending, unsent, sharing
-        self.sync, self.discard = sending.sync_all, cache.discard
+        self.sync, self.discard, self._ahead = sending.sync_all, cache.discard, Ahead(transfer)
 
     # -- opening
 
@@ -224,6 +225,7 @@ class OpenFiles:
         self.bring(content, lambda c: c.unready(start, start + len(data)))
         if self._cache.with_room(lambda: content.write(data, offset, time.time_ns(), append, handle.privileged)):
             self._cache.mark_open(content)
+        self._ahead.written(content, start, start + len(data))
         if start != offset:
             self.sharing.misplaced(handle)
         return len(data)
@@ -352,6 +354,7 @@ class OpenFiles:
     def close(self) -> None:
         """The client ends: what programs still have open for writing is closed."""
         self._sending.send_all()
+        self._ahead.close()
 
     def any_written(self) -> bool:
         """Has any file here something that the servers may not have?"""
@@ -362,8 +365,6 @@ class OpenFiles:
         content.where = b""
         self._cache.index.set_path(content.row, b"")
         self._unsent.forget_unnamed(content)
-
-    # -- for who shows progress
 
     @property
     def sent_bytes(self) -> int:

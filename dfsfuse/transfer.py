@@ -33,6 +33,7 @@ _PATIENCE_S, _SLOWEST_BYTES_S = 2.5, 1e6
 Confirmed = dict[bytes, ChunkReceipts]
 """Chunks that are on enough servers: by name."""
 
+Body = bytes | bytearray | memoryview
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -50,18 +51,26 @@ class Transfer:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def upload(self, data: bytes | bytearray | memoryview, confirmed: Confirmed) -> ChunkReceipts:
+    def upload(self, data: Body, confirmed: Confirmed) -> ChunkReceipts:
         """Store one chunk on the group, unless it is among those confirmed; its name and receipts. What is hashed is
         what is sent."""
         name = chunk_name(data)
         if name in confirmed:
             return confirmed[name]
         stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
+        return self._sent(name, data, stored)
+
+    def try_upload(self, data: bytes) -> ChunkReceipts:
+        """As `upload`, once: raises Unreachable at once where no server takes it."""
+        name = chunk_name(data)
+        return self._sent(name, data, self._upload_once(name, data, _CHUNK_S))
+
+    def _sent(self, name: bytes, data: Body, stored: Stored) -> ChunkReceipts:
         self.sent_bytes += len(data)
         self._tell(self.sent_bytes)
         return ChunkReceipts(name, stored.receipts)
 
-    def _upload_once(self, name: bytes, data: bytes | bytearray | memoryview, left_s: float) -> Stored:
+    def _upload_once(self, name: bytes, data: Body, left_s: float) -> Stored:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, rank, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
             try:

@@ -41,6 +41,9 @@ class Servers:
         self.sent_bytes += len(data)
         return self._receipts(name)
 
+    def try_upload(self, data: bytes) -> ChunkReceipts:
+        return self.upload(data, {})
+
     def _receipts(self, name: bytes) -> ChunkReceipts:
         return ChunkReceipts(name, [Receipt(server, self.number) for server in "ABC"])
 
