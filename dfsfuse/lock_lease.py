@@ -6,7 +6,7 @@ client did not know of yet. For that a ticket is over only after its outcome is 
 renewal looks at the tickets first and at the tables then.
 
 Threads: `_mutex` guards the tickets; it is never held across a request, nor while a part is asked. One thread renews;
-`_renewed` (a condition) guards how often.
+`_renewed` (a condition) guards how often. `_renewed_s`, when the latest answered renewal was sent, is a simple value.
 """
 
 import logging
@@ -52,6 +52,7 @@ class LockLease:
         self._on_wanted: list[Callable[[dict[int, float]], None]] = []
         self._renewed = threading.Condition()
         self._begun = self._answered = 0
+        self._renewed_s = -LEASE_S
         self._stopping, self._due = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._renew_for_ever, name="renew-locks", daemon=True)
 
@@ -82,6 +83,11 @@ class LockLease:
     def answer_s(self) -> float:
         """How long the service may take to answer what it answers at once."""
         return min(_ANSWER_S, self._session.timeout_s)
+
+    def granted_until_s(self, sent_s: float, lease_s: float) -> float:
+        """How long a grant holds that was asked for at `sent_s`: the lease runs from the renewals during the wait, if
+        there were any; where this machine slept meanwhile, or nobody answered, it may be over."""
+        return max(sent_s, self._renewed_s) + lease_s
 
     def new_tickets(self, count: int = 1, queue: Queue | None = None) -> range:
         """`queue`: they wait there for their turn."""
@@ -125,6 +131,7 @@ class LockLease:
         reply: RenewedLocks = session.rpc.call(self.url(), "renew", request, RenewedLocks, _ANSWER_S)
         for part in self._parts:
             part.take_over(request, reply, sent_s + LEASE_S)
+        self._renewed_s = sent_s
         wanted = {row.ino: row.waited_s for row in reply.wanted}
         for tell in self._on_wanted if wanted else ():
             tell(wanted)

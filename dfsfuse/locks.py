@@ -23,7 +23,7 @@ import threading
 import time
 
 from dfsfuse import errors
-from dfsfuse.lock_lease import LEASE_S, RENEW_EVERY_S, LockLease
+from dfsfuse.lock_lease import LEASE_S, LockLease
 from dfsfuse.messages import (
     Acquire,
     Granted,
@@ -273,8 +273,7 @@ class LockTable:
             return self._session.rpc.call(self._lease.url(), "acquire", request, Granted, left_s, interrupted)
 
         granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._lease.answer_s(), interrupted)
-        # A session's lease runs from its renewals, which went on during a wait: at most one interval ago.
-        until_s = max(sent_s, boottime_s() - RENEW_EVERY_S) + granted.lease_s
+        until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
         lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
         with self._changed:
             self._held[request.ino] = lock

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dfsfuse import errors
-from dfsfuse.lock_lease import LEASE_S, RENEW_EVERY_S, LockLease, Queue
+from dfsfuse.lock_lease import LEASE_S, LockLease, Queue
 from dfsfuse.locks import LockTable
 from dfsfuse.messages import (
     RANGE_END,
@@ -187,8 +187,7 @@ class RangeLockTable:
         )  # fmt: skip
         try:
             granted = ask(request)
-            # A session's lease runs from its renewals, which went on during a wait: at most one interval ago.
-            until_s = max(sent_s, boottime_s() - RENEW_EVERY_S) + granted.lease_s
+            until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
             self._note_granted((ino, lock.flock, lock.owner), descriptor, path, lock, until_s)
             return granted
         finally:

@@ -152,3 +152,23 @@ def test_opens_that_are_answered_at_once_are_not_counted(service, pool):
         return table.acquire(ino, PATH, 1)
 
     assert sorted(lock.ino for lock in pool.map(open_with_the_others, range(8))) == list(range(8))
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_grant_that_arrives_after_a_lease_holds_only_if_it_was_renewed(service, pool, monkeypatch, renewed):
+    """Goal: S5. A laptop that sleeps while its lock is granted does not take the lock for its own when it wakes: by
+    then the lease is over and another client may have it. Who waits for longer than a lease, and renews, has it."""
+    now_s = time.monotonic()
+    for module in ("locks", "lock_lease"):
+        monkeypatch.setattr(f"dfsfuse.{module}.boottime_s", lambda: now_s)
+    lease = LockLease(service)
+    table = LockTable(service, lease, 10.0)
+    service.silent = True
+    opening: Future[Lock] = pool.submit(table.acquire, 7, PATH, 1)
+    wait_until(lambda: service.asked == 1, "it is asked for", 10)
+    now_s += 100.0
+    if renewed:
+        lease.renew()
+    service.silent = False
+    assert opening.result(10).held_now() == renewed
+    assert (table.held(7) is not None) == renewed
