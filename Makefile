@@ -1,6 +1,7 @@
 # Each target stands alone: on a fresh machine it first sets up what it needs, and says so.
 #   make mount [MNT=/mnt/dfs]   mount the volume, and start its cluster when none runs
 #   make test [PYTEST=-x]       lint, then every test        make bench   everyday workloads, beside the local disk
+#   make simulate [SEEDS=2000 FIRST=0]   simulated clusters in which everything fails; SEED=17 replays one with its trace
 #   make programs [NAMES=git]   real programs on two mounts, compared with the local disk; takes half an hour
 #   make venv                   .venv alone                  make lint    ruff
 #   make clean                  remove what the others have made here; volumes and caches stay
@@ -9,9 +10,13 @@
 MNT ?= /mnt/dfs
 PYTEST ?=
 NAMES ?=
+SEEDS ?= 2000
+FIRST ?= 0
+SEED ?=
+FAULT ?=
 export PYTHON
 
-.PHONY: mount venv test programs bench lint clean
+.PHONY: mount venv test programs simulate bench lint clean
 
 mount: venv
 	@.ci/setup mount
@@ -24,6 +29,10 @@ venv:
 test: lint
 	@.ci/setup test
 	.venv/bin/python -m pytest $(PYTEST)
+
+simulate: venv
+	cd tests && ../.venv/bin/python -m simulation --fault "$(FAULT)" \
+		$(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 programs: venv
 	@.ci/setup test

@@ -1,0 +1,84 @@
+"""python -m simulation: run seeds, or replay one with its trace.
+
+    --seeds N [--first M]   N seeds from M on; ends at the first that breaks a promise, with its trace
+    --seed N                one seed, with its whole trace
+    --fault NAME            with a deliberate fault (faults.py), to see whether it is found
+
+Run in tests/. Exit status 1 if a promise was broken.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from simulation import faults, runner
+from simulation.runner import Outcome
+
+TRACE_LINES = 60
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.seed is not None:
+        return _replay(arguments.seed, arguments.fault, None)
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    began, ended, failed = time.monotonic(), [], 0
+    for outcome in runner.outcomes(arguments.first, arguments.seeds, arguments.fault, arguments.jobs):
+        ended.append(outcome)
+        if outcome.violation:
+            failed += 1
+            print(f"seed {outcome.seed} breaks a promise; {len(ended)} seeds were run", flush=True)
+            if not arguments.go_on:
+                return _replay(outcome.seed, arguments.fault, TRACE_LINES)
+            print(f"    {outcome.violation.splitlines()[0][:300]}", flush=True)
+        if len(ended) % 1000 == 0:
+            print(f"{len(ended)} seeds, {time.monotonic() - began:.0f} s", flush=True)
+    _sum_up(ended, time.monotonic() - began)
+    return 1 if failed else 0
+
+
+def _sum_up(ended: list[Outcome], seconds: float) -> None:
+    count = max(1, len(ended))
+    print(
+        f"{len(ended)} seeds in {seconds:.0f} s; each {1000 * sum(o.cpu_s for o in ended) / count:.0f} ms of processor "
+        f"time, {sum(o.operations for o in ended) / count:.0f} operations in "
+        f"{sum(o.simulated_s for o in ended) / count:.0f} simulated seconds; in {sum(o.given_up for o in ended)} the "
+        "order of names was too long a search"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=2000, help="how many (2000)")
+    parser.add_argument("--first", type=int, default=0, help="the first (0)")
+    parser.add_argument("--seed", type=int, help="replay this one, with its trace")
+    parser.add_argument("--fault", default="", choices=["", *faults.ALL], metavar="NAME", help="a deliberate fault")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one for each core)")
+    parser.add_argument("--go-on", action="store_true", help="do not end at the first seed that fails")
+    return parser.parse_args()
+
+
+def _replay(seed: int, fault: str, last: int | None) -> int:
+    outcome, trace = runner.traced(seed, fault)
+    if last is not None and len(trace) > last:
+        print(f"... the last {last} of {len(trace)} lines; the whole trace: make simulate SEED={seed}")
+    print("\n".join(trace[-last if last else 0 :]))
+    return _tell(outcome)
+
+
+def _tell(outcome: Outcome) -> int:
+    print(f"seed {outcome.seed}: {outcome.violation or 'all promises were kept'}")
+    return 1 if outcome.violation else 0
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of sets would differ from one run to the next. The product is the one beside these tests.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+        os.execve(sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]], environment)
+    sys.exit(main())

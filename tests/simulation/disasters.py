@@ -1,0 +1,166 @@
+"""What goes wrong in a run: drawn from the seed before it begins, as a list of what happens when.
+
+Each run has a few kinds of trouble and not all, so that combinations differ between seeds. Every disaster ends: by
+itself after a while, or when the world is healed.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from simulation.hosts import FILE_SERVERS, SERVERS
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+KINDS = (
+    "kill_server", "kill_locks", "kill_client", "partition", "one_way", "pause_client", "pause_server", "flaky",
+    "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
+)  # fmt: skip
+CALM = ("think",)
+
+
+class Profile(NamedTuple):
+    """What a seed is about: `kinds` of disasters, how many clients and programs, for how long, and what they do."""
+
+    kinds: tuple[str, ...]
+    clients: int
+    programs: int
+    work_s: float
+    mix: tuple[list[str], list[float]]
+
+
+_WORK = {
+    "read_table": 3.0, "edit_table": 4.0, "rewrite_table": 0.4, "append": 2.5, "read_log": 1.0, "name": 2.0,
+    "private": 0.7,
+}  # fmt: skip
+
+
+def draw_profile(source: random.Random) -> Profile:
+    kinds = tuple(kind for kind in KINDS if source.random() < 0.22)
+    weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
+    work_s = source.choice((5.0, 8.0, 8.0, 12.0, 16.0))
+    return Profile(kinds, source.choice((2, 2, 3)), source.choice((1, 2, 2)), work_s, (list(_WORK), weights))
+
+
+class Disasters:
+    """Schedules them all in the world's own life."""
+
+    def __init__(self, world: "World"):
+        self._world, self._random = world, world.fork("disasters")
+        self._chunk_power_over = False
+
+    def schedule(self) -> None:
+        profile = self._world.profile
+        for kind in profile.kinds:
+            for _ in range(self._random.choice((1, 1, 2, 3))):
+                self._at(self._random.uniform(0.3, profile.work_s), getattr(self, kind))
+
+    def _at(self, delay: float, do: Callable[[], None]) -> None:
+        loop = self._world.loop
+
+        def unless_over() -> None:
+            if not self._world.healed:
+                do()
+
+        loop.for_life(loop.world, delay, unless_over)
+
+    def _for_a_while(self, shortest: float, longest: float) -> float:
+        """Short ones are more frequent."""
+        return shortest + (longest - shortest) * self._random.random() ** 2
+
+    # -- processes and hosts
+
+    def kill_server(self) -> None:
+        self._restart(self._random.choice(SERVERS), self._world.servers.kill, self._for_a_while(0.05, 5.0))
+
+    def kill_locks(self) -> None:
+        self._restart("locks", self._world.servers.kill, self._for_a_while(0.05, 2.0))
+
+    def _restart(self, name: str, end: Callable[[str], None], after: float) -> None:
+        self._world.note(name, f"{end.__name__}; starts again in {after:.2f} s")
+        end(name)
+        self._at(after, lambda: self._world.start_server(name))
+
+    def kill_client(self) -> None:
+        client = self._random.choice(self._world.clients)
+        after = self._for_a_while(0.1, 12.0)
+        self._world.note(client.name, f"kill; starts again in {after:.2f} s")
+        client.kill()
+        self._at(after, lambda: self._world.start_client(client))
+
+    def pause_client(self) -> None:
+        self._pause(self._random.choice(self._world.clients).life, self._for_a_while(0.5, 14.0))
+
+    def pause_server(self) -> None:
+        name = self._random.choice(SERVERS)
+        self._pause(self._world.servers.lives.get(name), self._for_a_while(0.2, 6.0))
+
+    def _pause(self, life: object, seconds: float) -> None:
+        if life is not None:
+            self._world.note(life.name, f"paused for {seconds:.2f} s")
+            life.pause(self._world.now)
+            self._at(seconds, lambda: self._world.loop.resume(life))
+
+    # -- the network
+
+    def partition(self) -> None:
+        """A client, or a server, is cut off from some of the others."""
+        self._cut(both=True)
+
+    def one_way(self) -> None:
+        self._cut(both=False)
+
+    def _cut(self, both: bool) -> None:
+        hosts = [*SERVERS, *(client.name for client in self._world.clients)]
+        one = self._random.choice(hosts)
+        others = [host for host in hosts if host != one and self._random.random() < 0.6]
+        pairs = {(one, other) for other in others}
+        if self._random.random() < 0.5:
+            pairs = {(target, source) for source, target in pairs}
+        if both:
+            pairs |= {(target, source) for source, target in pairs}
+        seconds = self._for_a_while(0.1, 14.0)
+        self._world.note(one, f"{'cut off' if both else 'one way cut off'} for {seconds:.2f} s: {sorted(pairs)}")
+        self._world.network.cut |= pairs
+        self._at(seconds, lambda: self._world.network.heal(pairs))
+
+    def flaky(self) -> None:
+        self._world.network.loss, self._world.network.doubling = self._random.choice(((0.02, 0.02), (0.1, 0.1)))
+        self._at(self._for_a_while(1.0, 10.0), self._steady)
+
+    def _steady(self) -> None:
+        self._world.network.loss = self._world.network.doubling = 0.0
+
+    def slow(self) -> None:
+        self._world.network.slow_s = self._random.choice((0.02, 0.1, 0.5))
+        self._at(self._for_a_while(0.5, 4.0), self._quick)
+
+    def _quick(self) -> None:
+        self._world.network.slow_s = 0.0
+
+    # -- disks
+
+    def full(self) -> None:
+        servers = self._world.servers
+        disk = self._random.choice([servers.directory_disk, *servers.chunk_disks.values()])
+        disk.full = True
+        self._at(self._for_a_while(0.2, 4.0), lambda: setattr(disk, "full", False))
+
+    def bit_flips(self) -> None:
+        """On one server alone: what two of three have broken is lost."""
+        self._world.servers.chunk_disks["b"].flip_bit()
+
+    def directory_power(self) -> None:
+        self._world.power_cut_of_directory()
+        self._restart("directory", self._world.servers.lose_power, self._for_a_while(0.1, 3.0))
+
+    def chunk_power(self) -> None:
+        """Once in a run: two servers that lose the same second have lost it."""
+        if not self._chunk_power_over:
+            self._chunk_power_over = True
+            name = self._random.choice(FILE_SERVERS)
+            self._restart(name, self._world.servers.lose_power, self._for_a_while(0.1, 3.0))
+
+    def all_power(self) -> None:
+        """Not modelled yet: see World.power_cut_of_directory."""

@@ -1,0 +1,133 @@
+"""Deliberate faults: what the simulator must find, or it is worth nothing. Put into the loaded product, for one run.
+
+A fault is a function that replaces something of the product's modules by what is wrong. To add one:
+
+    1. write the function below, with one line that says what is broken, and decorate it with @fault
+    2. run `make simulate SEEDS=1000 FAULT=its_name`: a seed must fail, and say which promise is broken
+    3. tests/test_simulation_faults.py runs all that are here; nothing else is to be done
+
+What patches a name that is no longer there fails with AttributeError: `replace` never adds one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+Fault = Callable[[], None]
+ALL: dict[str, Fault] = {}
+
+
+def fault(install: Fault) -> Fault:
+    ALL[install.__name__] = install
+    return install
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """`owner.name` becomes what `make` returns for it."""
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+@fault
+def fence_ignored() -> None:
+    """A commit under an older token than the file was opened with is taken."""
+    import msgspec
+
+    from servers import content
+
+    def make(check: Any) -> Any:
+        return lambda tx, inode, request: check(
+            tx, inode, msgspec.structs.replace(request, token=max(request.token, inode.fence))
+        )
+
+    replace(content, "_check_commit", make)
+
+
+@fault
+def base_not_compared() -> None:
+    """A commit is taken whatever version the file has."""
+    from servers import content
+
+    replace(content, "_check_base", lambda check: lambda inode, request: None)
+
+
+@fault
+def commit_id_not_compared() -> None:
+    """Versions are told apart by their numbers alone, which repeat after a power cut."""
+    import msgspec
+
+    from servers import content
+    from servers.tree import at_place
+
+    def known_by_number(open_file: Any) -> Any:
+        def run(tx: Any, request: Any) -> Any:
+            _, inode = at_place(tx, request.base, request.names)
+            if request.have_version == inode.version:
+                request = msgspec.structs.replace(request, have_commit_id=inode.commit_id)
+            return open_file(tx, request)
+
+        return run
+
+    def same_number(check: Any) -> Any:
+        def run(inode: Any, request: Any) -> None:
+            if request.base_version != inode.version:
+                check(inode, request)
+
+        return run
+
+    replace(content, "open_file", known_by_number)
+    replace(content, "_check_base", same_number)
+
+
+@fault
+def tokens_forgotten_at_restart() -> None:
+    """The lock service begins with the same tokens at each start."""
+    from servers import directory
+
+    replace(directory, "_next_start", lambda following: lambda tx: 1)
+
+
+@fault
+def commit_before_copies() -> None:
+    """The primary answers for the others before they have the chunk."""
+    import asyncio
+
+    from dfsfuse.messages import Receipt
+    from servers.replication import Replication
+
+    def make(copy: Any) -> Any:
+        async def run(self: Any, chunk: bytes, body: Any, own: Any) -> Any:
+            number = await own
+
+            async def kept() -> int:
+                return number
+
+            later = asyncio.ensure_future(copy(self, chunk, bytes(body), kept()))
+            later.add_done_callback(lambda done: done.exception())
+            return [Receipt(server.name, number) for server in self._known().files]
+
+        return run
+
+    replace(Replication, "copy", make)
+
+
+@fault
+def reply_not_remembered() -> None:
+    """A repeated request is executed again."""
+    from servers import sessions
+
+    replace(sessions, "remembered", lambda remembered: lambda tx, request: None)
+
+
+@fault
+def lock_granted_to_the_dead() -> None:
+    """Who has closed the connection that waited is granted the lock all the same."""
+    from servers.locks import Locks
+
+    replace(Locks, "withdraw", lambda withdraw: lambda self, session, ticket, now: None)
+
+
+@fault
+def restart_without_waiting() -> None:
+    """After its start the lock service grants at once, though clients hold locks of before."""
+    from servers.locks import Locks
+
+    replace(Locks, "begin", lambda begin: lambda self, start, sessions, now: begin(self, start, [], now))

@@ -1,0 +1,170 @@
+"""The simulated network: requests and replies between hosts, late, lost, doubled, reordered, or cut off.
+
+It carries what HTTP/1.1 connections carry: the head and body of a request to the server that listens there, and status
+and body of its reply to the caller. So everything above, from encoding to repetition, is the product's. What a caller
+can meet:
+
+    refused     no server runs on the host
+    broken      the connection ended before the reply, whether the request was executed, will be, or not
+    silence     nothing comes; a request that was stopped by a partition may arrive when that has healed
+
+Requests overtake each other. A request is doubled where the caller's kernel has sent it over two connections.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from simulation.loop import Life, SimulatedLoop
+
+
+class Reply(NamedTuple):
+    status: int
+    body: bytes
+
+
+class Refused(Exception):
+    """No server runs there."""
+
+
+class Broken(Exception):
+    """The connection ended before the reply."""
+
+
+Outcome = Reply | Exception
+Handler = Callable[["Call"], None]
+
+
+class Call:
+    """A request on its way. The server sets `on_gone`, which is called when its caller has closed the connection."""
+
+    def __init__(self, network: "Network", caller: Life, host: str, head: bytes, body: bytes):
+        self.network, self.caller, self.host, self.head, self.body = network, caller, host, head, body
+        self.server: Life | None = None
+        self.done: Callable[[Outcome], None] | None = None
+        self.on_gone: list[Callable[[], None]] = []
+
+    @property
+    def line(self) -> str:
+        return self.head.partition(b" HTTP/1.1")[0].decode()
+
+    def answer(self, reply: Outcome) -> None:
+        """The server's reply sets out."""
+        self.network.answer(self, reply)
+
+    def arrive(self, outcome: Outcome) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            done(outcome)
+
+    def close(self) -> None:
+        """The caller waits no longer."""
+        self.done = None
+        self.network.closed(self)
+
+
+class Network:
+    """`loss` and `doubling` are the chances of a message. `cut` has the directed pairs of hosts between which nothing
+    arrives."""
+
+    def __init__(self, loop: SimulatedLoop, source: random.Random):
+        self._loop, self._random = loop, source
+        self._listening: dict[str, tuple[Life, Handler]] = {}
+        self.cut: set[tuple[str, str]] = set()
+        self.dark: set[str] = set()
+        self.loss = self.doubling = 0.0
+        self.slow_s = 0.0
+        self._held: list[tuple[str, str, Life, Callable[[], None]]] = []
+        self._power_cuts: Counter[str] = Counter()
+        self._under_way: dict[str, list[Call]] = {}
+
+    # -- servers
+
+    def listen(self, host: str, life: Life, handler: Handler) -> None:
+        self._listening[host] = (life, handler)
+
+    def died(self, host: str) -> None:
+        """The server's kernel ends its connections, if the host has power."""
+        self._listening.pop(host, None)
+        for call in self._under_way.pop(host, []):
+            if host not in self.dark:
+                self._carry(host, call.caller.name, call.caller, lambda call=call: call.arrive(Broken("reset")))
+
+    def lost_power(self, host: str) -> None:
+        """What is on its way from it or to it belongs to connections that nobody knows of any more."""
+        self.dark.add(host)
+        self._power_cuts[host] += 1
+        self.died(host)
+
+    def heal(self, pairs: set[tuple[str, str]] | None = None) -> None:
+        """These links carry again, or all; what they have held back arrives, or is lost with its connection."""
+        self.cut -= pairs if pairs is not None else set(self.cut)
+        held, self._held = self._held, []
+        for message in held:
+            if self._blocked(*message[:2]):
+                self._held.append(message)
+            elif self._random.random() < 0.5:
+                self._carry(*message)
+
+    def _blocked(self, source: str, target: str) -> bool:
+        return (source, target) in self.cut or source in self.dark or target in self.dark
+
+    # -- messages
+
+    def delay_s(self) -> float:
+        chance = self._random.random()
+        return 0.0002 + 0.003 * chance * chance + (self._random.random() * self.slow_s if self.slow_s else 0.0)
+
+    def _carry(self, source: str, target: str, life: Life, deliver: Callable[[], None]) -> None:
+        cuts = self._power_cuts[source], self._power_cuts[target]
+
+        def arrive() -> None:
+            if cuts != (self._power_cuts[source], self._power_cuts[target]):
+                return
+            if self._blocked(source, target):
+                self._held.append((source, target, life, deliver))
+            else:
+                self._loop.for_life(life, 0.0, deliver)
+
+        self._loop.for_life(self._loop.world, self.delay_s(), arrive)
+
+    def begin(self, caller: Life, host: str, head: bytes, body: bytes, done: Callable[[Outcome], None]) -> Call:
+        """`done(outcome)` comes once, as an event of the caller's; or never, in silence."""
+        call = Call(self, caller, host, head, body)
+        call.done = done
+        for _ in range(1 + (self._random.random() < self.doubling)):
+            self._send(call)
+        return call
+
+    def _send(self, call: Call) -> None:
+        if self._random.random() < self.loss:
+            if self._random.random() < 0.7:
+                self._carry(call.caller.name, call.caller.name, call.caller, lambda: call.arrive(Broken("reset")))
+            if self._random.random() < 0.5:
+                return
+        self._carry(call.caller.name, call.host, self._loop.world, lambda: self._deliver(call))
+
+    def _deliver(self, call: Call) -> None:
+        life, handler = self._listening.get(call.host, (None, None))
+        if life is None or not life.alive:
+            self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(Refused(call.host)))
+            return
+        self._under_way.setdefault(call.host, []).append(call)
+        call.server = life
+        self._loop.for_life(life, 0.0, handler, call)
+
+    def answer(self, call: Call, reply: Outcome) -> None:
+        under_way = self._under_way.get(call.host, [])
+        if call in under_way:
+            under_way.remove(call)
+        if self._random.random() < self.loss:
+            reply = Broken("reset")
+        self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(reply))
+
+    def closed(self, call: Call) -> None:
+        """The server hears of it where the link carries."""
+        if call.on_gone and call.server is not None:
+            life = call.server
+            for tell in call.on_gone:
+                self._carry(call.caller.name, call.host, life, tell)

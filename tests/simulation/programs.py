@@ -1,0 +1,277 @@
+"""The programs that run on simulated clients: each does one thing after another, and what it saw is checked at once.
+
+    tables   read, change a part, close; also cut, grow, and written anew without reading
+    logs     records appended with O_APPEND
+    names    make, remove, rename and list on a few names that all clients share
+    private  names that only one program uses, where every answer is known beforehand
+
+Programs of one client that write the same table take turns, as programs of one machine would; what one reads while
+another of its client writes is not checked, as on a local disk.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from simulation import contents, threads
+from simulation.contents import Table, Torn
+from simulation.history import NameOp, Violation, Write
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+TABLES = ("t1", "t2")
+LOGS = ("log",)
+NAMES = ("n1", "n2", "n3")
+FOLDER = "names"
+THINK_S = 0.35
+READ_MAX = 1 << 20
+
+
+class Turns:
+    """Who writes which table on one client, so that its other programs know."""
+
+    def __init__(self) -> None:
+        self.locks = {name: threads.Lock() for name in TABLES}
+        self.active = dict.fromkeys(TABLES, 0)
+        self.begun = dict.fromkeys(TABLES, 0)
+
+    def quiet(self, name: str) -> Callable[[], bool]:
+        """Asked later, tells whether nobody has been writing since now."""
+        active, begun = self.active[name], self.begun[name]
+        return lambda: not active and self.begun[name] == begun
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        with self.locks[name]:
+            self.active[name] += 1
+            self.begun[name] += 1
+            try:
+                yield
+            finally:
+                self.active[name] -= 1
+
+
+class Program:
+    """One thread of a client. `pid` is no process of this machine."""
+
+    def __init__(self, world: "World", client: Any, number: int, turns: Turns):
+        self.world, self.client, self.turns = world, client, turns
+        self.fs = client.filesystem
+        self.who = f"{client.name}.{client.starts}.{number}"
+        self.pid = 5_000_000 + number
+        self.random = world.fork(self.who)
+        self._private = 0
+
+    def run(self) -> None:
+        while not self.world.stopping:
+            threads.sleep(self.random.expovariate(1 / THINK_S))
+            if not self.world.stopping:
+                self.do(self.random.choices(*self.world.profile.mix)[0])
+
+    def do(self, kind: str) -> bool:
+        """One operation; False if it had an error, which is the product's own kind."""
+        from dfsfuse import errors
+
+        began = self.world.now
+        try:
+            getattr(self, kind)()
+        except errors.DfsError as error:
+            self.world.note(self.who, f"{kind}: {type(error).__name__}: {error}")
+            self.world.took(self.who, kind, began)
+            return False
+        self.world.took(self.who, kind, began)
+        return True
+
+    # -- tables
+
+    def read_table(self) -> None:
+        self.check_table(self.random.choice(TABLES))
+
+    def check_table(self, name: str) -> Table | None:
+        """Open, read twice, close; None where a program of this client was writing meanwhile."""
+        began, quiet = self.world.now, self.turns.quiet(name)
+        handle, _ = self.fs.open(place(name), os.O_RDONLY, self.pid)
+        try:
+            first = self.fs.files.read(handle, READ_MAX, 0)
+            self._pause()
+            second = self.fs.files.read(handle, READ_MAX, 0)
+        finally:
+            self.fs.files.release(handle)
+        if not quiet():
+            return None
+        if first != second:
+            raise Violation(f"S3: {self.who} read {name} twice through one descriptor, and it had changed")
+        return self._parsed(name, first, began)
+
+    def _parsed(self, name: str, data: bytes, began: float) -> Table:
+        try:
+            table = contents.parse_table(data)
+        except Torn as error:
+            raise Violation(f"S3: {self.who} read a torn {name}: {error}") from None
+        self.world.note(self.who, f"reads version {table.tag} of {name}, made from {table.base}")
+        self.world.files.saw_table(name, table.tag, began, self.who)
+        return table
+
+    def edit_table(self) -> None:
+        self._edit(self.random.choice(TABLES))
+
+    def _edit(self, name: str, durable: bool | None = None) -> Write:
+        with self.turns.writing(name):
+            began = self.world.now
+            handle, _ = self.fs.open(place(name), os.O_RDWR, self.pid)
+            try:
+                table = self._parsed(name, self.fs.files.read(handle, READ_MAX, 0), began)
+                self._pause()
+                return self._change(handle, name, table, began, durable)
+            finally:
+                self.fs.files.release(handle)
+
+    def _change(self, handle: Any, name: str, table: Table, began: float, durable: bool | None) -> Write:
+        write = self.world.files.begin(name, self.who, self.world.now, table.tag, began)
+        count, files = len(table.slots), self.fs.files
+        if count > 4 and self.random.random() < 0.15:
+            new = table.cut(write.number, self.random.randrange(1, count))
+            files.resize(handle, contents.place_of_slot(len(new.slots)))
+        else:
+            index = self.random.randrange(min(count + 1, contents.SLOTS_MAX))
+            new = table.edited(write.number, index)
+            files.write(handle, new.slot(index), contents.place_of_slot(index))
+        files.write(handle, new.header, 0)
+        self._pause()
+        self._flush(handle, write, self.random.random() < 0.2 if durable is None else durable)
+        return write
+
+    def _flush(self, handle: Any, write: Write, durable: bool) -> None:
+        from dfsfuse import errors
+
+        try:
+            self.fs.files.flush(handle, durable)
+        except errors.DfsError as error:
+            self.world.note(self.who, f"write {write.number} to {write.file}: {type(error).__name__}: {error}")
+            write.returned = self.world.now
+            raise
+        self.world.note(self.who, f"write {write.number} to {write.file}, on {write.base}: ok{' durably' * durable}")
+        self.world.files.acked(write, self.world.now, durable)
+        self.world.check_copies(handle.content.ino)
+
+    def rewrite_table(self) -> None:
+        """With O_TRUNC, so without reading what was there."""
+        self.write_anew(self.random.choice(TABLES), lambda at: self.fs.open(at, os.O_WRONLY | os.O_TRUNC, self.pid))
+
+    def write_anew(self, name: str, open_file: Callable[[Any], tuple[Any, Any]]) -> None:
+        with self.turns.writing(name):
+            began = self.world.now
+            handle, _ = open_file(place(name))
+            try:
+                write = self.world.files.begin(name, self.who, self.world.now, 0, began)
+                table = Table(write.number, 0, (write.number,) * self.random.randrange(2, contents.SLOTS_MAX))
+                self.fs.files.write(handle, table.render(), 0)
+                self._flush(handle, write, False)
+            finally:
+                self.fs.files.release(handle)
+
+    # -- logs
+
+    def append(self) -> None:
+        self._append(self.random.choice(LOGS))
+
+    def _append(self, name: str, durable: bool = False) -> Write:
+        began = self.world.now
+        handle, _ = self.fs.open(place(name), os.O_WRONLY | os.O_APPEND, self.pid)
+        try:
+            write = self.world.files.begin(name, self.who, began)
+            self.fs.files.write(handle, contents.record(write.number), 0, append=True)
+            self._pause()
+            self._flush(handle, write, durable)
+            return write
+        finally:
+            self.fs.files.release(handle)
+
+    def read_log(self) -> None:
+        self.check_log(self.random.choice(LOGS))
+
+    def check_log(self, name: str) -> list[int]:
+        began = self.world.now
+        handle, _ = self.fs.open(place(name), os.O_RDONLY, self.pid)
+        try:
+            data = self.fs.files.read(handle, READ_MAX, 0)
+        finally:
+            self.fs.files.release(handle)
+        try:
+            numbers = contents.parse_log(data)
+        except Torn as error:
+            raise Violation(f"S12: {self.who} read a torn {name}: {error}") from None
+        self.world.note(self.who, f"reads {name}: {numbers}")
+        self.world.files.saw_log(name, numbers, began, self.who)
+        return numbers
+
+    # -- names
+
+    def name(self) -> None:
+        kind = self.random.choice(("make", "make", "remove", "rename", "rename", "list"))
+        names = self.random.sample(NAMES, 2)
+        self._named(kind, tuple(names if kind == "rename" else names[:1] if kind != "list" else ()))
+
+    def _named(self, kind: str, names: tuple[str, ...]) -> None:
+        """One operation on shared names; its answer goes into the history, also where there is none."""
+        from dfsfuse import errors
+
+        op = NameOp(kind, names, self.world.now, self.world.now, None, self.who)
+        at = len(self.world.name_ops)
+        self.world.name_ops.append(op)
+        answer: str | frozenset[str] | None = None
+        try:
+            answer = self._on_names(kind, [place(FOLDER, name) for name in names])
+        except errors.AlreadyExists:
+            answer = "exists"
+        except errors.NotFound:
+            answer = "missing"
+        finally:
+            self.world.name_ops[at] = op._replace(ended=self.world.now, answer=answer)
+            self.world.note(self.who, f"{kind} {names} -> {answer}")
+
+    def _on_names(self, kind: str, places: list[Any]) -> str | frozenset[str]:
+        if kind == "list":
+            return frozenset(entry.name.decode() for entry in self.fs.list_folder(place(FOLDER)))
+        if kind == "make":
+            self.fs.make(places[0], stat.S_IFDIR | 0o755, 0, 0)
+        elif kind == "remove":
+            self.fs.remove(places[0], folder=True)
+        else:
+            self.fs.rename(*places, flags=1)
+        return "ok"
+
+    def private(self) -> None:
+        """Made, renamed, linked and removed: nobody else knows the names, so each step must succeed, and once."""
+        from dfsfuse import errors
+
+        self._private += 1
+        old, new = (f"{self.who}-{self._private}-{part}" for part in ("old", "new"))
+        steps: list[tuple[str, Callable[[], Any]]] = [
+            ("make", lambda: self.fs.make(place(old), stat.S_IFIFO | 0o600, 0, 0)),
+            ("rename", lambda: self.fs.rename(place(old), place(new))),
+            ("link", lambda: self.fs.link(place(new), place(old))),
+            ("remove", lambda: self.fs.remove(place(new), folder=False)),
+            ("remove", lambda: self.fs.remove(place(old), folder=False)),
+        ]
+        for step, do in steps:
+            cuts = self.world.directory_cuts
+            try:
+                do()
+            except (errors.NotFound, errors.AlreadyExists, errors.Stale) as error:
+                if self.world.directory_cuts == cuts and not self.world.lately_cut():
+                    raise Violation(f"S1: {self.who}: {step} of a private name: {type(error).__name__}") from None
+                raise
+
+    def _pause(self) -> None:
+        """Others come between, now and then for long."""
+        chance = self.random.random()
+        if chance < 0.3:
+            threads.sleep(self.random.random() * (2.0 if chance < 0.03 else 0.05))
+
+
+def place(*names: str) -> tuple[int, tuple[bytes, ...]]:
+    return 1, tuple(name.encode() for name in names)

@@ -1,0 +1,298 @@
+"""Threads of the simulated clients: greenlets that give way only where a real thread would wait.
+
+What stands here for the modules threading, concurrent.futures and queue has as much of them as the product uses. Which
+thread goes first where several could is decided by the simulation's order of events, and now and then a thread gives
+way before it takes a lock, as the operating system might make it.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from simulation.loop import SimulatedLoop
+
+
+class Scheduler:
+    """Which loop runs the threads; one in a process. `yields()`: whether to give way before a lock is taken."""
+
+    loop: SimulatedLoop
+    hub: greenlet
+    yields: Callable[[], bool] = staticmethod(lambda: False)
+
+
+def begin(loop: SimulatedLoop, yields: Callable[[], bool]) -> None:
+    Scheduler.loop, Scheduler.hub, Scheduler.yields = loop, getcurrent(), staticmethod(yields)
+
+
+def is_thread() -> bool:
+    return getcurrent() is not Scheduler.hub
+
+
+class Wait:
+    """One wait of a thread: it ends once, whoever comes first."""
+
+    __slots__ = ("_thread", "_over", "woken")
+
+    def __init__(self) -> None:
+        self._thread, self._over, self.woken = getcurrent(), False, False
+
+    def end(self, value: Any = None) -> None:
+        if not self._over:
+            self._over = True
+            self._thread.switch(value)
+
+    def wake(self) -> None:
+        """Soon, as an event of the present life."""
+        self.woken = True
+        Scheduler.loop.call_soon(self.end)
+
+    def until(self, timeout_s: float | None = None) -> Any:
+        """What `end` is given, or None after the time-out."""
+        if timeout_s is None:
+            return Scheduler.hub.switch()
+        timer = Scheduler.loop.call_later(max(0.0, timeout_s), self.end)
+        try:
+            return Scheduler.hub.switch()
+        finally:
+            timer.cancel()
+
+
+def sleep(seconds: float) -> None:
+    Wait().until(seconds)
+
+
+def spawn(work: Callable[[], None]) -> greenlet:
+    """A thread of the present life; an exception that leaves it ends the simulation with its traceback."""
+    thread = greenlet(work, Scheduler.hub)
+    Scheduler.loop.call_soon(thread.switch)
+    return thread
+
+
+class Waiters:
+    """Threads that wait for something, first come first served."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Wait] = deque()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether it was woken within the time."""
+        mine = Wait()
+        self._waiting.append(mine)
+        mine.until(timeout_s)
+        if not mine.woken:
+            self._waiting.remove(mine)
+        return mine.woken
+
+    def wake(self, count: int = 1) -> None:
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.popleft().wake()
+
+
+class RLock:
+    """threading.RLock; of a plain Lock it differs in what its owner may do."""
+
+    again = True
+
+    def __init__(self) -> None:
+        self._owner: Any = None
+        self._depth = 0
+        self._waiters = Waiters()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        me = getcurrent()
+        if self._owner is me and self.again:
+            self._depth += 1
+            return True
+        if self._owner is None and is_thread() and blocking and Scheduler.yields():
+            sleep(0.0)
+        while self._owner is not None:
+            if not blocking:
+                return False
+            assert is_thread(), "the simulation itself waits for a lock"
+            self._waiters.wait()
+        self._owner, self._depth = me, 1
+        return True
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            self._waiters.wake()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def locked(self) -> bool:
+        return self._owner is not None
+
+
+class Lock(RLock):
+    again = False
+
+
+class Condition:
+    def __init__(self, lock: RLock | None = None):
+        self._lock = lock or RLock()
+        self._waiters = Waiters()
+        self.acquire, self.release = self._lock.acquire, self._lock.release
+
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        depth, self._lock._depth = self._lock._depth, 1
+        self._lock.release()
+        try:
+            return self._waiters.wait(timeout)
+        finally:
+            self._lock.acquire()
+            self._lock._depth = depth
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        end = None if timeout is None else Scheduler.loop.now + timeout
+        while not predicate():
+            left = None if end is None else end - Scheduler.loop.now
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return predicate()
+
+    def notify(self, n: int = 1) -> None:
+        self._waiters.wake(n)
+
+    def notify_all(self) -> None:
+        self._waiters.wake(sys.maxsize)
+
+
+class Flag:
+    """threading.Event."""
+
+    def __init__(self) -> None:
+        self._set, self._waiters = False, Waiters()
+
+    def set(self) -> None:
+        self._set = True
+        self._waiters.wake(sys.maxsize)
+
+    def clear(self) -> None:
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set:
+            self._waiters.wait(timeout)
+        return self._set
+
+
+class Thread:
+    def __init__(
+        self, target: Callable, name: str = "", args: tuple = (), kwargs: dict | None = None, daemon: bool = False
+    ):
+        self.name, self._work = name, lambda: target(*args, **(kwargs or {}))
+        self._begun = False
+        self._over = Flag()
+
+    def start(self) -> None:
+        self._begun = True
+        spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._over.set()
+
+    def is_alive(self) -> bool:
+        return self._begun and not self._over.is_set()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._over.wait(timeout)
+
+
+class Future:
+    """concurrent.futures.Future of work that a thread does."""
+
+    def __init__(self) -> None:
+        self._done, self._begun, self._cancelled = Flag(), False, False
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self, work: Callable[[], Any]) -> None:
+        if self._cancelled:
+            return
+        self._begun = True
+        try:
+            self._result = work()
+        except BaseException as error:
+            self._error = error
+        self._done.set()
+
+    def cancel(self) -> bool:
+        self._cancelled = not self._begun
+        return self._cancelled
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def exception(self) -> BaseException | None:
+        self._done.wait()
+        return self._error
+
+    def result(self) -> Any:
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class ThreadPoolExecutor:
+    """At most `max_workers` at a time; threads are made as they are needed. A server's only names one: its work is
+    the loop's."""
+
+    def __init__(self, max_workers: int, thread_name_prefix: str = ""):
+        self._idle = max_workers
+        self._queue: deque[tuple[Future, Callable[[], Any]]] = deque()
+
+    def submit(self, work: Callable, *arguments: Any) -> Future:
+        future = Future()
+        self._queue.append((future, lambda: work(*arguments)))
+        if self._idle:
+            self._idle -= 1
+            spawn(self._work)
+        return future
+
+    def _work(self) -> None:
+        while self._queue:
+            future, work = self._queue.popleft()
+            future.run(work)
+        self._idle += 1
+
+    def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
+        while cancel_futures and self._queue:
+            self._queue.popleft()[0].cancel()
+
+
+class SimpleQueue:
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._changed = Condition()
+
+    def put(self, item: Any) -> None:
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify()
+
+    def get(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items))
+            return self._items.popleft()

@@ -1,0 +1,175 @@
+"""How the product reaches the simulated network: stand-ins for the sockets below Rpc, Peers and the servers' HTTP.
+
+`Rpc` and `Peers` are the product's own classes but for the exchange over one connection; a server's requests run
+through its real App, from the token to the encoded reply.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from simulation.network import Broken, Call, Network, Outcome, Refused, Reply
+from simulation.threads import Scheduler, Wait
+
+_POLL_S = 0.05
+TOKEN = "simulated"
+
+
+class Exchange:
+    """servers.connection.Exchange: a request that is there as a whole, and its reply."""
+
+    def __init__(self, call: Call):
+        self._call = call
+        self.method, path = call.line.split(" ", 1)
+        self.path, _, query = path.partition("?")
+        self.query, self.body = query.encode(), bytes(call.body)
+        self.headers = _headers(call.head)
+        self.length: int | None = len(self.body)
+        self.replied, self.error = False, None
+        self._gone: asyncio.Future[None] | None = None
+        self._status, self._parts = 0, []
+        call.on_gone.append(self._was_lost)
+
+    @property
+    def gone(self) -> asyncio.Future:
+        if self._gone is None:
+            self._gone = Scheduler.loop.create_future()
+        return self._gone
+
+    def _was_lost(self) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    async def receive_into(self, buffer: memoryview, stall_s: float) -> memoryview:
+        buffer[: len(self.body)] = self.body
+        return buffer[: len(self.body)]
+
+    def reply(self, status: int, body: bytes, content_type: bytes) -> None:
+        self.replied = True
+        self._call.answer(Reply(status, body))
+
+    def begin(self, status: int, length: int, content_type: bytes, more: Any = ()) -> None:
+        self._status = status
+
+    async def send(self, piece: bytes) -> None:
+        self._parts.append(bytes(piece))
+
+    def end(self, whole: bool = True) -> None:
+        self.replied = True
+        self._call.answer(Reply(self._status, b"".join(self._parts)) if whole else Broken("within the reply"))
+
+
+def _headers(head: bytes) -> dict[bytes, bytes]:
+    lines = head.split(b"\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines if line)}
+
+
+def server_of(network: Network) -> Any:
+    """What stands for servers.http.serve: requests come from the network."""
+
+    async def serve(app: Any, host: str, port: int, *background: Coroutine[Any, Any, None]) -> None:
+        life = Scheduler.loop.life
+
+        def handle(call: Call) -> None:
+            from dfsfuse import errors
+
+            exchange = Exchange(call)
+            try:
+                app.admit(exchange)
+            except errors.DfsError as error:
+                app.refuse(exchange, error)
+                return
+            app.run(exchange)
+
+        network.listen(host, life, handle)
+        running = [asyncio.ensure_future(work) for work in background]
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+
+    return serve
+
+
+def peers_class(network: Network) -> type:
+    """servers.peers.Peers over the simulated network."""
+    from dfsfuse import errors
+    from servers import peers
+
+    class SimulatedPeers(peers.Peers):
+        def put_chunk(self, url: str, name: bytes, body: Any, timeout_s: float, query: str = "") -> asyncio.Future:
+            line = f"PUT /v1/chunks/{name.hex()}{'?' * bool(query)}{query}"
+            return asyncio.ensure_future(self.put_chunk_slowly(url, line, bytes(body), timeout_s))
+
+        async def _exchange(self, address: tuple[str, int], head: bytes, body: Any) -> Any:
+            answered: asyncio.Future[Outcome] = Scheduler.loop.create_future()
+
+            def done(outcome: Outcome) -> None:
+                if not answered.done():
+                    answered.set_result(outcome)
+
+            call = network.begin(Scheduler.loop.life, address[0], head, bytes(body), done)
+            try:
+                outcome = await answered
+            finally:
+                if not answered.done() or answered.cancelled():
+                    call.close()
+            if isinstance(outcome, Exception):
+                raise errors.Unreachable(str(outcome))
+            return peers.Reply(*outcome)
+
+    return SimulatedPeers
+
+
+class _Waiting:
+    """A client's thread that waits for the outcome of its call."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self._wait: Wait | None = None
+
+    def done(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        if self._wait is not None:
+            self._wait.end()
+
+    def until(self, wait: Any) -> None:
+        """As dfsfuse.http_connection.Wait tells. Raises TimeoutError, Interrupted."""
+        began = _clock()
+        end = wait.deadline if wait.stall_s is None else min(wait.deadline, began + wait.stall_s)
+        while self.outcome is None:
+            left_s = end - _clock()
+            if left_s <= 0:
+                raise TimeoutError
+            self._wait = Wait()
+            self._wait.until(left_s if wait.interrupted is None else min(left_s, _POLL_S))
+            if self.outcome is None and wait.interrupted is not None:
+                wait.check(_clock())
+
+
+def _clock() -> float:
+    loop = Scheduler.loop
+    return loop.now + loop.life.ahead_s
+
+
+def rpc_class(network: Network) -> type:
+    """dfsfuse.rpc.Rpc over the simulated network."""
+    from dfsfuse import errors, rpc
+
+    class SimulatedRpc(rpc.Rpc):
+        def _exchange(self, address: tuple[str, int], head: bytes, body: Any, wait: Any) -> tuple[int, bytes]:
+            waiting = _Waiting()
+            call = network.begin(Scheduler.loop.life, address[0], head, bytes(body), waiting.done)
+            if wait.meanwhile is not None:
+                wait.meanwhile()
+            try:
+                waiting.until(wait)
+            finally:
+                if waiting.outcome is None:
+                    call.close()
+            if isinstance(waiting.outcome, Refused):
+                raise ConnectionRefusedError
+            if isinstance(waiting.outcome, Broken):
+                raise errors.Unreachable(str(waiting.outcome))
+            return waiting.outcome
+
+    return SimulatedRpc
