@@ -3,6 +3,7 @@
 #   make test [PYTEST=-x]       lint, then every test        make bench   everyday workloads, beside the local disk
 #   make simulate [SEEDS=2000 FIRST=0]   simulated clusters in which everything fails; SEED=17 replays one with its trace
 #   make programs [NAMES=git]   real programs on two mounts, compared with the local disk; takes half an hour
+#   make faults [FAULTS=100 SEED=1]   real servers are killed, stopped and cut off under load; takes half an hour
 #   make venv                   .venv alone                  make lint    ruff
 #   make clean                  remove what the others have made here; volumes and caches stay
 # PYTHON=/path/to/python3 chooses the Python that .venv is made with; the distribution's own unless told otherwise.
@@ -14,9 +15,10 @@ SEEDS ?= 2000
 FIRST ?= 0
 SEED ?=
 FAULT ?=
+FAULTS ?= 100
 export PYTHON
 
-.PHONY: mount venv test programs simulate bench lint clean
+.PHONY: mount venv test programs simulate faults bench lint clean
 
 mount: venv
 	@.ci/setup mount
@@ -38,6 +40,10 @@ programs: venv
 	@.ci/setup test
 	@.ci/setup programs
 	cd tests && ../.venv/bin/python -m programs $(NAMES)
+
+faults: venv
+	@.ci/setup test
+	cd tests && ../.venv/bin/python -m faults --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 bench: venv
 	@.ci/setup mount

@@ -1,0 +1,140 @@
+"""What can happen to servers and to links: how it is done, how it is undone, and who must go on meanwhile.
+
+The supervisor of an embedded cluster starts a server that died again at once; here it stays away for a while.
+"""
+
+import random
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from .lab import CLIENTS, FILES, SERVERS, Lab
+from .network import both_ways
+from .running import TOGETHER, Running
+
+Links = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`do` and `undo` return when it is so. `hold_s`: how long it lasts at least. `go_on`: the clients whose loads must
+    go on while it lasts, so it lasts until they have; where it is one client, those of its loads that wait for nobody
+    on the other one."""
+
+    kind: str
+    victim: str
+    do: Callable[[Lab], None]
+    undo: Callable[[Lab], None]
+    hold_s: float
+    go_on: Iterable[str] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.victim}"
+
+    def lets_go_on(self, load: Running) -> bool:
+        return load.mount in self.go_on and (set(self.go_on) == set(CLIENTS) or load.name not in TOGETHER)
+
+
+def _who_goes_on(server: str) -> tuple[str, ...]:
+    """Without one file server everybody, without the directory or the lock service nobody."""
+    return CLIENTS if server in FILES else ()
+
+
+def killed(name: str, hold_s: float = 2.0) -> Fault:
+    def do(lab: Lab) -> None:
+        lab.servers[name].signal(signal.SIGKILL)
+
+    return Fault("kill", name, do, lambda lab: lab.servers[name].start(), hold_s, _who_goes_on(name))
+
+
+def stopped(name: str, hold_s: float = 4.0) -> Fault:
+    def send(number: int) -> Callable[[Lab], None]:
+        return lambda lab: lab.servers[name].signal(number)
+
+    return Fault("stop", name, send(signal.SIGSTOP), send(signal.SIGCONT), hold_s, _who_goes_on(name))
+
+
+def cut(what: str, links: Links, hold_s: float, go_on: Iterable[str]) -> Fault:
+    return Fault("cut", what, lambda lab: lab.network.cut(links), lambda lab: lab.network.heal(), hold_s, go_on)
+
+
+def isolated(name: str, hold_s: float = 4.0) -> Fault:
+    """From everybody."""
+    others = [other for other in (*SERVERS, *CLIENTS) if other != name]
+    return cut(f"{name} from all", both_ways(name, others), hold_s, _who_goes_on(name))
+
+
+def several(kind: str, names: tuple[str, ...], make: Callable[[str], Fault], hold_s: float) -> Fault:
+    """The same to several servers at once."""
+    parts = [make(name) for name in names]
+
+    def do(lab: Lab) -> None:
+        for part in parts:
+            part.do(lab)
+
+    def undo(lab: Lab) -> None:
+        for part in parts:
+            part.undo(lab)
+
+    return Fault(kind, "+".join(names), do, undo, hold_s)
+
+
+def client_cuts() -> list[Fault]:
+    """Between a client and a server: shortly, and for longer than its leases (4 and 8 s)."""
+    found = []
+    for server in ("directory", "locks"):
+        found += [
+            cut(f"m1 - {server}", both_ways("m1", [server]), 3.0, ["m2"]),
+            cut(f"m1 - {server}, 12 s", both_ways("m1", [server]), 12.0, ["m2"]),
+            cut(f"m2 > {server}", [("m2", server)], 3.0, ["m1"]),
+            cut(f"{server} > m2", [(server, "m2")], 3.0, ["m1"]),
+        ]
+    return [
+        *found,
+        cut("m1 - A", both_ways("m1", "A"), 4.0, CLIENTS),
+        cut("m1 > A", [("m1", "A")], 4.0, CLIENTS),
+        cut("A > m1", [("A", "m1")], 4.0, CLIENTS),
+        cut("m2 - B", both_ways("m2", "B"), 4.0, CLIENTS),
+        cut("m1 from all, 12 s", both_ways("m1", SERVERS), 12.0, ["m2"]),
+    ]
+
+
+def server_cuts() -> list[Fault]:
+    """Between servers."""
+    pairs = (("A", "B"), ("A", "C"), ("B", "C"), ("A", "directory"), ("C", "directory"), ("locks", "directory"))
+    found = [cut(f"{one} - {other}", both_ways(one, [other]), 5.0, CLIENTS) for one, other in pairs]
+    one_way = (("A", "B"), ("B", "A"), ("A", "directory"), ("directory", "A"), ("directory", "locks"))
+    return found + [cut(f"{one} > {other}", [(one, other)], 5.0, CLIENTS) for one, other in one_way]
+
+
+def everything() -> list[Fault]:
+    """Each fault once."""
+    return [
+        *(make(name) for name in SERVERS for make in (killed, stopped, isolated)),
+        *client_cuts(),
+        *server_cuts(),
+        several("kill", ("A", "B"), killed, 3.0),
+        several("stop", ("B", "C"), stopped, 5.0),
+        several("kill", ("directory", "locks"), killed, 1.0),
+        several("kill", SERVERS, killed, 0.5),
+    ]
+
+
+def a_dozen() -> list[Fault]:
+    """Those that differ most."""
+    return [
+        killed("directory", 0.5), killed("A"), stopped("locks", 3.0), stopped("A"), isolated("B"), killed("locks", 0.5),
+        stopped("directory", 3.0), cut("m1 > directory", [("m1", "directory")], 3.0, ["m2"]),
+        cut("A - C", both_ways("A", "C"), 3.0, CLIENTS), killed("C"), several("kill", SERVERS, killed, 0.5),
+    ]  # fmt: skip
+
+
+def drawn(count: int, chance: random.Random) -> list[Fault]:
+    """So many; each comes once before any comes again."""
+    faults: list[Fault] = []
+    while len(faults) < count:
+        deck = everything()
+        chance.shuffle(deck)
+        faults += deck
+    return faults[:count]

@@ -1,0 +1,94 @@
+"""Hosts, each in its own network namespace, on one bridge.
+
+A link is cut one way by telling the sender's kernel that the other host has a hardware address that nobody has: frames
+leave and arrive nowhere, and nobody is told, as with a pulled cable or a wrong rule in a firewall. Connections that are
+open are concerned as much as new ones.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from support import wait_until
+
+_NET = "10.77.0"
+_MASK = 24
+_NOBODY = "02:00:00:00:00:01"
+
+
+class Host:
+    """A network namespace, held by a process that does nothing else."""
+
+    def __init__(self, name: str, number: int):
+        self.name, self.address = name, f"{_NET}.{number}"
+        self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        wait_until(self._is_apart, f"{name} has its own network")
+
+    @property
+    def pid(self) -> int:
+        """A process that is in the namespace as long as the sandbox lasts."""
+        return self._holder.pid
+
+    def _is_apart(self) -> bool:
+        # Before exec it is still this program, whose namespace may have changed already: sleep(1) is what stays.
+        there = os.readlink(f"/proc/{self.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        return there and Path(f"/proc/{self.pid}/comm").read_text() == "sleep\n"
+
+    def command(self, *command: object) -> list[str]:
+        """The same command, on this host."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *map(str, command)]
+
+    def run(self, *command: object) -> None:
+        _run(self.command(*command))
+
+
+class Network:
+    """The bridge, with this process on it: it reaches every host, whatever is cut."""
+
+    def __init__(self, names: Sequence[str]):
+        _run(["ip", "link", "set", "lo", "up"])
+        _run(["ip", "link", "add", "br0", "type", "bridge"])
+        _run(["ip", "address", "add", f"{_NET}.254/{_MASK}", "dev", "br0"])
+        _run(["ip", "link", "set", "br0", "up"])
+        self.hosts = {name: Host(name, number) for number, name in enumerate(names, 1)}
+        self._cuts: set[tuple[str, str]] = set()
+
+    def connect(self) -> None:
+        """Each host by a pair of interfaces."""
+        for name, host in self.hosts.items():
+            _run(["ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(host.pid)])
+            self.plug(host, f"to-{name}")
+
+    def plug(self, host: Host, port: str) -> None:
+        """`port` is of this namespace, its other end is the host's eth0."""
+        _run(["ip", "link", "set", port, "master", "br0", "up"])
+        host.run("ip", "address", "add", f"{host.address}/{_MASK}", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "up")
+        host.run("ip", "link", "set", "lo", "up")
+
+    def cut(self, links: Iterable[tuple[str, str]]) -> None:
+        """Nothing goes from the first to the second of each pair any more."""
+        for sender, receiver in links:
+            to = self.hosts[receiver].address
+            self.hosts[sender].run(
+                "ip", "neighbour", "replace", to, "lladdr", _NOBODY, "nud", "permanent", "dev", "eth0"
+            )
+            self._cuts.add((sender, receiver))
+
+    def heal(self) -> None:
+        """All that was cut."""
+        for sender, receiver in self._cuts:
+            to = self.hosts[receiver].address
+            self.hosts[sender].run("ip", "neighbour", "delete", to, "dev", "eth0")
+        self._cuts.clear()
+
+
+def both_ways(one: str, others: Iterable[str]) -> list[tuple[str, str]]:
+    """The links between one host and others."""
+    return [link for other in others for link in ((one, other), (other, one))]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
