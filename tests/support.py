@@ -117,10 +117,12 @@ class Mount:
 
 
 class MountedCluster:
-    """An embedded cluster in `folder`/home with any number of real mounts, through `driver`."""
+    """An embedded cluster in `folder`/home with any number of real mounts, through `driver`. `environment` is what
+    its processes get besides that of the test."""
 
     def __init__(self, folder: Path, driver: str = DRIVER):
         self.folder, self.home, self.driver = folder, folder / "home", driver
+        self.environment: dict[str, str] = {}
         self._made = 0
 
     def mount(self, *arguments: object, home: Path | None = None, point: Path | None = None) -> Mount:
@@ -130,7 +132,7 @@ class MountedCluster:
             point = self.folder / f"m{self._made}"
             point.mkdir()
         home = home or self.home
-        outcome = run_mount(point, "--home", home, "--driver", self.driver, *arguments)
+        outcome = run_mount(point, "--home", home, "--driver", self.driver, *arguments, **self.environment)
         assert outcome.returncode == 0, outcome.stderr
         return Mount(self, point, home)
 

@@ -193,6 +193,31 @@ def _lines_of(config: configparser.ConfigParser) -> list[str]:
     return [line for line in config["options.entry_points"]["console_scripts"].splitlines() if line]
 
 
+# -- clocks
+
+WALL_CLOCK = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.ctime", "datetime.datetime.now"}
+STAMPS = {
+    "dfsfuse.openfiles": "mtime, ctime and atime of what programs here do",
+    "dfsfuse.allocation": "the same",
+    "dfsfuse.filesystem": "the same",
+    "dfsfuse.drivers.linux_names": "the same",
+    "dfsfuse.drivers.fusepy_callbacks": "the same",
+    "dfsfuse.copies": "the names of copies, and when they were made",
+    "dfsfuse.content_file": "atimes of cache files, by which the next client chooses what it evicts",
+    "servers.directory_service": "mtime and ctime of what the directory changes; a ctime that would go back counts on",
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_wall_clocks_only_stamp(name: str) -> None:
+    """Goal: a clock that is set back or forward moves times that people see, and nothing else: no deadline, lease or
+    age is taken from it. Who reads it says what for."""
+    used = {ast.unparse(node) for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)} & WALL_CLOCK
+    assert bool(used) == (name in STAMPS), used
+    for one in imports_of(TREES[name]):
+        assert one.module not in ("time", "datetime") or not one.names, "clocks are named in full"
+
+
 # -- sizes and docstrings
 
 
