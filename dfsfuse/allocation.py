@@ -7,9 +7,10 @@ checked, and reserved until the last close.
 Threads: any; see openfiles.py.
 """
 
+import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dfsfuse import errors, holes, sparse_files
 from dfsfuse.cache import Cache
@@ -145,8 +146,6 @@ class Allocation:
 
     def _copy_content(self, source: Content, offset: int, target: Handle, start: int, length: int) -> None:
         content, end = target.content, start + length
-        self._files.bring(source, lambda c: c.missing(offset, offset + length))
-        self._files.bring(content, lambda c: c.unready(start, end))
 
         def copy() -> bool:
             with content.mutex:
@@ -156,7 +155,10 @@ class Allocation:
                 content.touch(time.time_ns(), target.privileged)
                 return content.account(start, end)
 
-        self._change(content, copy)
+        with _pinned(source):
+            self._files.bring(source, lambda c: c.missing(offset, offset + length))
+            self._files.bring(content, lambda c: c.unready(start, end))
+            self._change(content, copy)
 
     def _copy_hole(self, target: Handle, start: int, end: int) -> None:
         content = target.content
@@ -164,6 +166,18 @@ class Allocation:
             self._punch(target, start, end)
         if end > content.size:
             self._files.resize_within(target, end)
+
+
+@contextlib.contextmanager
+def _pinned(content: Content) -> Iterator[None]:
+    """What is here of it stays, however full the disk is."""
+    with content.mutex:
+        content.pins += 1
+    try:
+        yield
+    finally:
+        with content.mutex:
+            content.pins -= 1
 
 
 def _if_possible(change: Callable[[], bool]) -> bool:

@@ -14,7 +14,7 @@ from dfsfuse import errors
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes
 
 HOLD_S = 0.7
-_ITEMS_MAX = 20_000
+_ITEMS_MAX = 10_000
 
 Place = tuple[int, tuple[bytes, ...]]
 """(base inode number, path below it)."""

@@ -7,7 +7,6 @@ Threads: `_mutex` guards the tables and the counts of users; network requests ne
 """
 
 import contextlib
-import errno
 import itertools
 import math
 import os
@@ -15,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, boot_id
@@ -24,6 +22,7 @@ from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.content_file import usable
 from dfsfuse.content_files import ContentFiles
+from dfsfuse.full_disk import FullDisk, Need, Reserve
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
 
@@ -31,10 +30,7 @@ EVICTABLE_MAX = 100_000
 """Contents that nobody uses: each takes some 300 bytes of memory, however small it is."""
 _IDLE_CONTENTS_MAX = 2000
 _SETTLED_MAX = 128
-_FULL = errno.ENOSPC, errno.EDQUOT
 _GONE_AT_ONCE = 64
-
-Result = TypeVar("Result")
 
 
 class Cache:
@@ -55,6 +51,9 @@ class Cache:
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._settled: dict[int, Content] = {}
         self._gone: list[int] = []
+        reserve = Reserve(home / "reserve")
+        self._full = FullDisk(self._mutex, self.evict_all, self.in_use, self.index.forget_present, reserve)
+        self._keep_reserve, self.with_room = reserve.keep, self._full.with_room
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
 
     def _take_stock(self) -> set[int]:
@@ -92,6 +91,7 @@ class Cache:
         while self._gone:
             with self._mutex:
                 self._remove_gone(_GONE_AT_ONCE)
+        self._keep_reserve()
         self.index.checkpoint()
 
     # -- opening and closing
@@ -134,7 +134,7 @@ class Cache:
             return self._use(content)
 
         with self._mutex:
-            content = self.with_room(begin)
+            content = self.with_room(begin, Need.INDEX)
             self._open_rows.opened(content, attributes.ino, attributes.version, opening)
             return content
 
@@ -150,7 +150,7 @@ class Cache:
             return self._use(content, new=True)
 
         with self._mutex:
-            content = self.with_room(begin)
+            content = self.with_room(begin, Need.INDEX)
             self._open_rows.opened(content, ino, 0, opening)
             return content
 
@@ -245,7 +245,7 @@ class Cache:
     def use(self, content: Content) -> None:
         """One more user of a content that is known already; until `close_one`."""
         with self._mutex:
-            self.with_room(lambda: self._use(content))
+            self.with_room(lambda: self._use(content), Need.INDEX)
 
     def adopt(self, content: Content) -> None:
         """A content that an earlier client left unsent is the current one of its inode."""
@@ -304,14 +304,14 @@ class Cache:
         """On disk before an open for writing is answered, and whenever what the servers have is first overwritten or
         cut: a crash finds what may have been written, and what it was based on."""
         content.measured = False
-        self.with_room(lambda: self.index.save_written(content))
+        self.with_room(lambda: self.index.save_written(content), Need.INDEX)
 
     def mark_closed(self, content: Content, commit_id: bytes) -> None:
         """The content has reached close() or fsync(); the next mount would send it."""
         content.promised, content.row_current = True, False
         if content.row_stale:
             self.mark_open(content)
-        self.with_room(lambda: self.index.set_pending(content, commit_id))
+        self.with_room(lambda: self.index.set_pending(content, commit_id), Need.INDEX)
 
     def detach(self, content: Content) -> None:
         """New opens get another content; this one goes on being a conflict copy's."""
@@ -362,14 +362,23 @@ class Cache:
             self._sizes.grow(content.row, fetched_bytes)
             self.make_room()
 
-    def make_room(self, needed_bytes: int = 0) -> int:
-        """Evict the least recently used clean contents beyond `bytes_max`, or EVICTABLE_MAX; the number evicted."""
+    def evict_all(self) -> int:
+        """All that nobody uses; the number evicted."""
         with self._mutex:
-            evicted = len(self._gone) if needed_bytes else 0
-            self._remove_gone(evicted)
-            while self._evictable and (
-                self._sizes.used_bytes + needed_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
-            ):
+            gone = len(self._gone)
+            self._remove_gone(gone)
+            return gone + self._evict_while(lambda: True)
+
+    def make_room(self) -> int:
+        """Evict the least recently used clean contents beyond `bytes_max`, or EVICTABLE_MAX; the number evicted."""
+        return self._evict_while(
+            lambda: self._sizes.used_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
+        )
+
+    def _evict_while(self, crowded: Callable[[], bool]) -> int:
+        evicted = 0
+        with self._mutex:
+            while self._evictable and crowded():
                 number = next(iter(self._evictable))
                 ino = self.index.ino_of(number)
                 current = self._current.get(ino)
@@ -378,22 +387,3 @@ class Cache:
                 self._delete(number)
                 evicted += 1
         return evicted
-
-    def with_room(self, work: Callable[[], Result]) -> Result:
-        """`work()`; where the disk has no room for it, all that can be is evicted, and it is done once more. Of the
-        disk's errors none but these of `dfsfuse.errors` is raised."""
-        try:
-            return work()
-        except (errors.NoSpace, OSError) as error:
-            self.on_full_disk(error)
-        try:
-            return work()
-        except OSError as error:
-            raise errors.from_os_error(error, "using the local cache") from None
-
-    def on_full_disk(self, error: OSError | errors.NoSpace) -> None:
-        """Evict all that can be; raises NoSpace if the disk is full all the same, or the error if it is another."""
-        if error.errno not in _FULL:
-            raise errors.from_os_error(error, "writing to the local cache")
-        if not self.make_room(self._bytes_max):
-            raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")

@@ -15,7 +15,8 @@ class Sizes:
         self.used_bytes = 0
 
     def note(self, number: int, size_bytes: int) -> None:
-        size_bytes = max(size_bytes, _FILE_BYTES_MIN)
+        # Of equal numbers the constant: a hundred thousand small files need one object.
+        size_bytes = max(_FILE_BYTES_MIN, size_bytes)
         self.used_bytes += size_bytes - self._sizes.get(number, 0)
         self._sizes[number] = size_bytes
 

@@ -60,7 +60,8 @@ class Content:
     extended attributes.
 
     `handles` are what programs have open of it. `shared`: they use locks on it, so it may become another version while
-    it is read; it is read under `mutex`.
+    it is read; it is read under `mutex`. `drops` counts how often what was here was dropped for want of room, and
+    there are no drops while there are `pins`: what was read without `mutex` is right if nothing was dropped meanwhile.
 
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
@@ -103,7 +104,7 @@ class Content:
         self.fd = -1
         self.lineage = next(_lineages)
         self.ahead: dict[int, Future[ChunkReceipts]] = {}
-        self.users = 0
+        self.users = self.pins = self.drops = 0
         self.writers, self.shared = 0, False
         self.handles: dict[Any, None] = {}
         self.verified = True
@@ -173,8 +174,12 @@ class Content:
         with self.mutex:
             current = self.entries[index] if index < len(self.entries) else []
             if current == entry and entry and not self.present[index]:
-                for span in spans:
-                    self._lay(index, span, fetched[span.chunk])
+                try:
+                    for span in spans:
+                        self._lay(index, span, fetched[span.chunk])
+                except OSError:
+                    punch_hole(self.fd, index * ENTRY_BYTES, ENTRY_BYTES)
+                    raise
                 self.present[index] = 1
                 self.row_current = False
         return sum(map(len, fetched.values()))

@@ -26,6 +26,7 @@ from dfsfuse.locks import LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made
 from dfsfuse.openings import Openings, Version, as_path
 from dfsfuse.processes import process_of
+from dfsfuse.reading import Reading
 from dfsfuse.sending import Sending
 from dfsfuse.session import Session
 from dfsfuse.sharing import Sharing
@@ -59,6 +60,8 @@ class OpenFiles:
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer = cache, openings, transfer
         self._sending, self._unsent, self.sharing = sending, unsent, sharing
+        reading = Reading(cache, transfer)
+        self.bring, self.read, self.read_into = reading.bring, reading.read, reading.read_into
         self.sync, self.discard, self._ahead = sending.sync_all, cache.discard, Ahead(transfer)
 
     # -- opening
@@ -177,36 +180,7 @@ class OpenFiles:
         with content.mutex:
             content.writers, content.token = content.writers + 1, max(content.token, token)
 
-    # -- reading and writing
-
-    def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
-        content = handle.content
-        if not content.shared:
-            if content.missing(offset, offset + len(buffer)):
-                self.bring(content, lambda c: c.missing(offset, offset + len(buffer)))
-            count = content.read_into(buffer, offset)
-            # It may have come to be shared meanwhile.
-            if not content.shared:
-                return count
-        return self._read_shared(handle, buffer, offset)
-
-    def _read_shared(self, handle: Handle, buffer: memoryview, offset: int) -> int:
-        """It may become another version meanwhile: a part of each is not what anybody wrote."""
-        if handle.failed is not None:
-            raise handle.failed
-        content, end = handle.content, offset + len(buffer)
-        while True:
-            lineage = content.lineage
-            if content.missing(offset, end):
-                self.bring(content, lambda c: c.missing(offset, end))
-            with content.mutex:
-                if content.lineage == lineage and not content.missing(offset, end):
-                    return content.read_into(buffer, offset)
-
-    def read(self, handle: Handle, length: int, offset: int) -> bytes:
-        buffer = bytearray(max(0, min(length, handle.content.size - offset)))
-        return bytes(buffer[: self.read_into(handle, memoryview(buffer), offset)])
+    # -- writing; reading is reading.py
 
     def write(
         self, handle: Handle, data: Data, offset: int, append: bool = False, interrupted: Interrupted = never
@@ -252,17 +226,6 @@ class OpenFiles:
         failed = handle.failed or handle.content.failed
         if failed is not None:
             raise failed
-
-    def bring(self, content: Content, wanted: Callable[[Content], list[int]]) -> None:
-        """Fetch the entries that `wanted` names until it names none."""
-        while wanted(content):
-            with content.fetching:
-                indexes = wanted(content)
-                fetched = sum(self._transfer.each(lambda i: self._fetch(content, i), indexes))
-            self._cache.note_growth(content, fetched)
-
-    def _fetch(self, content: Content, index: int) -> int:
-        return self._cache.with_room(lambda: content.fetch(index, self._transfer.download))
 
     # -- closing
 

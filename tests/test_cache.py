@@ -238,7 +238,7 @@ def test_what_was_removed_goes_when_there_is_time(client: Client) -> None:
         client.cache.discard(client.volume.at(name).ino)
         assert client.cache.peek(client.volume.at(name).ino) is None
     assert sum(files_of(client).values()) >= 2 * MIB
-    assert client.cache.make_room(1 << 40) == 2
+    assert client.cache.evict_all() == 2
     assert files_of(client) == {}
     make(client, "c", noise(MIB))
     client.cache.discard(client.volume.at("c").ino)
@@ -358,7 +358,7 @@ def test_a_file_that_cannot_be_kept_as_a_spare_is_removed(client: Client, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "rename", full)
-    assert client.cache.make_room(client.bytes_max) == 1
+    assert client.cache.evict_all() == 1
     assert (files_of(client), list((client.home / "spare").iterdir())) == ({}, [])
 
 
@@ -426,14 +426,25 @@ def test_what_the_index_could_not_be_told_is_told_with_the_next_write(
 
 def test_what_a_full_disk_means(client: Client) -> None:
     """Goal: ENOSPC evicts and lets the caller try again; with nothing to evict it is NoSpace; another error stays."""
+
+    def failing(number: int, times: int) -> Callable[[], str]:
+        errors_left = [number] * times
+
+        def work() -> str:
+            if errors_left:
+                raise OSError(errors_left.pop(), "fails")
+            return "done"
+
+        return work
+
     make(client, "f", noise(MIB))
-    client.cache.on_full_disk(OSError(errno.ENOSPC, "full"))
+    assert client.cache.with_room(failing(errno.ENOSPC, 1)) == "done"
     assert files_of(client) == {}
     for number in (errno.ENOSPC, errno.EDQUOT):
         with pytest.raises(errors.NoSpace):
-            client.cache.on_full_disk(OSError(number, "full"))
+            client.cache.with_room(failing(number, 1))
     with pytest.raises(errors.Internal):
-        client.cache.on_full_disk(OSError(errno.EIO, "broken"))
+        client.cache.with_room(failing(errno.EIO, 1))
 
 
 def test_an_open_that_fails_leaves_no_descriptor(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
 
 GENERATION = 0
-NODES_MAX = 50_000
+NODES_MAX = 25_000
 """Beyond them the kernel is asked to forget some (fuse_pruning.py): a node takes some 400 bytes."""
 _DEPTH_MAX = 256
 _TYPES, _FOLDER = 0o170000, 0o040000
