@@ -176,6 +176,12 @@ def _add_cluster(add: Add) -> None:
 
 
 def _add_safety(add: Add) -> None:
+    what = "check the whole volume while it is in use: metadata, and every copy on every file server"
+    check = add("check", "commands.check:check", what)
+    check.add_argument("--repair", action="store_true", help="repair what can be; nothing that has content is deleted")
+    check.add_argument("--quick", action="store_true", help="only look whether copies are there; read none of them")
+    check.epilog = "Exit status: 0 nothing is wrong, 1 something is, 2 some of it could not be checked."
+    _json(check)
     dump = add(
         "dump", "commands.dumps:dump", "write all metadata of the volume, as it is at this moment, to a new file"
     )

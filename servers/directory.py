@@ -97,7 +97,7 @@ class Directory:
         self._cluster: tuple[float, Cluster | None] = (now_s, None)
         store.transact(lambda tx: records.create_volume(tx, volume, uid, gid, now_ns))
         store.transact(versions.build_references)
-        self._upkeep = Upkeep(store, self.copies_min)
+        self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         stored = store.read(sessions.all_sessions)
         self._lapsed = store.read(sessions.lapsed_sessions)
@@ -129,7 +129,7 @@ class Directory:
         group = self._group(now_s)
         self._check_session(request.session)
         reply = self._store.transact(lambda tx: content.put_segments(tx, request, group))
-        self._upkeep.committed(request.receipts, group.names)
+        self.upkeep.committed(request.receipts, group.names)
         return reply
 
     def change(self, request: Change, now_ns: int) -> Message:
@@ -139,7 +139,7 @@ class Directory:
     def commit(self, request: messages.Commit, now_ns: int, now_s: float) -> Message:
         group = self._group(now_s)
         reply = self._once(request, lambda tx: content.commit(tx, request, group, now_ns), messages.Attributes)
-        self._upkeep.committed(request.receipts, group.names)
+        self.upkeep.committed(request.receipts, group.names)
         return reply
 
     def where(self, request: messages.Lookup, now_s: float) -> messages.WhereReply:
@@ -274,7 +274,7 @@ class Directory:
             self._store.transact(lambda tx: records.put_record(tx, b"v" + server.name.encode(), record))
             self._known[server.name] = record
         if server.kind == "files":
-            self._upkeep.heard(server, returned, now_s)
+            self.upkeep.heard(server, returned, now_s)
         self._cluster = (now_s, None)
         start = self._store.transact(_next_start) if request.start else 0
         live = self._seen_within(LOCK_LEASE_S, now_s) if request.start else []
@@ -282,29 +282,29 @@ class Directory:
             cluster=self.cluster(now_s),
             start_number=start,
             sessions=live,
-            repair=self._upkeep.repairs(server.name),
-            collect=self._upkeep.collects(server.name),
-            numbers_from=self._upkeep.numbers_from(server),
+            repair=self.upkeep.repairs(server.name),
+            collect=self.upkeep.collects(server.name),
+            numbers_from=self.upkeep.numbers_from(server),
         )
 
     def repair(self, request: messages.Repair, now_ns: int, now_s: float) -> messages.RepairWork:
-        reply = self._upkeep.repair(request, self._group(now_s).names, now_ns)
+        reply = self.upkeep.repair(request, self._group(now_s).names, now_ns)
         if reply.complete:
             self._cluster = (now_s, None)
         return reply
 
     def collect(self, request: messages.Collect) -> messages.Garbage:
-        return self._upkeep.collect(request)
+        return self.upkeep.collect(request)
 
-    def audit(self, request: messages.Audit) -> messages.Audited:
-        return self._upkeep.audit(request)
+    def trace(self, request: messages.Trace, now_s: float) -> messages.Traced:
+        return self.upkeep.trace(request, self._group(now_s))
 
     def settle(self, now_s: float) -> bool:
         """A bounded part of what goes on by itself. Is there more to do at once?"""
-        return self._upkeep.settle(self._group(now_s).names, now_s)
+        return self.upkeep.settle(self._group(now_s).names, now_s)
 
     def _group(self, now_s: float) -> Group:
-        return Group(self.cluster(now_s), self._upkeep.states)
+        return Group(self.cluster(now_s), self.upkeep.states)
 
     def cluster(self, now_s: float) -> Cluster:
         """The cluster as it was at most CLUSTER_S ago."""
@@ -328,7 +328,7 @@ class Directory:
         seen_s, latest = self._heartbeats.get(name, (-HEARTBEAT_S_MAX, None))
         if latest is None:
             return Server(kind=record.kind, name=name, url=record.url, up=False)
-        syncing = self._upkeep.is_syncing(name)
+        syncing = self.upkeep.is_syncing(name)
         return msgspec.structs.replace(latest, up=now_s - seen_s < HEARTBEAT_S_MAX, syncing=syncing)
 
     def _is_up(self, name: str, now_s: float) -> bool:
@@ -350,8 +350,8 @@ class Directory:
             inodes=used.inodes,
             used_bytes=used.size_bytes,
             short_chunks=short,
-            conditions=self._upkeep.conditions(self._group(now_s).names),
-            lost_files=self._upkeep.lost_files(),
+            conditions=self.upkeep.conditions(self._group(now_s).names),
+            lost_files=self.upkeep.lost_files(),
         )
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
-from servers import dump
+from servers import check, dump
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.store import Store
@@ -91,8 +91,11 @@ class DirectoryService:
             "register": (messages.Register, self._register),
             "repair": (messages.Repair, lambda r: core.repair(r, time.time_ns(), boottime_s())),
             "collect": (messages.Collect, self._durably(core.collect)),
-            "audit": (messages.Audit, core.audit),
+            "audit": (messages.Audit, core.upkeep.audit),
             "dump": (messages.Dump, self._dump),
+            "trace": (messages.Trace, lambda r: core.trace(r, boottime_s())),
+            "check": (messages.Check, self._check),
+            "mend": (messages.Mend, self._durably(lambda r: core.upkeep.mend(r, time.time_ns()))),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
             "sync": (Nothing, self._durably(lambda r: r)),
@@ -142,6 +145,9 @@ class DirectoryService:
         copies, now_ns = self.core.copies, time.time_ns()
         pages = functools.partial(dump.pages, copies=copies, now_ns=now_ns)
         return self._surveys.page(request.key, request.page, pages, boottime_s())
+
+    def _check(self, request: messages.Check) -> Any:
+        return self._surveys.page(request.key, request.page, check.pages, boottime_s())
 
     def _durably(self, handler: Callable[[Any], Message]) -> Callable[[Any], Any]:
         return lambda request: self._after_sync(handler(request))

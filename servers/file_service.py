@@ -16,6 +16,7 @@ thread and back) and `_syncer` (one sync at a time). The store guards itself; al
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -31,6 +32,7 @@ from servers.chunk_files import READ_BYTES
 from servers.chunkstore import ChunkStore, check_range
 from servers.connection import Exchange
 from servers.http import App, Operation, Raw, respond, serve
+from servers.inspection import Inspection
 from servers.packs import PACK_BYTES_MAX
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
@@ -84,6 +86,7 @@ class FileService:
             "sync": Operation(messages.Sync, self._sync),
             "status": Operation(Nothing, self._status),
             "ping": Operation(Nothing, lambda _: Nothing()),
+            **Inspection(self._store, functools.partial(self._in, self._disk)).operations(),
         }
 
     def close(self) -> None:

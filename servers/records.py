@@ -242,6 +242,10 @@ def get_segment(tx: Reader, segment_id: bytes) -> list[Entry] | None:
     return None if row is None else _decode_entries(row)
 
 
+def decode_entries(row: bytes) -> list[Entry]:
+    return _decode_entries(row)
+
+
 def put_segment(tx: Transaction, segment_id: bytes, entries: list[Entry]) -> None:
     tx.put(b"g" + segment_id, _encode(entries))
 
@@ -253,6 +257,12 @@ def get_record(tx: Reader, key: bytes, kind: type) -> object | None:
 
 def put_record(tx: Transaction, key: bytes, record: msgspec.Struct) -> None:
     tx.put(key, _encode(record))
+
+
+def file_servers(tx: Reader) -> list[str]:
+    """Their names."""
+    known = ((key, msgspec.msgpack.decode(row, type=ServerRecord)) for key, row in rows(tx, b"v"))
+    return [key[1:].decode() for key, record in known if record.kind == "files"]
 
 
 def get_counter(tx: Reader, name: bytes, default: int = 0) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dfsfuse import errors
 from dfsfuse.chunks import NAME_BYTES, Entry, chunks_of
 from servers import garbage_log, records
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 
 ONLY_GROUP = 1
 """The placement group, as long as there is one."""
@@ -36,15 +36,20 @@ def _prefix(group: int, target: bytes) -> bytes:
     return b"c" + group.to_bytes(2, "big") + kind + target
 
 
+def key(group: int, target: bytes, holder: bytes) -> bytes:
+    """Of the row that says that this holder needs the chunk or segment."""
+    return _prefix(group, target) + holder
+
+
 def hold(tx: Transaction, group: int, targets: Iterable[bytes], holder: bytes) -> None:
     for target in targets:
-        tx.put(_prefix(group, target) + holder, b"")
+        tx.put(key(group, target, holder), b"")
 
 
 def drop(tx: Transaction, group: int, targets: Iterable[bytes], holder: bytes) -> None:
     """What nobody holds then is garbage; a segment is taken apart by `work_off`."""
     for target in targets:
-        tx.delete(_prefix(group, target) + holder)
+        tx.delete(key(group, target, holder))
         if is_held(tx, group, target):
             continue
         if len(target) == NAME_BYTES:
@@ -53,7 +58,7 @@ def drop(tx: Transaction, group: int, targets: Iterable[bytes], holder: bytes) -
             tx.put(b"y" + target, group.to_bytes(2, "big") + bytes(4))
 
 
-def is_held(tx: Transaction, group: int, target: bytes) -> bool:
+def is_held(tx: Reader, group: int, target: bytes) -> bool:
     return bool(tx.range(*records.within(_prefix(group, target)), 1))
 
 

@@ -20,12 +20,17 @@ from dfsfuse.messages import (
     Collect,
     Garbage,
     LostFile,
+    Mend,
+    Mended,
     Repair,
     RepairWork,
     Server,
     ServerCondition,
+    Trace,
+    Traced,
 )
-from servers import garbage_log, losses, records, references, server_states, shortfall, versions
+from servers import garbage_log, losses, mend, records, references, server_states, shortfall, tracing, versions
+from servers.group import Group
 from servers.references import ONLY_GROUP
 from servers.server_states import ServerState
 from servers.store import Store, Transaction
@@ -189,6 +194,17 @@ class Upkeep:
         if state is None:
             raise errors.NotFound(f"no file server {name} has registered with its disk's id")
         return state
+
+    # -- checking and repairing the whole
+
+    def trace(self, request: Trace, group: Group) -> Traced:
+        return self._store.read(lambda tx: tracing.trace(tx, request, group))
+
+    def mend(self, request: Mend, now_ns: int) -> Mended:
+        """Each by itself. Servers may have short rows then that they have not been told of."""
+        changed = [self._store.transact(lambda tx, p=p: mend.mend(tx, p, now_ns)) for p in request.problems]
+        self._may_find |= set(self.states)
+        return Mended(changed)
 
     # -- what goes on by itself
 

@@ -23,7 +23,7 @@ from dfsfuse.chunks import Entry
 from servers import records, references
 from servers.records import Inode
 from servers.server_states import ServerState
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 
 _PAGE = 500
 States = dict[str, ServerState]
@@ -97,7 +97,7 @@ def _upload_key(ino: int, session: int, segment_id: bytes) -> bytes:
     return b"u" + records.number(ino) + records.number(session) + segment_id
 
 
-def undurable(tx: Transaction, ino: int) -> Undurable | None:
+def undurable(tx: Reader, ino: int) -> Undurable | None:
     row = tx.get(b"d" + records.number(ino))
     return None if row is None else _decode_undurable(row)
 
@@ -112,7 +112,7 @@ def undurable_rows(tx: Transaction, after: int, limit: int) -> list[tuple[int, U
     return [(records.as_number(key[1:]), _decode_undurable(row)) for key, row in rows]
 
 
-def _held(tx: Transaction, ino: int, inode: Inode) -> list[Content]:
+def _held(tx: Reader, ino: int, inode: Inode) -> list[Content]:
     if not inode.beside:
         return []
     rows = tx.range(*records.within(b"h" + records.number(ino)), 100_000)
@@ -125,21 +125,22 @@ def _held(tx: Transaction, ino: int, inode: Inode) -> list[Content]:
 @contextlib.contextmanager
 def keeping(tx: Transaction, ino: int, inode: Inode) -> Iterator[None]:
     """Bring the references in line with what changes within: the inode's content, and the rows above."""
-    before = _needed(tx, ino, inode)
+    before = needed(tx, ino, inode)
     yield
-    after, holder = _needed(tx, ino, inode), references.inode_holder(ino)
+    after, holder = needed(tx, ino, inode), references.inode_holder(ino)
     references.hold(tx, inode.group, after - before, holder)
     references.drop(tx, inode.group, before - after, holder)
 
 
-def _needed(tx: Transaction, ino: int, inode: Inode) -> set[bytes]:
-    needed = targets_of(inode)
+def needed(tx: Reader, ino: int, inode: Inode) -> set[bytes]:
+    """Chunks and segments that an inode needs for all that it keeps."""
+    found = targets_of(inode)
     row = undurable(tx, ino)
     if row is not None:
-        needed |= targets_of(row.before)
+        found |= targets_of(row.before)
     for content in _held(tx, ino, inode):
-        needed |= targets_of(content)
-    return needed
+        found |= targets_of(content)
+    return found
 
 
 def committed(tx: Transaction, ino: int, inode: Inode, before: Content, needs: Needs, states: States) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import DRIVER, Mount, MountedCluster, clean_up, hung, mounted_cluster
+from volume_checks import assert_whole
 
 from dfsfuse import mountpoint
 from dfsfuse.cluster import Endpoint, find_or_start
@@ -72,6 +73,7 @@ def shared(driver: str) -> Iterator[MountedCluster]:
     """One cluster for all tests of a module; they must leave it as they find it."""
     with mounted_cluster(driver) as cluster:
         yield cluster
+        assert_whole(cluster.home, read=True)
 
 
 @pytest.fixture
@@ -79,6 +81,8 @@ def fresh(driver: str) -> Iterator[MountedCluster]:
     """A cluster for one test, which may do to it what it wants."""
     with mounted_cluster(driver) as cluster, watched(cluster):
         yield cluster
+        if cluster.stays_whole:
+            assert_whole(cluster.home)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,7 @@ def mount(request: pytest.FixtureRequest, first: Mount) -> Iterator[Path]:
     folder.mkdir()
     with watched(first.cluster):
         yield folder
+    assert_whole(first.cluster.home)
 
 
 @pytest.fixture

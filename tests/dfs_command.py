@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from support import ROOT, MountedCluster, mounted_cluster, wait_until
+from volume_checks import assert_whole
 
 RUN_S = 60.0
 
@@ -81,6 +82,8 @@ def running() -> Iterator[Dfs]:
         dfs = Dfs(cluster)
         assert b" runs at http://127.0.0.1:" in dfs("cluster", "start")
         yield dfs
+        if cluster.stays_whole:
+            assert_whole(cluster.home)
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

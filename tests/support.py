@@ -118,11 +118,13 @@ class Mount:
 
 class MountedCluster:
     """An embedded cluster in `folder`/home with any number of real mounts, through `driver`. `environment` is what
-    its processes get besides that of the test."""
+    its processes get besides that of the test. `stays_whole`: no test breaks it on purpose, so it is checked in the
+    end."""
 
     def __init__(self, folder: Path, driver: str = DRIVER):
         self.folder, self.home, self.driver = folder, folder / "home", driver
         self.environment: dict[str, str] = {}
+        self.stays_whole = True
         self._made = 0
 
     def mount(self, *arguments: object, home: Path | None = None, point: Path | None = None) -> Mount:

@@ -47,7 +47,7 @@ def test_a_lost_directory_comes_back(dfs: Dfs, folder: Path) -> None:
     lose_directory(dfs.home)
     said = dfs("load", folder / "dump").decode()
     assert before in said
-    assert said.splitlines()[-1] == f"to start it: dfs --home {dfs.home} cluster start"
+    assert said.splitlines()[-1] == f"to start it: dfs --home {dfs.home} cluster start; and then: dfs check"
     dfs("cluster", "start")
     assert dfs.json("status")["volume"] == before
     dfs("get", "-r", "/files", folder / "back")
@@ -137,6 +137,7 @@ def test_what_cannot_be_dumped_or_loaded(dfs: Dfs, folder: Path) -> None:
     for half in ("half", "cut"):
         assert any(word in other.failure("load", folder / half) for word in ("line 5 is no line", "cut off"))
         assert sorted(path.name for path in (other.home / "directory").iterdir()) == ["server.lock"]
+    dfs.cluster.stays_whole = False
     (dfs.home / "directory" / "directory.db").write_bytes(b"no database" * 1000)
     assert "move it away first" in dfs.failure("load", folder / "dump")
 

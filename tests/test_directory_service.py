@@ -45,13 +45,17 @@ class Service:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> "Service":
+        self.launch()
+        wait_until(self.answers, "the directory answers")
+        return self
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
         command = [sys.executable, "-m", "servers", "directory", "--home", self.home, "--port", str(self.port)]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--store", self.store], cwd=ROOT, stderr=log, env={**os.environ, "DFS_TOKEN": TOKEN}
             )
-        wait_until(self.answers, "the directory answers")
-        return self
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.log()

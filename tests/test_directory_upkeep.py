@@ -475,7 +475,7 @@ def test_everything_in_use_in_pages(servers: Servers) -> None:
     for limit in (1, 3, 7, 100):
         found, after, more = [], b"", True
         while more:
-            page = servers.volume.core.audit(messages.Audit(after=after, limit=limit))
+            page = servers.volume.core.upkeep.audit(messages.Audit(after=after, limit=limit))
             found, more = found + page.chunks, page.more
             after = found[-1]
         assert found == sorted(set(map(chunk_name, contents)))

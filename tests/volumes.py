@@ -11,7 +11,8 @@ from models import check_tree
 
 from dfsfuse import messages
 from dfsfuse.chunks import Piece, chunk_name
-from dfsfuse.messages import Attributes, ChunkReceipts, Manifest, Receipt, Server
+from dfsfuse.messages import Attributes, ChunkReceipts, Manifest, Problem, Receipt, Server
+from servers import check
 from servers.directory import Directory
 from servers.store import Store
 from servers.store.memory import MemoryStore
@@ -50,6 +51,14 @@ class Volume:
 
     def check(self) -> None:
         check_tree(self.store)
+        assert self.problems() == []
+
+    def problems(self) -> list[Problem]:
+        """What the checker finds."""
+        snapshot = self.store.snapshot()
+        found = [problem for page in check.pages(snapshot) for problem in page.problems]
+        snapshot.close()
+        return found
 
     def tick(self) -> int:
         self.now_ns += 1_000_000_000

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from dfsfuse import cluster, errors, tables
 from dfsfuse import home as homes
 from dfsfuse.commands.reach import home_of, metadata
+from dfsfuse.commands.surveys import survey
 from dfsfuse.messages import Dump, DumpPage
 from dfsfuse.tables import count_text
 
@@ -22,12 +23,10 @@ _STANDARD = "-"
 
 def dump(arguments: argparse.Namespace) -> int:
     with metadata(arguments) as asked, _written(arguments.file) as target:
-        request, more, count = Dump(key=secrets.token_bytes(16)), True, 0
-        while more:
-            page: DumpPage = asked.ask("dump", request, DumpPage)
+        count = 0
+        for page in survey(asked, "dump", Dump, DumpPage):
             target.writelines(line + b"\n" for line in page.lines)
-            more, count = page.more, count + len(page.lines)
-            request.page += 1
+            count += len(page.lines)
     if arguments.file != _STANDARD:
         lines = count_text(count, "line")
         tables.write_line(f"{arguments.file}: {lines}; the contents of files stay where they are, on the file servers")
@@ -72,7 +71,7 @@ def load(arguments: argparse.Namespace) -> int:
     volume, made_ns, inodes = done.stdout.split()
     when, many = tables.time_text(int(made_ns)), count_text(int(inodes), "inode")
     tables.write_line(f"volume {volume} is as it was at {when}, with {many}")
-    tables.write_line(f"to start it: dfs --home {shlex.quote(str(home))} cluster start")
+    tables.write_line(f"to start it: dfs --home {shlex.quote(str(home))} cluster start; and then: dfs check")
     return 0
 
 

@@ -66,6 +66,10 @@ class Metadata:
 
     @cached_property
     def cluster(self) -> Cluster:
+        return self.fresh_cluster()
+
+    def fresh_cluster(self) -> Cluster:
+        """As it is now."""
         return self.ask("cluster", Nothing(), Cluster)
 
 

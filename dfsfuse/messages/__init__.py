@@ -6,7 +6,7 @@ transaction, so what is done is done to what has that name then. Times that clie
 directory's.
 
 The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, ranges,
-range_locks, upkeep, dumps, and codec, which writes them."""
+range_locks, upkeep, dumps, checks, and codec, which writes them."""
 
 from dfsfuse.messages.base import (
     BODY_BYTES_MAX,
@@ -30,6 +30,20 @@ from dfsfuse.messages.base import (
     Change,
     Message,
     Nothing,
+)
+from dfsfuse.messages.checks import (
+    Check,
+    Checked,
+    ChunkTrace,
+    Inventoried,
+    Inventory,
+    Mend,
+    Mended,
+    Problem,
+    Trace,
+    Traced,
+    Verified,
+    Verify,
 )
 from dfsfuse.messages.cluster import (
     AllocateInodes,
@@ -277,6 +291,18 @@ __all__ = [
     "Repair",
     "RepairWork",
     "ServerCondition",
+    "Check",
+    "Checked",
+    "Mend",
+    "Mended",
+    "Problem",
+    "ChunkTrace",
+    "Trace",
+    "Traced",
+    "Inventory",
+    "Inventoried",
+    "Verify",
+    "Verified",
     "Dump",
     "DumpPage",
     "to_msgpack",
