@@ -203,7 +203,7 @@ class Upkeep:
     def mend(self, request: Mend, now_ns: int) -> Mended:
         """Each by itself. Servers may have short rows then that they have not been told of."""
         changed = [self._store.transact(lambda tx, p=p: mend.mend(tx, p, now_ns)) for p in request.problems]
-        self._may_find |= set(self.states)
+        self._may_find_again(self.states)
         return Mended(changed)
 
     # -- what goes on by itself

@@ -11,6 +11,7 @@ from volumes import ENGINES, Volume, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import chunk_name
 from dfsfuse.messages import Attributes
+from servers import references
 
 
 @pytest.fixture(params=ENGINES)
@@ -166,6 +167,24 @@ def test_a_repeated_answer_changes_nothing(servers: Servers) -> None:
     assert servers.repair_step("C", first) == second
     servers.repair("C")
     assert short(servers) == {}
+
+
+def test_what_a_check_mends_during_a_pass_is_told_by_the_next(servers: Servers) -> None:
+    """Goal: a chunk that turns out to be needed while a server is in the middle of a pass is not overlooked."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    commit(servers, volume.make("g").ino, b"two", on="AB")
+    servers.register("C")
+    work = servers.repair_step("C", messages.RepairWork())
+    while work.after[:1] != b"f":
+        work = servers.repair_step("C", work)
+    lost = references.key(1, chunk_name(b"one"), references.inode_holder(ino))
+    volume.store.transact(lambda tx: tx.delete(lost))
+    assert any(volume.core.upkeep.mend(messages.Mend(volume.problems()), volume.now_ns).changed)
+    while not work.complete:
+        work = servers.repair_step("C", work)
+    assert servers.register("C").repair
+    assert chunk_name(b"one") in servers.repair("C")
 
 
 # -- what is not on disks yet
