@@ -128,7 +128,7 @@ class DirectoryService:
             log.warning(
                 "inode %d is opened for reading without a row that would outlive its name: %s", request.base, error
             )
-            return self.core.open(msgspec.structs.replace(request, opening=0))
+            return self.core.open(msgspec.structs.replace(request, opening=0, atime_ns=0))
 
     def _commit(self, request: messages.Commit) -> Any:
         reply = self.core.commit(request, time.time_ns(), boottime_s())
