@@ -88,19 +88,20 @@ class FullDisk:
     def with_room(self, work: Callable[[], Result], need: Need = Need.WRITE) -> Result:
         """`work()`; where the disk has no room for it, as much is freed as may be, and it is done once more. Of the
         disk's errors none but these of `dfsfuse.errors` is raised."""
-        measures = [self._evict, self._drop_read, self._reserve.give][:need]
-        while True:
-            try:
-                result = work()
-                if not measures:
+        try:
+            return work()
+        except (errors.NoSpace, OSError) as error:
+            _check_full(error)
+        for free in [self._evict, self._drop_read, self._reserve.give][:need]:
+            if free():
+                try:
+                    return work()
+                except (errors.NoSpace, OSError) as error:
+                    _check_full(error)
+                finally:
                     # Before what others write takes it.
                     self._reserve.keep()
-                return result
-            except (errors.NoSpace, OSError) as error:
-                if error.errno not in _FULL:
-                    raise errors.from_os_error(error, "using the local cache") from None
-            if not _frees_something(measures):
-                raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
+        raise errors.NoSpace("the local cache's disk is full, and nothing in it can be evicted")
 
     def _drop_read(self) -> bool:
         """Drop what programs have open, and only read; False: there is nothing of that kind."""
@@ -131,12 +132,10 @@ def _allocated(fd: int, length: int) -> bool:
     return True
 
 
-def _frees_something(measures: list[Callable[[], object]]) -> bool:
-    """Take measures until one has helped; each once."""
-    while measures:
-        if measures.pop(0)():
-            return True
-    return False
+def _check_full(error: errors.NoSpace | OSError) -> None:
+    """Raises another error of the disk's."""
+    if error.errno not in _FULL:
+        raise errors.from_os_error(error, "using the local cache") from None
 
 
 def _is_only_read(content: Content) -> bool:

@@ -22,14 +22,15 @@ class PlainWrites:
     """By content."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._under_way: dict[Content, int] = {}
         self._stopped: dict[Content, int] = {}
 
     def begin(self, handle: Handle, interrupted: Interrupted) -> "PlainWrite | None":
         """A block in which the descriptor keeps its write lock; None where it has none. Raises Interrupted."""
         content = handle.content
-        with self._changed:
+        with self._mutex:
             while handle.lock is not None:
                 if content not in self._stopped:
                     self._under_way[content] = self._under_way.get(content, 0) + 1
@@ -40,7 +41,7 @@ class PlainWrites:
         return None
 
     def end(self, content: Content) -> None:
-        with self._changed:
+        with self._mutex:
             if not _one_less(self._under_way, content) and content in self._stopped:
                 self._changed.notify_all()
 
