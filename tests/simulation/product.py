@@ -7,6 +7,7 @@ that decide how content is cut are made small, so that files of some kilobytes h
 Use it in a process of its own: what was imported before keeps the real modules.
 """
 
+import contextlib
 import importlib
 import random
 import sys
@@ -90,6 +91,16 @@ def load() -> None:
             importlib.import_module(name)
     finally:
         sys.modules.update(kept)
+    _make_decoders()
+
+
+def _make_decoders() -> None:
+    """Each kind of message gets its decoder with its first one: now, and not in each run."""
+    from dfsfuse import errors, messages
+
+    for kind in messages.Message.__subclasses__():
+        with contextlib.suppress(errors.BadRequest):
+            messages.from_msgpack(b"\x80", kind)
 
 
 def _cut_small() -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from simulation import faults, product, threads
 from simulation.history import Violation
+from simulation.world import World
 
 CPU_S_MAX = 60
 """A run that takes longer goes in circles."""
@@ -36,8 +37,6 @@ class Outcome(NamedTuple):
 
 def run_seed(seed: int, fault: str = "", traced: bool = False) -> tuple[Outcome, list[str]]:
     """In this process, once: (outcome, trace)."""
-    from simulation.world import World
-
     if fault:
         faults.ALL[fault]()
     world = World(seed, traced)
