@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 KINDS = (
-    "kill_server", "kill_locks", "kill_client", "partition", "one_way", "pause_client", "pause_server", "flaky",
-    "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
+    "kill_server", "kill_locks", "kill_client", "partition", "one_way", "stall_holder", "pause_client", "pause_server",
+    "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
 )  # fmt: skip
 CALM = ("think",)
 
@@ -39,7 +39,7 @@ _WORK = {
 def draw_profile(source: random.Random) -> Profile:
     kinds = tuple(kind for kind in KINDS if source.random() < 0.22)
     weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
-    work_s = source.choice((5.0, 8.0, 8.0, 12.0, 16.0))
+    work_s = 16.0 if "stall_holder" in kinds else source.choice((5.0, 8.0, 8.0, 12.0))
     return Profile(kinds, source.choice((2, 2, 3)), source.choice((1, 2, 2)), work_s, (list(_WORK), weights))
 
 
@@ -92,6 +92,20 @@ class Disasters:
     def pause_client(self) -> None:
         self._pause(self._random.choice(self._world.clients).life, self._for_a_while(0.5, 14.0))
 
+    def stall_holder(self) -> None:
+        """Whoever is granted a write lock next stands still, or is cut off, for about as long as its lease lasts."""
+        self._world.on_grant = self._stall
+
+    def _stall(self, name: str) -> None:
+        self._world.on_grant = None
+        client = next(client for client in self._world.clients if client.name == name)
+        seconds = self._random.uniform(7.0, 13.0)
+        if self._random.random() < 0.6:
+            self._pause(client.life, seconds)
+        else:
+            servers = SERVERS if self._random.random() < 0.5 else ("locks",)
+            self._cut_pairs(name, {(name, server) for server in servers}, seconds)
+
     def pause_server(self) -> None:
         name = self._random.choice(SERVERS)
         self._pause(self._world.servers.lives.get(name), self._for_a_while(0.2, 6.0))
@@ -120,8 +134,10 @@ class Disasters:
             pairs = {(target, source) for source, target in pairs}
         if both:
             pairs |= {(target, source) for source, target in pairs}
-        seconds = self._for_a_while(0.1, 14.0)
-        self._world.note(one, f"{'cut off' if both else 'one way cut off'} for {seconds:.2f} s: {sorted(pairs)}")
+        self._cut_pairs(one, pairs, self._for_a_while(0.1, 14.0))
+
+    def _cut_pairs(self, one: str, pairs: set[tuple[str, str]], seconds: float) -> None:
+        self._world.note(one, f"cut off for {seconds:.2f} s: {sorted(pairs)}")
         self._world.network.cut |= pairs
         self._at(seconds, lambda: self._world.network.heal(pairs))
 

@@ -65,6 +65,7 @@ class Servers:
         if life is not None:
             life.alive = False
             self._network.died(name)
+            self._network.caller_died(life)
 
     def lose_power(self, name: str) -> None:
         """The host is silent until it starts again, and its disk has lost what was not synced."""
@@ -115,6 +116,7 @@ class Client:
         if self.life is None:
             return
         self.life.alive = False
+        self._network.caller_died(self.life)
         if self.filesystem is not None:
             index = self.parts("_cache").index
             index._db.close()

@@ -55,6 +55,10 @@ class Call:
 
     def arrive(self, outcome: Outcome) -> None:
         done, self.done = self.done, None
+        if isinstance(outcome, Broken):
+            self.network.closed(self)
+        else:
+            self.network.over(self)
         if done is not None:
             done(outcome)
 
@@ -78,6 +82,7 @@ class Network:
         self._held: list[tuple[str, str, Life, Callable[[], None]]] = []
         self._power_cuts: Counter[str] = Counter()
         self._under_way: dict[str, list[Call]] = {}
+        self._waiting: dict[Life, dict[Call, None]] = {}
 
     # -- servers
 
@@ -133,6 +138,7 @@ class Network:
         """`done(outcome)` comes once, as an event of the caller's; or never, in silence."""
         call = Call(self, caller, host, head, body)
         call.done = done
+        self._waiting.setdefault(caller, {})[call] = None
         for _ in range(1 + (self._random.random() < self.doubling)):
             self._send(call)
         return call
@@ -153,6 +159,8 @@ class Network:
         self._under_way.setdefault(call.host, []).append(call)
         call.server = life
         self._loop.for_life(life, 0.0, handler, call)
+        if call.done is None:
+            self._tell_gone(call)
 
     def answer(self, call: Call, reply: Outcome) -> None:
         under_way = self._under_way.get(call.host, [])
@@ -162,9 +170,19 @@ class Network:
             reply = Broken("reset")
         self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(reply))
 
+    def over(self, call: Call) -> None:
+        self._waiting.get(call.caller, {}).pop(call, None)
+
     def closed(self, call: Call) -> None:
-        """The server hears of it where the link carries."""
-        if call.on_gone and call.server is not None:
-            life = call.server
-            for tell in call.on_gone:
-                self._carry(call.caller.name, call.host, life, tell)
+        """The caller's end of the connection is closed; the server hears of it where the link carries."""
+        self.over(call)
+        if call.server is not None:
+            self._tell_gone(call)
+
+    def caller_died(self, caller: Life) -> None:
+        """Its kernel closes all of its connections."""
+        for call in list(self._waiting.pop(caller, {})):
+            call.close()
+
+    def _tell_gone(self, call: Call) -> None:
+        self._carry(call.caller.name, call.host, call.server, lambda: [tell() for tell in call.on_gone])

@@ -118,13 +118,16 @@ class Program:
     def edit_table(self) -> None:
         self._edit(self.random.choice(TABLES))
 
-    def _edit(self, name: str, durable: bool | None = None) -> Write:
+    def _edit(self, name: str, durable: bool | None = None) -> Write | None:
+        """Now and then it is opened for writing, and nothing is written."""
         with self.turns.writing(name):
             began = self.world.now
             handle, _ = self.fs.open(place(name), os.O_RDWR, self.pid)
             try:
                 table = self._parsed(name, self.fs.files.read(handle, READ_MAX, 0), began)
                 self._pause()
+                if durable is None and self.random.random() < 0.15:
+                    return None
                 return self._change(handle, name, table, began, durable)
             finally:
                 self.fs.files.release(handle)
@@ -270,7 +273,7 @@ class Program:
         """Others come between, now and then for long."""
         chance = self.random.random()
         if chance < 0.3:
-            threads.sleep(self.random.random() * (2.0 if chance < 0.03 else 0.05))
+            threads.sleep(self.random.random() * (2.5 if chance < 0.05 else 0.05))
 
 
 def place(*names: str) -> tuple[int, tuple[bytes, ...]]:

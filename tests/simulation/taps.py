@@ -33,6 +33,8 @@ def _check_alone(world: "World", table: Any, lock: Any) -> None:
     if not lock.held_now():
         return
     world.note(Scheduler.loop.life.name, f"holds the lock of inode {lock.ino}, token {lock.token:#x}")
+    if world.on_grant is not None:
+        world.on_grant(Scheduler.loop.life.name)
     for client in world.clients:
         if client.filesystem is None or client.filesystem.locks is table:
             continue

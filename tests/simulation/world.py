@@ -10,6 +10,7 @@ import random
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from simulation import contents, disasters, hosts, product, taps, threads
@@ -34,6 +35,7 @@ class World:
         self.profile = disasters.draw_profile(self.fork("profile"))
         self.healed = self.stopping = False
         self.files, self.name_ops = Files(LOGS), []
+        self.on_grant: Callable[[str], None] | None = None
         self.fences: dict[int, int] = {}
         self.commit_ids: set[bytes] = set()
         self.directory_cuts = 0
@@ -184,7 +186,7 @@ class World:
 
     def _heal(self) -> None:
         self.note("world", "is healed")
-        self.healed = self.stopping = True
+        self.healed, self.stopping, self.on_grant = True, True, None
         network, servers = self.network, self.servers
         network.loss = network.doubling = network.slow_s = 0.0
         network.heal()
