@@ -13,7 +13,7 @@ SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 def simulate(*arguments: str) -> tuple[int, str]:
     """(exit status, output) of `python -m simulation` in tests/."""
     command = [sys.executable, "-m", "simulation", *arguments]
-    ended = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, errors="replace", timeout=1500)
+    ended = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, errors="replace", timeout=3600)
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -29,4 +29,4 @@ def test_a_seed_replays_exactly(seed: str) -> None:
     first, second = simulate("--seed", seed), simulate("--seed", seed)
     assert first == second
     assert first[0] == 0
-    assert len(first[1].splitlines()) > 100
+    assert "is healed" in first[1]
