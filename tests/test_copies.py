@@ -10,7 +10,7 @@ from filesystems import Machine
 from volumes import Volume
 
 from dfsfuse import cache_index, errors
-from dfsfuse.commands.leftovers import Ask, uploads_of
+from dfsfuse.commands.leftovers import Ask, copies_in, uploads_of
 from dfsfuse.commits import Committer
 from dfsfuse.rpc import Rpc
 from dfsfuse.unsent import Unsent
@@ -70,7 +70,7 @@ def test_what_waits_to_be_a_copy_is_listed(machine: Machine, monkeypatch: pytest
         found = uploads_of(machine.home, Ask(Rpc(""), None))
         return [f"{upload.path.decode()}: {upload.reason}" for upload in found]
 
-    def silent(data: bytes) -> None:
+    def silent(*_: object) -> None:
         raise errors.TimedOut("silent servers")
 
     monkeypatch.setattr(machine.servers, "upload", silent)
@@ -86,3 +86,19 @@ def test_what_waits_to_be_a_copy_is_listed(machine: Machine, monkeypatch: pytest
     assert list(copies(machine).values()) == [b"HALFed"]
     (made,) = cache_index.copies_in(machine.home / "index.db")
     assert made.original == b"/f.txt"
+
+
+def test_copies_are_looked_for_in_their_own_volume(machine: Machine) -> None:
+    """Goal: a home may have clients of several volumes; a directory is asked about its own inodes alone. Those of
+    another volume are other files, or none, and what is not known to have been dealt with is listed."""
+
+    class OtherFiles:
+        def call(self, *_: object) -> None:
+            raise errors.Stale("no such file")
+
+    half_written(machine)
+    machine.kill()
+    home = machine.home.parents[2]
+    (listed,) = copies_in(home, Ask(OtherFiles(), "http://directory", "another"))
+    assert listed.original == b"/f.txt"
+    assert copies_in(home, Ask(OtherFiles(), "http://directory", "v")) == []

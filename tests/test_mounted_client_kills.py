@@ -216,3 +216,30 @@ def test_killed_at_any_moment(fresh):
     assert sum(writer._made for writer in load.writers) > 10 * ROUNDS
     assert kept, "some were killed while they had a file open"
     assert not (other.point / "lost+found").exists()
+
+
+def test_the_next_client_ends_the_killed_ones_session(fresh):
+    """Goal: S7, S11. With the next mount on its mountpoint a killed client's locks are free, and what it had open
+    without a name is gone, both at once: not after the lease, and not after the ten minutes for which open files are
+    kept."""
+    client, other = fresh.mount(), fresh.mount()
+    inodes = lambda: Dfs(fresh).json("status")["inodes"]  # noqa: E731
+    before = inodes()
+    (client.point / "held").write_bytes(b"")
+    with contextlib.ExitStack() as programs:
+        for name in ("held", "unlinked"):
+            programs.enter_context(contextlib.suppress(OSError))
+            handle = programs.enter_context((client.point / name).open("wb", buffering=0))
+            handle.write(b"written")
+            os.fsync(handle)
+        os.unlink(client.point / "unlinked")
+        assert inodes() == before + 2
+        dead = {row["session"] for row in Dfs(fresh).json("status")["sessions"] if row["pid"] == client.pid}
+        client.kill()
+        fresh.mount(point=client.point)
+        assert not dead & {row["session"] for row in fresh.ask("directory")["sessions"]}
+        assert not dead & {row["session"] for row in fresh.ask("locks", "locks")["locks"] if row["token"]}
+        assert inodes() == before + 1
+        with (other.point / "held").open("r+b") as handle:
+            handle.write(b"WRITTEN")
+    assert (client.point / "held").read_bytes() == b"WRITTEN"

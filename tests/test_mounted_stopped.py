@@ -5,12 +5,16 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from dfs_command import Dfs
 from support import Mount, MountedCluster, error, wait_until
+
+from dfsfuse import cache_index
+from dfsfuse.cache_index import State
 
 pytestmark = pytest.mark.mounted
 
@@ -92,3 +96,68 @@ def test_what_a_stopped_client_had_is_in_lost_and_found(fresh):
     assert copy.endswith(").txt")
     assert (other.point / "lost+found" / copy).read_bytes() == b"base lost"
     assert_told(fresh, sleeper, f"/lost+found/{copy}", "/folder/file.txt")
+
+
+def test_whoever_took_the_lock_need_not_have_written(fresh):
+    """Goal: S6. Another client has opened the file for writing, and has not written yet when the stopped one goes on:
+    what the stopped one had is a copy, and the other one's close makes the next version."""
+    sleeper, other = fresh.mount(), fresh.mount("--lock-wait", 20)
+    (sleeper.point / "file.txt").write_bytes(b"base")
+    with written(sleeper.point / "file.txt", b" lost") as (handle, ino):
+        with contextlib.ExitStack() as closing:
+            with stopped(sleeper, ino):
+                file = closing.enter_context((other.point / "file.txt").open("ab"))
+            with error(errno.EIO):
+                os.fsync(handle)
+            file.write(b" kept")
+    assert (sleeper.point / "file.txt").read_bytes() == b"base kept"
+    (copy,) = set(os.listdir(other.point)) - {"file.txt"}
+    assert (other.point / copy).read_bytes() == b"base lost"
+    assert_told(fresh, sleeper, f"/{copy}", "/file.txt")
+
+
+def test_stopped_during_an_fsync(fresh):
+    """Goal: S6. The client is stopped while it sends what a program syncs: fsync() returns the error."""
+    sleeper, other, outcome = fresh.mount(), fresh.mount("--lock-wait", 20), []
+    (sleeper.point / "file.txt").write_bytes(b"base")
+    with written(sleeper.point / "file.txt", b" lost") as (handle, ino):
+        syncing = threading.Thread(target=lambda: outcome.append(errno_of(lambda: os.fsync(handle))))
+        with contextlib.ExitStack() as standing_still:
+            with fresh.frozen("A", "B", "C"):
+                syncing.start()
+                # No new process asks: it would close its copy of the descriptor first, which waits for the fsync.
+                wait_until(lambda: closed_in(sleeper), "it is on its way")
+                standing_still.enter_context(stopped(sleeper, ino))
+            with (other.point / "file.txt").open("ab") as file:
+                file.write(b" kept")
+        syncing.join(ENDED_S)
+    assert outcome == [errno.EIO]
+    assert (sleeper.point / "file.txt").read_bytes() == b"base kept"
+    (copy,) = set(os.listdir(other.point)) - {"file.txt"}
+    assert (other.point / copy).read_bytes() == b"base lost"
+
+
+def closed_in(client: Mount) -> bool:
+    return any(row.state is State.CLOSED for row in cache_index.unsent_in(client.folder / "index.db"))
+
+
+def errno_of(work: Callable[[], object]) -> int:
+    try:
+        work()
+    except OSError as failure:
+        return failure.errno
+    return 0
+
+
+def test_nobody_else_took_the_lock(fresh):
+    """Goal: S6. Nobody has written meanwhile, as with a laptop that was asleep: what the client had is based on the
+    newest version, and becomes the next one; there is no copy."""
+    sleeper, other = fresh.mount(), fresh.mount()
+    (sleeper.point / "file.txt").write_bytes(b"base")
+    with written(sleeper.point / "file.txt", b" goes") as (handle, ino):
+        with stopped(sleeper, ino):
+            pass
+        os.fsync(handle)
+        os.write(handle, b" on")
+    assert (other.point / "file.txt").read_bytes() == b"base goes on"
+    assert os.listdir(other.point) == ["file.txt"]
