@@ -57,11 +57,15 @@ def put(tx: Transaction, name: str, state: ServerState) -> None:
     records.put_record(tx, b"w" + name.encode(), state)
 
 
-def new_disk(store: str, first: int, before: ServerState | None, collected: int) -> ServerState:
-    """A server that comes with a disk that is not known yet."""
+def new_disk(store: str, first: int, following: int, before: ServerState | None, collected: int) -> ServerState:
+    """A server that comes with a disk that is not known yet. `following`: its next receipt number. What it has given
+    receipts for may be garbage that it has deleted since, where the metadata was loaded from a dump while it ran."""
     floor = (before.since >> 40 << 40) + STARTS_APART if before else 0
     since = max(first, floor)
-    return ServerState(store=store, first=first, since=since, void_below=since, catching_up=True, collected=collected)
+    void_below = max(since, following)
+    return ServerState(
+        store=store, first=first, since=since, void_below=void_below, catching_up=True, collected=collected
+    )
 
 
 def new_start(state: ServerState, first: int, synced: int) -> ServerState:

@@ -79,7 +79,7 @@ class Upkeep:
 
     def _of_new_disk(self, server: Server, before: ServerState | None) -> ServerState:
         collected = self._store.read(garbage_log.end)
-        return server_states.new_disk(server.store, server.first_number, before, collected)
+        return server_states.new_disk(server.store, server.first_number, server.next_number, before, collected)
 
     def _put(self, name: str, state: ServerState) -> None:
         """A new disk or a new start. Where there is nothing to look for it serves at once."""

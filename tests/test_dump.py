@@ -199,6 +199,24 @@ def test_file_servers_are_asked_for_everything(volume: Volume) -> None:
     assert wanted == {piece(data).chunk for data in (b"content of now", b"first", b"second")}
 
 
+def test_receipts_of_before_a_load_do_not_count(volume: Volume) -> None:
+    """Goal: S8. Servers that ran on while the metadata was loaded may have deleted what they gave receipts for: it is
+    confirmed again before a commit rests on it."""
+    ino = volume.make("file").ino
+    other = loaded(dumped(volume))
+    for name in "ABC":
+        disk = {"store": f"disk of {name}", "first_number": 1, "next_number": 7}
+        other.core.register(volume.heartbeat(name, **disk), other.now_s)
+    other.now_s += 1
+    old, new = (
+        [messages.ChunkReceipts(piece(b"x").chunk, [messages.Receipt(name, number) for name in "ABC"])]
+        for number in (6, 7)
+    )
+    with pytest.raises(errors.ReceiptsVoid):
+        other.commit(ino, b"x", receipts=old)
+    assert other.commit(ino, b"x", receipts=new).version == 1
+
+
 def test_lines_can_be_read(volume: Volume) -> None:
     """Goal: each line is JSON with one thing in it; names are text where they are."""
     filled(volume)
