@@ -78,6 +78,7 @@ def _look(lab: Lab, loads: list[Running]) -> None:
         looked = checks.check_client(lab.clients[name].point, loads)
         tell(f"{name} finds all that was acknowledged: {looked} files, rows and commits")
     tell(f"conflict copies: {len(checks.copies(lab.clients['m3'].point))}")
+    tell(f"dfs check: {checks.check_volume(lab)}")
     for name in list(lab.clients):
         lab.unmount(name)
 

@@ -1,11 +1,17 @@
 """What must be true when the loads have ended: everything that was acknowledged is there, on every client."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+from support import ROOT
+
 from .git import Git
 from .journal import DONE, Known, Reader
+from .lab import Lab
 from .loads import FOLDERS, content, number_in
 from .running import Running
 
@@ -18,6 +24,15 @@ def check_client(point: Path, loads: list[Running]) -> int:
     looked += _moved(point, Known(Reader(journals["mover"])).update())
     looked += _ledger(point, [journals["sqlite-m1"], journals["sqlite-m2"]])
     return looked + _commits(point, journals["git"])
+
+
+def check_volume(lab: Lab) -> str:
+    """What `dfs check` says, which reads every copy. AssertionError: something is wrong with the volume."""
+    command = [sys.executable, "-P", "-m", "dfsfuse", "--cluster", lab.servers["directory"].url, "check"]
+    environment = {**os.environ, "DFS_TOKEN": lab.token, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
 
 
 def _acknowledged(journal: Path, what: str) -> set[int]:
