@@ -223,23 +223,28 @@ def test_the_next_client_ends_the_killed_ones_session(fresh):
     without a name is gone, both at once: not after the lease, and not after the ten minutes for which open files are
     kept."""
     client, other = fresh.mount(), fresh.mount()
-    inodes = lambda: Dfs(fresh).json("status")["inodes"]  # noqa: E731
-    before = inodes()
-    (client.point / "held").write_bytes(b"")
-    with contextlib.ExitStack() as programs:
-        for name in ("held", "unlinked"):
-            programs.enter_context(contextlib.suppress(OSError))
-            handle = programs.enter_context((client.point / name).open("wb", buffering=0))
-            handle.write(b"written")
-            os.fsync(handle)
-        os.unlink(client.point / "unlinked")
-        assert inodes() == before + 2
-        dead = {row["session"] for row in Dfs(fresh).json("status")["sessions"] if row["pid"] == client.pid}
-        client.kill()
-        fresh.mount(point=client.point)
-        assert not dead & {row["session"] for row in fresh.ask("directory")["sessions"]}
-        assert not dead & {row["session"] for row in fresh.ask("locks", "locks")["locks"] if row["token"]}
-        assert inodes() == before + 1
-        with (other.point / "held").open("r+b") as handle:
-            handle.write(b"WRITTEN")
+    status = lambda: Dfs(fresh).json("status")  # noqa: E731
+    before = status()["inodes"]
+    handles = [written_and_open(client.point / name) for name in ("held", "unlinked")]
+    os.unlink(client.point / "unlinked")
+    known = status()
+    assert known["inodes"] == before + 2
+    (dead,) = (row["session"] for row in known["sessions"] if row["pid"] == client.pid)
+    client.kill()
+    for handle in handles:
+        with pytest.raises(OSError):  # noqa: PT011 - ECONNABORTED for the first, then ENOTCONN
+            os.close(handle)
+    fresh.mount(point=client.point)
+    assert dead not in {row["session"] for row in status()["sessions"]}
+    assert dead not in {row["session"] for row in fresh.ask("locks", "locks")["locks"] if row["token"]}
+    assert status()["inodes"] == before + 1
+    with (other.point / "held").open("r+b") as file:
+        file.write(b"WRITTEN")
     assert (client.point / "held").read_bytes() == b"WRITTEN"
+
+
+def written_and_open(path: Path) -> int:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(handle, b"written")
+    os.fsync(handle)
+    return handle
