@@ -115,6 +115,7 @@ def test_write_goes_on_with_one_server_down(fresh):
 
 def test_broken_chunk_is_read_elsewhere(fresh):
     """Goal: S16. Bytes that rot on a replica's disk are never read: another server's copy is, by every reader."""
+    fresh.stays_whole = False
     writer, readers = fresh.mount(), [fresh.mount() for _ in range(2)]
     content = {"large": os.urandom(3 << 20), "small": os.urandom(5000)}
     for file, data in content.items():
