@@ -77,7 +77,7 @@ class Surveys:
     def _begin(self, key: bytes, number: int, pages: Pages, now_s: float) -> _Survey:
         if number:
             raise errors.NotFound(
-                "the directory has started again, or was not asked for this for a minute; begin again with page 0"
+                "the directory has started again, or was not asked for a minute, and has lost its place; begin again"
             )
         if not 16 <= len(key) <= 64:
             raise errors.BadRequest("a key is 16 to 64 random bytes")

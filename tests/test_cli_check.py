@@ -11,7 +11,9 @@ from dfs_command import Dfs, environment, running, write_files
 from support import processes_of, wait_until
 from test_cli_cluster import killed_for_good
 
+from dfsfuse import errors, messages
 from dfsfuse import home as homes
+from dfsfuse.commands import check
 from servers import records
 from servers.store import Transaction
 from servers.store.sqlite import SqliteStore
@@ -145,6 +147,26 @@ def test_what_cannot_be_checked(dfs: Dfs, folder: Path) -> None:
     )
     assert nowhere.returncode == 2
     assert b"could not be checked: no cluster in" in nowhere.stderr
+
+
+class Restarting:
+    """A directory that is killed after each page, so many times."""
+
+    def __init__(self, kills: int):
+        self.kills = kills
+
+    def ask(self, operation: str, request: messages.Check, reply: type) -> messages.Checked:
+        if request.page and self.kills:
+            self.kills -= 1
+            raise errors.NotFound("begin again")
+        return messages.Checked(looked=10, more=request.page < 3)
+
+
+def test_a_directory_that_starts_again_meanwhile() -> None:
+    """Goal: the check begins anew, and counts nothing twice; not for ever."""
+    assert sum(page.looked for page in check._pages(Restarting(2))) == 40
+    with pytest.raises(errors.NotFound):
+        check._pages(Restarting(3))
 
 
 def test_surplus_is_no_problem(dfs: Dfs) -> None:

@@ -171,7 +171,7 @@ def test_a_walk_that_nobody_asks_for_ends(asker: Asker) -> None:
     asker.page(0)
     asker.now_s += IDLE_S + 1
     asker.surveys.end_idle(asker.now_s)
-    with pytest.raises(errors.NotFound, match="page 0"):
+    with pytest.raises(errors.NotFound, match="begin again"):
         asker.page(1)
     assert asker.page(0).more
 

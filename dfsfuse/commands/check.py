@@ -5,6 +5,7 @@ wrong is looked at again, against the newest state of all who know of it, before
 """
 
 import argparse
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,17 +20,16 @@ _CLEAN, _PROBLEMS, _UNCHECKED = 0, 1, 2
 _ROUNDS = 4
 """Of repairing: one repair may show what is to be repaired next."""
 _MENDED_AT_ONCE = 100
+_TRIES = 3
 
 
 class Result:
     """All that one check has found."""
 
     def __init__(self, asked: Metadata, read: bool):
-        self.problems: list[Problem] = []
-        self.rows = 0
-        for page in survey(asked, "check", Check, Checked):
-            self.problems += page.problems
-            self.rows += page.looked
+        pages = _pages(asked)
+        self.rows = sum(page.looked for page in pages)
+        self.problems = [problem for page in pages for problem in page.problems]
         self.chunks = ChunkCheck(asked, read)
         self.chunks.run()
         self.problems += self.chunks.problems
@@ -37,6 +37,14 @@ class Result:
     @property
     def status(self) -> int:
         return _PROBLEMS if self.problems else _UNCHECKED if self.chunks.silent else _CLEAN
+
+
+def _pages(asked: Metadata) -> list[Checked]:
+    """What the directory finds. One that starts again meanwhile has lost its place, so it begins anew."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(errors.NotFound):
+            return list(survey(asked, "check", Check, Checked))
+    return list(survey(asked, "check", Check, Checked))
 
 
 def check(arguments: argparse.Namespace) -> int:
