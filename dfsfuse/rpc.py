@@ -62,15 +62,25 @@ class Rpc:
         wait = Wait(time.monotonic() + timeout_s, None, interrupted, meanwhile)
         return from_msgpack(self._ask(url, f"POST /v1/{operation}", to_msgpack(request), wait, timeout_s), reply)
 
-    def put_chunk(self, url: str, name: bytes, data: Body, role: str, timeout_s: float) -> Stored:
+    def put_chunk(
+        self,
+        url: str,
+        name: bytes,
+        data: Body,
+        role: str,
+        timeout_s: float,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> Stored:
         """Upload one chunk; the receipts of all servers that have it. `role` is "" or "acting"."""
         query = f"?role={role}" if role else ""
-        wait = Wait(time.monotonic() + timeout_s)
+        wait = Wait(time.monotonic() + timeout_s, None, interrupted)
         return from_msgpack(self._ask(url, f"PUT /v1/chunks/{name.hex()}{query}", data, wait, timeout_s), Stored)
 
-    def get_chunk(self, url: str, name: bytes, timeout_s: float) -> bytes | bytearray:
+    def get_chunk(
+        self, url: str, name: bytes, timeout_s: float, interrupted: Callable[[], bool] | None = None
+    ) -> bytes | bytearray:
         """One whole chunk, not yet verified."""
-        wait = Wait(time.monotonic() + timeout_s, _STALL_S)
+        wait = Wait(time.monotonic() + timeout_s, _STALL_S, interrupted)
         body = self._ask(url, f"GET /v1/chunks/{name.hex()}", b"", wait, timeout_s)
         self.received_bytes += len(body)
         return body

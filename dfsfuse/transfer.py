@@ -2,10 +2,10 @@
 
 Up: to the primary; when it cannot be reached, the next server of the group is asked to act for it. Down: from the
 replicas by turns, from the primary when no replica can serve; what does not hash to its name is asked for elsewhere.
-A server that failed is passed over for PASS_OVER_S, unless no other is left.
+Servers that failed lately, or may lack chunks, come last (health.py).
 
-Threads: `_failed_until` and `_turn` are simple values whose races do no harm. A pool of threads carries several
-chunks of one file at a time."""
+Threads: `_turn` is a simple value whose races do no harm. A pool of threads carries several chunks of one file at a
+time."""
 
 import itertools
 import logging
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from dfsfuse import errors
 from dfsfuse.chunks import chunk_name
+from dfsfuse.health import Health
 from dfsfuse.messages import ChunkReceipts, Confirm, FilesStatus, Message, Server, Stored, Sync, Synced
 from dfsfuse.messages import Confirmed as ConfirmReply
 from dfsfuse.patience import Patience
@@ -24,7 +25,6 @@ from dfsfuse.session import Session
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 3
-PASS_OVER_S = 1.0
 _CHUNK_S = 10.0
 _CONFIRM_AT_ONCE = 1024
 _PATIENCE_S, _SLOWEST_BYTES_S = 2.5, 1e6
@@ -43,7 +43,7 @@ class Transfer:
 
     def __init__(self, session: Session, tell: Callable[[int], None] = lambda sent_bytes: None):
         self._session, self._patience = session, Patience(session.timeout_s)
-        self._failed_until: dict[str, float] = {}
+        self._health = Health(session.rpc)
         self._turn = itertools.count()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
         self.sent_bytes, self._tell = 0, tell
@@ -71,18 +71,30 @@ class Transfer:
         return ChunkReceipts(name, stored.receipts)
 
     def _upload_once(self, name: bytes, data: Body, left_s: float) -> Stored:
+        """The first that can takes it: the primary, or who acts for it. Where servers are there and cannot, what the
+        last one said is the failure."""
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
-        for share_s, rank, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
+        for share_s, rank, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
+            role, patience_s = "acting" if rank else "", min(share_s, _PATIENCE_S + len(data) / _SLOWEST_BYTES_S)
             try:
-                role = "acting" if rank else ""
-                patience_s = min(share_s, _PATIENCE_S + len(data) / _SLOWEST_BYTES_S)
-                return self._session.rpc.put_chunk(server.url, name, data, role, patience_s)
-            except errors.Unreachable as error:
-                self._note_failure(server, error)
-                failure = error
+                return self._session.rpc.put_chunk(
+                    server.url, name, data, role, patience_s, self._health.is_silent(server)
+                )
+            except (errors.Unreachable, errors.Interrupted) as error:
+                failure = self._has_failed(server, error)
             except errors.NotEnoughCopies as error:
                 failure = errors.Unreachable(str(error))
+            except errors.ServerError as error:
+                log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)
+                failure = error
         raise failure
+
+    def _has_failed(self, server: Server, error: errors.DfsError) -> errors.Unreachable:
+        """One that gave no sign of life while its answer was overdue is as good as away."""
+        if isinstance(error, errors.Interrupted):
+            error = errors.TimedOut(f"{server.url} gives no sign of life")
+        self._health.failed(server, error)
+        return error
 
     def download(self, name: bytes) -> bytes:
         """One whole chunk, verified."""
@@ -90,12 +102,11 @@ class Transfer:
 
     def _download_once(self, name: bytes, left_s: float) -> bytes:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
-        for share_s, _, server in _shared(left_s, self._by_health(self._readers())):
+        for share_s, _, server in _shared(left_s, self._health.sorted(self._readers())):
             try:
-                data = self._session.rpc.get_chunk(server.url, name, share_s)
-            except errors.Unreachable as error:
-                self._note_failure(server, error)
-                failure = error
+                data = self._session.rpc.get_chunk(server.url, name, share_s, self._health.is_silent(server))
+            except (errors.Unreachable, errors.Interrupted) as error:
+                failure = self._has_failed(server, error)
                 continue
             except errors.ServerError as error:
                 log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)
@@ -117,15 +128,6 @@ class Transfer:
         first = next(self._turn) % len(replicas) if replicas else 0
         return replicas[first:] + replicas[:first] + primary
 
-    def _by_health(self, servers: list[tuple[int, Server]]) -> list[tuple[int, Server]]:
-        """The same order, but those that failed lately, or that the directory does not hear, come last."""
-        now = time.monotonic()
-        return sorted(servers, key=lambda r: not r[1].up or self._failed_until.get(r[1].name, 0.0) > now)
-
-    def _note_failure(self, server: Server, error: errors.DfsError) -> None:
-        log.warning("file server %s is passed over for %.0f s: %s", server.name, PASS_OVER_S, error)
-        self._failed_until[server.name] = time.monotonic() + PASS_OVER_S
-
     def confirm(self, names: list[bytes]) -> Confirmed:
         """Which of these chunks copies_min servers still have, with new receipts of all that do."""
         found: Confirmed = {name: ChunkReceipts(name, []) for name in names}
@@ -133,8 +135,11 @@ class Transfer:
             for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
                 try:
                     reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
-                except (errors.Unreachable, errors.ServerError) as error:
-                    self._note_failure(server, error)
+                except (errors.Unreachable, errors.Interrupted) as error:
+                    self._has_failed(server, error)
+                    break
+                except errors.ServerError as error:
+                    log.warning("confirming chunks: server %s: %s", server.name, error)
                     break
                 for row in reply.receipts:
                     found[row.chunk].receipts.extend(row.receipts)
@@ -161,11 +166,13 @@ class Transfer:
 
     def _sync_once(self, enough: Callable[[set[str]], bool], synced: set[str], left_s: float) -> None:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
-        for share_s, _, server in _shared(left_s, self._by_health(list(enumerate(self._group())))):
+        for share_s, _, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
             try:
                 reply: Synced = self._call(server, "sync", Sync(), Synced, share_s)
-            except errors.Unreachable as error:
-                self._note_failure(server, error)
+            except (errors.Unreachable, errors.Interrupted) as error:
+                failure = self._has_failed(server, error)
+                continue
+            except errors.ServerError as error:
                 failure = error
                 continue
             synced.update(reply.servers)
@@ -178,7 +185,8 @@ class Transfer:
         return self._call(server, "status", Message(), FilesStatus, 2.0)
 
     def _call(self, server: Server, operation: str, request: Message, reply: type, left_s: float):
-        return self._session.rpc.call(server.url, operation, request, reply, min(left_s, _CHUNK_S))
+        rpc, silent = self._session.rpc, self._health.is_silent(server)
+        return rpc.call(server.url, operation, request, reply, min(left_s, _CHUNK_S), silent)
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`work(item)` for all items, IN_FLIGHT at a time, results in order; at most that many are in memory."""

@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         server = _server(kinds, kind, what)
         server.add_argument("--directory", required=True, metavar="URL", help="the directory service")
     server.add_argument("--name", required=True, help="this file server's name, such as A")
+    scrubbing = "how many bytes of what is stored are verified each second, 0 for none (8388608)"
+    server.add_argument("--scrub-bytes", type=int, default=8 << 20, metavar="N", help=scrubbing)
     _add_all(kinds)
     _add_load(kinds)
     return parser
@@ -139,7 +141,8 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
         return lock_service.run(*at, arguments.directory)
     from servers import file_service
 
-    return file_service.run(arguments.name, *at, arguments.directory)
+    pace = file_service.Pace(scrub_bytes_s=arguments.scrub_bytes)
+    return file_service.run(arguments.name, *at, arguments.directory, pace)
 
 
 def _token(file: Path | None) -> str:

@@ -42,8 +42,8 @@ class FilePlace(NamedTuple):
 class ChunkFiles:
     """The chunk files below `home`, whose folders tmp/ and corrupt/ are there."""
 
-    def __init__(self, home: pathlib.Path):
-        self._home = home
+    def __init__(self, home: pathlib.Path, on_broken: Callable[[bytes], None]):
+        self._home, self._on_broken = home, on_broken
         self._lock = threading.Lock()
         self._unsynced: set[bytes] = set()
         self._inherited = True
@@ -105,12 +105,18 @@ class ChunkFiles:
         finally:
             os.close(handle)
 
+    def drop_pages(self, name: bytes, _: FilePlace) -> None:
+        """Forget what is in memory of the chunk: it is read from the disk next."""
+        with self._reading(name) as handle:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def set_aside(self, name: bytes, place: FilePlace) -> None:
         """Move the chunk to corrupt/, if it is still that file."""
         with self._lock, contextlib.suppress(OSError):
             if self.find(name) == place:
                 os.replace(self._path(name), f"{self._home}/corrupt/{name.hex()}")
                 self._forget(name, place)
+                self._on_broken(name)
 
     def names(self, after: bytes, limit: int) -> list[bytes]:
         """Names of chunks that sort after `after`, in order, `limit` at most."""

@@ -33,6 +33,7 @@ from blake3 import blake3
 
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from servers.broken_chunks import BrokenChunks
 from servers.chunk_files import ChunkFiles, FilePlace, sync_path
 from servers.packs import PACK_BYTES_MAX, Packs, Place
 from servers.receipts import COUNTER_BITS, Receipts
@@ -60,9 +61,18 @@ class ChunkStore:
         self._room = 0
         for folder in ("", "tmp", "corrupt", "packs"):
             (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._packs, self._files = Packs(home), ChunkFiles(home)
+        self.broken = BrokenChunks()
+        self._packs, self._files = Packs(home, self.broken.note), ChunkFiles(home, self.broken.note)
+        self._note_set_aside()
         self.id = _store_id(home)
         self.receipts = Receipts(_raise_start_number(home))
+
+    def _note_set_aside(self) -> None:
+        """What an earlier start has set aside, and may not have replaced."""
+        for path in (self._home / "corrupt").iterdir():
+            with contextlib.suppress(ValueError, errors.BadHash):
+                if not self.has(name := bytes.fromhex(path.name)):
+                    self.broken.note(name)
 
     @property
     def chunks(self) -> int:
@@ -154,6 +164,28 @@ class ChunkStore:
         finally:
             self.receipts.end(name)
 
+    def sound(self, names: Iterable[bytes]) -> list[bytes]:
+        """Those of these chunks that are here, unbroken."""
+        return [name for name in names if self._is_sound(name)]
+
+    def begin_scrub(self) -> None:
+        """Packs that somebody has removed are noticed, though they are open."""
+        self._packs.look_for_packs()
+
+    def scrub(self, name: bytes) -> int:
+        """Read a chunk from the disk, and set it aside if it is broken; its length, 0 if it is not here, or not any
+        more. What can be told from memory alone tells nothing of the disk."""
+        place = self._find(name)
+        if not place:
+            return 0
+        try:
+            with self._reading(name, place):
+                self._shelf(place).drop_pages(name, place)
+            self._check_hash(name, place)
+        except (errors.ChunkCorrupt, errors.ChunkMissing):
+            return 0
+        return place.length
+
     def _is_sound(self, name: bytes) -> bool:
         """Whether it is here, and hashed to its name when this process saw all of it: no receipt rests on a file's
         length. What is broken is set aside."""
@@ -218,14 +250,17 @@ class ChunkStore:
         return data
 
     def _verify(self, name: bytes, place: Place | FilePlace) -> None:
+        self._check_hash(name, place)
+        with self._lock:
+            self._remember_verified(name)
+
+    def _check_hash(self, name: bytes, place: Place | FilePlace) -> None:
         hasher = blake3()
         with self._reading(name, place):
             for piece in self._shelf(place).pieces(name, place):
                 hasher.update(piece)
         if hasher.digest() != name:
             raise self._set_aside(name, place, "its content hashes to another name")
-        with self._lock:
-            self._remember_verified(name)
 
     @contextlib.contextmanager
     def _reading(self, name: bytes, place: Place | FilePlace) -> Iterator[None]:
@@ -309,7 +344,8 @@ class ChunkStore:
             self._save_room()
             if failed:
                 raise errors.from_os_error(failed[0], f"syncing {len(failed)} chunks")
-            self.receipts.synced = number
+            if not self.broken:
+                self.receipts.synced = number
         return number
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ primary must not wait for each other. A sender that stalls loses its buffer with
 READ_BYTES, each read when the one before it has left, so a slow reader costs one piece.
 
 Threads: the event loop, `_disk` (stores and checks of large chunks: what is small is quicker than the way to another
-thread and back) and `_syncer` (one sync at a time). The store guards itself; all else belongs to the event loop.
+thread and back), `_syncer` (one sync at a time) and `_upkeep` (verifying, deleting, and storing what was fetched). The
+store guards itself; all else belongs to the event loop.
 """
 
 import asyncio
@@ -21,22 +22,27 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES
-from dfsfuse.messages import Nothing, Server
+from dfsfuse.messages import Nothing, Registered, Server
+from servers import garbage, scrub
 from servers.chunk_files import READ_BYTES
 from servers.chunkstore import ChunkStore, check_range
 from servers.connection import Exchange
+from servers.fetching import FETCHES, Fetching
+from servers.garbage import Collector
 from servers.http import App, Operation, Raw, respond, serve
 from servers.inspection import Inspection
 from servers.packs import PACK_BYTES_MAX
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
+from servers.repair import Repairs
 from servers.replication import ACTING, COPY, PRIMARY, Replication
+from servers.scrub import Scrub
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +76,35 @@ class Buffers:
                 self._spare.append(buffer)
 
 
+class Pace(NamedTuple):
+    """How often, and how quickly, what goes on beside the requests."""
+
+    scrub_bytes_s: float = scrub.BYTES_S
+    scrub_every_s: float = scrub.EVERY_S
+    collect_every_s: float = garbage.EVERY_S
+    walk_every_s: float = garbage.WALK_EVERY_S
+
+
+_GENTLE = Pace()
+
+
 class FileService:
     """The operations of the file server `name`."""
 
-    def __init__(self, name: str, url: str, store: ChunkStore, peers: Peers):
-        self._name, self._url, self._store, self._peers = name, url, store, peers
+    def __init__(self, name: str, url: str, home: pathlib.Path, peers: Peers, directory_url: str, pace: Pace = _GENTLE):
+        self._name, self._url, self._store, self._peers = name, url, ChunkStore(home), peers
+        self._directory_url = directory_url
         self._replication = Replication(name, peers)
         self._uploads, self._copies = Buffers(BUFFERS), Buffers(BUFFERS)
         self._disk = ThreadPoolExecutor(BUFFERS, "disk")
         self._syncer = ThreadPoolExecutor(1, "sync")
+        self._upkeep = ThreadPoolExecutor(FETCHES + 2, "upkeep")
+        at, run = (self._store, peers, directory_url), functools.partial(self._in, self._upkeep)
+        fetching = Fetching(self._store, peers, self._replication.givers, run)
+        self._repairs = Repairs(name, *at, fetching, functools.partial(self._in, self._syncer, self._store.sync), run)
+        self._store.broken.on_found = self._repairs.note_broken
+        self._collector = Collector(name, *at, run, pace.collect_every_s, pace.walk_every_s)
+        self._scrub = Scrub(home, *at, run, pace.scrub_bytes_s, pace.scrub_every_s)
 
     def operations(self) -> dict[str, Operation]:
         return {
@@ -93,21 +119,35 @@ class FileService:
         """Wait for what the executors are doing, and let go of the store."""
         self._disk.shutdown()
         self._syncer.shutdown()
+        self._upkeep.shutdown()
         self._store.close()
 
     # -- beside the requests
 
-    async def stay_registered(self, directory_url: str) -> None:
-        first = await first_registration(self._peers, directory_url, self._describe(), start=True)
-        self._replication.update(first.cluster)
-        await heartbeat(
-            self._peers, directory_url, self._describe, lambda reply: self._replication.update(reply.cluster)
-        )
+    def beside(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on for ever."""
+        return [
+            self._stay_registered(),
+            self._sync_regularly(),
+            self._replication.watch(),
+            self._repairs.work(),
+            self._collector.work(),
+            self._scrub.work(),
+        ]
 
-    async def watch_others(self) -> None:
-        await self._replication.watch()
+    async def _stay_registered(self) -> None:
+        url = self._directory_url
+        self._heard(await first_registration(self._peers, url, self._describe(), start=True))
+        await heartbeat(self._peers, url, self._describe, self._heard)
 
-    async def sync_regularly(self) -> None:
+    def _heard(self, reply: Registered) -> None:
+        self._replication.update(reply.cluster)
+        if reply.numbers_from:
+            self._store.number_from(reply.numbers_from)
+        self._repairs.heard(reply)
+        self._collector.heard(reply)
+
+    async def _sync_regularly(self) -> None:
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
             try:
@@ -155,6 +195,13 @@ class FileService:
             free_bytes=free,
             total_bytes=total,
             pid=os.getpid(),
+            store=self._store.id,
+            first_number=self._store.receipts.first,
+            next_number=self._store.receipts.next,
+            synced_number=self._store.receipts.synced,
+            broken_chunks=self._store.broken.found,
+            repaired_chunks=self._store.broken.replaced,
+            scrubbed_ago_s=self._scrub.ended_ago_s,
         )
 
     def _in(self, executor: ThreadPoolExecutor, work: Callable, *arguments: Any) -> asyncio.Future:
@@ -258,14 +305,15 @@ def _check_length(announced: int) -> None:
         raise errors.BodyTooLarge(f"the body has {announced} bytes; a chunk has at most {ENTRY_BYTES}")
 
 
-async def run(name: str, home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:
+async def run(
+    name: str, home: pathlib.Path, host: str, port: int, token: str, directory_url: str, pace: Pace = _GENTLE
+) -> None:
     """Serve as the file server `name` until a signal ends it. The directory need not be there yet."""
     peers = Peers(token)
-    service = FileService(name, reachable_url(host, port, directory_url), ChunkStore(home), peers)
+    service = FileService(name, reachable_url(host, port, directory_url), home, peers, directory_url, pace)
     app = App(token, service.operations(), {"chunks": Raw(service.chunks, SMALL_BYTES)})
-    beside = (service.stay_registered(directory_url), service.sync_regularly(), service.watch_others())
     try:
-        await serve(app, host, port, *beside)
+        await serve(app, host, port, *service.beside())
     finally:
         await peers.close()
         service.close()

@@ -22,7 +22,7 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from dfsfuse.chunks import ENTRY_BYTES, NAME_BYTES, chunk_name
@@ -200,6 +200,16 @@ class Handles:
         """A part of what is at `place`; shorter than asked for where the pack ends. Raises OSError."""
         handle = self._handle(place.pack)
         return os.pread(handle.number, length, place.offset + offset)
+
+    def drop_pages(self, place: Place) -> None:
+        """Forget what is in memory of what is at `place`: it is read from the disk next."""
+        handle = self._handle(place.pack)
+        os.posix_fadvise(handle.number, place.offset, place.length, os.POSIX_FADV_DONTNEED)
+
+    def keep(self, packs: Container[int]) -> None:
+        """Others than these are open no longer."""
+        with self._lock:
+            self._open = {pack: handle for pack, handle in self._open.items() if pack in packs}
 
     def drop(self, pack: int) -> None:
         """It was removed: its room is free once nobody reads it any more."""

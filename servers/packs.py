@@ -29,7 +29,6 @@ taken: `_appending` serialises `put` and is held across its write; `_indexing` a
 failed is cut under it.
 """
 
-import functools
 import logging
 import os
 import pathlib
@@ -39,9 +38,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from dfsfuse import errors
-from servers import pack_compaction, pack_recovery
+from servers import pack_recovery
 from servers.name_filter import NameFilter
-from servers.pack_file import Handles, PackFile, Place, pack_path, pack_sizes, sync_folder
+from servers.pack_compaction import Compaction
+from servers.pack_file import Handles, PackFile, Place, pack_sizes
 from servers.pack_index import IndexBroken, PackIndex
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ _KEEP = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 class Packs:
     """The small chunks below `home`, whose folders packs/ and corrupt/ are there."""
 
-    def __init__(self, home: pathlib.Path):
+    def __init__(self, home: pathlib.Path, on_broken: Callable[[bytes], None] = lambda _: None):
+        self._on_broken = on_broken
         self._folder, self._corrupt = f"{home}/packs", f"{home}/corrupt"
         self._appending, self._indexing, self._lock = threading.Lock(), threading.RLock(), threading.Lock()
         self._fresh: dict[bytes, Place] = {}
@@ -75,14 +76,12 @@ class Packs:
         self.chunks = self.stored_bytes = 0
         self._open_index()
         self._last = max((0, *pack_sizes(self._folder)))
-        self._compaction = pack_compaction.Compaction(self._folder, self._handles, self._new_number)
-        self._continue()
-
-    def _continue(self) -> None:
-        """Append to the last pack, as long as it has room."""
+        self._compaction = Compaction(
+            self._folder, self._handles, self._index, self._ask_alone, self._new_number, self._forget_wrong
+        )
         if self._last:
-            pack = PackFile(self._folder, self._last)
-            self._current = self._written[self._last] = pack
+            # As long as it has room it is gone on with.
+            self._current = self._written[self._last] = PackFile(self._folder, self._last)
 
     @property
     def unsynced(self) -> int:
@@ -148,6 +147,10 @@ class Packs:
                 raise
         return self.read(name, moved, offset, length)
 
+    def drop_pages(self, _: bytes, place: Place) -> None:
+        """Forget what is in memory of the chunk: it is read from the disk next."""
+        self._handles.drop_pages(place)
+
     def pieces(self, name: bytes, place: Place) -> Iterator[bytes]:
         """The whole chunk. Raises OSError."""
         yield self.read(name, place, 0, place.length)
@@ -178,8 +181,7 @@ class Packs:
 
     def names(self, after: bytes, limit: int) -> list[bytes]:
         """Names of chunks in the index that sort after `after`, in order, `limit` at most."""
-        with self._indexing:
-            return self._ask_index(lambda: self._index.names(after, limit))
+        return self._ask_alone(lambda: self._index.names(after, limit))
 
     # -- room
 
@@ -192,43 +194,17 @@ class Packs:
         """Rewrite one pack that is mostly dead space, if there is one; how many bytes that has freed. For one thread at
         a time. Raises NoSpace, Internal; then nothing has changed."""
         with self._lock:
-            in_use = {*self._written, *self._ends, self._compaction.target}
-        with self._indexing:
-            pack = next((pack for pack in self._ask_index(self._index.wasteful) if pack not in in_use), None)
-        if pack is None:
-            return 0
-        try:
-            return self._rewrite(pack)
-        except OSError as error:
-            raise errors.from_os_error(error, f"rewriting pack {pack}, which is mostly dead space") from None
+            in_use = {*self._written, *self._ends}
+        return self._compaction.compact(in_use, PACK_BYTES)
 
-    def _rewrite(self, pack: int) -> int:
-        copied = 0
-        while live := self._live(pack):
-            with self._compaction.copied(live, PACK_BYTES) as (moves, broken, end):
-                with self._indexing:
-                    self._ask_index(functools.partial(self._index.move, moves, self._compaction.target, end))
-            copied += sum(place.length for place, _ in moves.values())
-            for name in broken:
-                self._forget_wrong(name, live[name])
-        size = self._remove_pack(pack)
-        log.info("pack %d is gone: %d of its %d bytes were live, and have been copied", pack, copied, size)
-        return size - copied
-
-    def _live(self, pack: int) -> dict[bytes, Place]:
-        with self._indexing:
-            return self._ask_index(lambda: self._index.live(pack, pack_compaction.AT_ONCE))
-
-    def _remove_pack(self, pack: int) -> int:
-        """How many bytes it had; nothing of it is live."""
-        with self._indexing:
-            path = pack_path(self._folder, pack)
-            size = os.stat(path).st_size
-            os.unlink(path)
-            self._handles.drop(pack)
-            sync_folder(self._folder)
-            self._write_index(lambda: self._index.forget_packs([pack]))
-        return size
+    def look_for_packs(self) -> None:
+        """A pack that somebody has removed is not read any more through a descriptor that is still open, nor appended
+        to: what was in it is missing."""
+        with self._lock:
+            here = pack_sizes(self._folder)
+            for pack in self._written.values():
+                pack.sealed = pack.sealed or pack.number not in here
+        self._handles.keep(here)
 
     def _new_number(self) -> int:
         """Of a pack that is going to be made."""
@@ -237,6 +213,7 @@ class Packs:
             return self._last
 
     def _keep_aside(self, name: bytes, place: Place) -> None:
+        self._on_broken(name)
         path = f"{self._corrupt}/{name.hex()}"
         try:
             data = self._handles.read(place, 0, place.length)
@@ -288,6 +265,7 @@ class Packs:
                 for name in [name for name, at in recent.items() if at.pack == pack.number and at.end > pack.synced]:
                     lost += 1
                     self._count(-1, -recent.pop(name).length)
+                    self._on_broken(name)
             pack.end, pack.sealed = pack.synced, True
             pack.cut()
         log.error("pack %d: its last %d chunks could not be brought to the disk: %s", pack.number, lost, error.strerror)
@@ -345,6 +323,10 @@ class Packs:
                 why = str(error)
                 self._rebuild(generation, why)
         raise errors.Internal(f"the index of packs {why}, just after it was made again")
+
+    def _ask_alone(self, ask: Callable[[], _Result]) -> _Result:
+        with self._indexing:
+            return self._ask_index(ask)
 
     def _write_index(self, write: Callable[[], None]) -> bool:
         """Whether `write` was done. If the disk has no room or fails, the index stays behind; `_indexing` is held."""

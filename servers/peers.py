@@ -145,6 +145,10 @@ class Peers:
         head, body = "POST /v1/" + operation, to_msgpack(request)
         return from_msgpack(await self._request(url, head, body, timeout_s), reply_kind)
 
+    async def get_chunk(self, url: str, name: bytes, timeout_s: float) -> bytes:
+        """GET a whole chunk, not yet verified. Raises as `call` does."""
+        return await self._request(url, f"GET /v1/chunks/{name.hex()}", b"", timeout_s)
+
     def put_chunk(
         self, url: str, name: bytes, body: Body, timeout_s: float, query: str = ""
     ) -> "asyncio.Future[Stored]":

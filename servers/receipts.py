@@ -68,6 +68,11 @@ class Receipts:
         with self._changed:
             return self._newest.get(name, self._forgotten)
 
+    def is_known_from(self, name: bytes, number: int) -> bool:
+        """Is a receipt for this chunk remembered that has this number or a later one?"""
+        with self._changed:
+            return self._newest.get(name, 0) >= number
+
     @contextlib.contextmanager
     def deleting(self, names: Iterable[bytes], below: int) -> Iterator[list[bytes]]:
         """Those of the chunks that may be deleted within the block: no receipt from `below` on was given for them, and

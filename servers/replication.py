@@ -178,6 +178,10 @@ class Replication:
         files = self._cluster.files if self._cluster else []
         return [server for server in files if server.name != self._name]
 
+    def givers(self) -> list[Server]:
+        """The others, those first that are likely to have a chunk and to answer."""
+        return sorted(self._others(), key=lambda server: (server.name in self._silent, not server.up, server.syncing))
+
     def _targets(self) -> list[Server]:
         """The others that are not known to be silent; all of them if those would be too few. Whom the directory has not
         heard yet is tried all the same: it may have started a moment ago."""

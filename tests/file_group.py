@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -15,15 +16,18 @@ from support import served
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
+from servers.file_service import Pace
 from servers.http import App, Operation
 
 TOKEN = "a token of this test"
+_GENTLE = Pace()
 DEADLINE_S = 20.0
 _ROOT = Path(__file__).parent.parent
 _RUN = (
-    "import logging, pathlib, sys, uvloop; from servers import file_service; "
-    "logging.basicConfig(level='INFO'); name, home, port, token, directory = sys.argv[1:]; "
-    "uvloop.run(file_service.run(name, pathlib.Path(home), '127.0.0.1', int(port), token, directory))"
+    "import json, logging, pathlib, sys, uvloop; from servers import file_service; "
+    "logging.basicConfig(level='INFO'); name, home, port, token, directory, pace = sys.argv[1:]; "
+    "pace = file_service.Pace(**json.loads(pace)); "
+    "uvloop.run(file_service.run(name, pathlib.Path(home), '127.0.0.1', int(port), token, directory, pace))"
 )
 
 
@@ -63,11 +67,12 @@ class Directory:
 class FileServer:
     """One process, and a connection to it."""
 
-    def __init__(self, name: str, home: Path, directory_port: int, token: str = TOKEN):
+    def __init__(self, name: str, home: Path, directory_port: int, token: str = TOKEN, pace: Pace = _GENTLE):
         self.name, self.home, self.port = name, home, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         arguments = [name, str(home), str(self.port), token, f"http://127.0.0.1:{directory_port}"]
-        self.log = open(home.with_suffix(".log"), "wb")  # noqa: SIM115
+        arguments.append(json.dumps(pace._asdict()))
+        self.log = open(home.with_suffix(".log"), "ab")  # noqa: SIM115
         self.process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments], cwd=_ROOT, stderr=self.log)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -130,7 +135,7 @@ class Group:
     def wait_ready(self) -> None:
         wait_until(lambda: len(self.directory.servers) == 3, "three registrations")
         for server in self.all:
-            wait_until(lambda s=server: _knows_two_others(s), f"{server.name} knows the others")
+            wait_until(lambda s=server: knows_two_others(s), f"{server.name} knows the others")
 
     def end(self) -> None:
         for server in self.all:
@@ -138,6 +143,6 @@ class Group:
         self.directory.stop()
 
 
-def _knows_two_others(server: FileServer) -> bool:
+def knows_two_others(server: FileServer) -> bool:
     """A sync that is not alone is answered for everybody whom the server knows."""
     return server.answers() and len(server.call("sync", messages.Sync(), messages.Synced).servers) == 3

@@ -25,7 +25,6 @@ import mount
 from dfsfuse import cli, errors
 from dfsfuse.chunks import chunk_name
 from dfsfuse.home import read_cluster, read_token
-from servers.chunkstore import ChunkStore
 from servers.directory_service import DirectoryService
 from servers.file_service import FileService
 from servers.http import Operation
@@ -97,7 +96,7 @@ def test_every_example_of_the_protocol_works(cluster, home: Path, folder: Path):
 @pytest.fixture
 def operations(tmp_path: Path) -> Iterator[dict[str, Operation]]:
     """Every operation that the three services have, under the heading that it must have."""
-    files = FileService("A", _URL, ChunkStore(tmp_path), Peers("token"))
+    files = FileService("A", _URL, tmp_path, Peers("token"), _URL)
     directory = DirectoryService(MemoryStore(), 3, _URL)
     locks = LockService(Locks(), directory._me).app("token")
     services = {"directory": directory.operations(), "locks": locks._operations, "files": files.operations()}

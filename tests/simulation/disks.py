@@ -7,7 +7,7 @@ receipts to verification, is the product's ChunkStore above it.
 
 import errno
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -96,13 +96,15 @@ class Home:
         return self
 
     def mkdir(self, **_: Any) -> None: ...
+    def iterdir(self) -> Iterator["Home"]:
+        return iter(())
 
 
 class Shelf:
     """servers.packs.Packs as far as ChunkStore uses it."""
 
-    def __init__(self, home: Home):
-        self.disk = home.disk
+    def __init__(self, home: Home, on_broken: Callable[[bytes], None]):
+        self.disk, self._on_broken = home.disk, on_broken
 
     @property
     def chunks(self) -> int:
@@ -142,7 +144,11 @@ class Shelf:
     def pieces(self, name: bytes, place: Any) -> Iterator[memoryview]:
         yield memoryview(self.disk.chunks[name])
 
+    def drop_pages(self, name: bytes, place: Any) -> None: ...
+    def look_for_packs(self) -> None: ...
+
     def set_aside(self, name: bytes, place: Any) -> None:
+        self._on_broken(name)
         self.disk.chunks.pop(name, None)
         self.disk.unsynced.discard(name)
 
@@ -173,8 +179,8 @@ class NoFiles(Shelf):
 
     shortest = 1 << 30
 
-    def __init__(self, home: Home):
-        super().__init__(Home(ChunkDisk(random.Random(0))))
+    def __init__(self, home: Home, on_broken: Callable[[bytes], None]):
+        super().__init__(Home(ChunkDisk(random.Random(0))), on_broken)
 
 
 def chunk_store(disk: ChunkDisk) -> Any:
