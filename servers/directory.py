@@ -129,7 +129,7 @@ class Directory:
         group = self._group(now_s)
         self._check_session(request.session)
         reply = self._store.transact(lambda tx: content.put_segments(tx, request, group))
-        self.upkeep.committed(request.receipts, group.names)
+        self.upkeep.committed(group.lacking(request.receipts))
         return reply
 
     def change(self, request: Change, now_ns: int) -> Message:
@@ -139,7 +139,7 @@ class Directory:
     def commit(self, request: messages.Commit, now_ns: int, now_s: float) -> Message:
         group = self._group(now_s)
         reply = self._once(request, lambda tx: content.commit(tx, request, group, now_ns), messages.Attributes)
-        self.upkeep.committed(request.receipts, group.names)
+        self.upkeep.committed(group.lacking(request.receipts))
         return reply
 
     def where(self, request: messages.Lookup, now_s: float) -> messages.WhereReply:

@@ -38,6 +38,14 @@ class Group(NamedTuple):
                 raise self._too_few(chunk, len(names & set(given.get(chunk, ()))))
         return valid
 
+    def lacking(self, receipts: list[ChunkReceipts]) -> set[str]:
+        """The servers that have no receipt that counts for one of these chunks, or for several."""
+        lacking: set[str] = set()
+        for row in receipts:
+            valid = {r.server for r in row.receipts if self._is_valid(r.server, r.number)}
+            lacking.update(name for name in self.names if name not in valid)
+        return lacking
+
     def _is_valid(self, name: str, number: int) -> bool:
         return name not in self.states or self.states[name].is_valid(number)
 

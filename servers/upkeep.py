@@ -16,7 +16,6 @@ from dfsfuse import errors
 from dfsfuse.messages import (
     Audit,
     Audited,
-    ChunkReceipts,
     Collect,
     Garbage,
     LostFile,
@@ -112,11 +111,10 @@ class Upkeep:
         state = self.states.get(server.name)
         return state.since if state and server.next_number < state.since else 0
 
-    def committed(self, receipts: list[ChunkReceipts], group: list[str]) -> None:
-        """Servers without a receipt may find the chunk at others now."""
-        for row in receipts:
-            if len(row.receipts) < len(group):
-                self._may_find_again(set(group) - {receipt.server for receipt in row.receipts})
+    def committed(self, lacking: set[str]) -> None:
+        """Servers without a receipt that counts may find the chunk at others now."""
+        if lacking:
+            self._may_find_again(lacking)
 
     def _may_find_again(self, names: Iterable[str]) -> None:
         """A pass that has begun before may have missed it, so another one follows."""

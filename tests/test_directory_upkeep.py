@@ -91,6 +91,18 @@ def test_a_server_that_failed_once_is_told_while_it_serves(servers: Servers) -> 
     assert not servers.register("C").repair
 
 
+def test_a_server_whose_receipt_has_become_void_is_told(servers: Servers) -> None:
+    """Goal: a commit with enough receipts that count, and another one that counts no more, makes the server of that one
+    look, without waiting for anything else to happen."""
+    ino, receipts = servers.volume.make("f").ino, servers.store(b"one", "ABC")
+    servers.volume.core.collect(messages.Collect(server="C", next_number=servers.of["C"].number))
+    servers.volume.commit(ino, b"one", receipts=[receipts])
+    assert short(servers) == {"C": 1}
+    assert servers.register("C").repair
+    servers.repair("C")
+    assert short(servers) == {}
+
+
 def test_an_emptied_disk_gets_everything(servers: Servers) -> None:
     """Goal: a server that comes back with another disk is told of all chunks, in pages, and serves only then."""
     contents = [b"content %d" % i for i in range(10)]
