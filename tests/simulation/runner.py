@@ -44,6 +44,7 @@ def run_seed(seed: int, fault: str = "", traced: bool = False) -> tuple[Outcome,
     try:
         with _logged(world, traced):
             world.run()
+        _check_metadata(world)
     except Violation as error:
         violation = str(error)
     except BaseException as error:
@@ -54,6 +55,16 @@ def run_seed(seed: int, fault: str = "", traced: bool = False) -> tuple[Outcome,
         time.process_time(), world.given_up, f"{loop.events}:{loop.now:.9f}:{len(world.files.writes)}",
     )  # fmt: skip
     return outcome, world.trace
+
+
+def _check_metadata(world: World) -> None:
+    """Whatever happened, the directory's rows fit each other, as `dfs check` has it."""
+    from servers import check
+
+    snapshot = world.servers.directory_disk.store.snapshot()
+    wrong = [problem for page in check.pages(snapshot) for problem in page.problems]
+    if wrong:
+        raise Violation(f"the metadata is not whole: {wrong}")
 
 
 class _logged:
