@@ -181,12 +181,12 @@ def mount_that_is_killed(client: Mount, moments: random.Random) -> None:
     wait_until(lambda: not alive(pid), "the client is gone")
 
 
-def wait_until_nothing_is_left(client: Mount) -> None:
+def wait_until_nothing_is_left(client: Mount, begun_in_vain: int) -> None:
     """What the next mount had no time for before it answered, it does within seconds; of the dead clients nothing is
-    left at the directory."""
+    left at the directory, save sessions of those that were killed when they had just begun one, and held nothing."""
     status = lambda: Dfs(client.cluster).json("status")  # noqa: E731
     wait_until(lambda: status()["uploads"] == [], "all is sent, or kept as a copy", 20)
-    assert [row["mountpoint"] for row in status()["sessions"]].count(str(client.point)) == 1
+    assert [row["mountpoint"] for row in status()["sessions"]].count(str(client.point)) <= 1 + begun_in_vain
 
 
 def test_killed_at_any_moment(fresh):
@@ -209,7 +209,7 @@ def test_killed_at_any_moment(fresh):
         if number % 3 == 2:
             mount_that_is_killed(client, moments)
         client = fresh.mount(point=client.point)
-        wait_until_nothing_is_left(client)
+        wait_until_nothing_is_left(client, begun_in_vain=(number + 1) // 3)
         kept += load.check()
         seen = {name: (other.point / "work" / name).read_bytes() for name in os.listdir(other.point / "work")}
         assert seen == {name: file.now for name, file in load.files().items() if file.now is not None}
