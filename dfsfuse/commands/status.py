@@ -14,8 +14,10 @@ from dfsfuse import cluster, errors, tables
 from dfsfuse import home as homes
 from dfsfuse.cache_index import Copy
 from dfsfuse.cluster import Endpoint
+from dfsfuse.commands import upkeep
 from dfsfuse.commands.leftovers import ASK_S, Ask, Upload, caches_by_session, copies_in, uploads_in
 from dfsfuse.commands.reach import home_of, no_cluster
+from dfsfuse.commands.upkeep import Condition
 from dfsfuse.copies import WHY
 from dfsfuse.messages import FilesStatus, Nothing, Server, SessionRow, StatusReply, bytes_as_text, size_as_text
 from dfsfuse.rpc import Rpc
@@ -42,6 +44,7 @@ class Found(NamedTuple):
     whole: StatusReply | None
     uploads: list[Upload]
     copies: list[Copy]
+    conditions: list[Condition]
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -62,16 +65,17 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
         endpoint = Endpoint(url=cluster.normal_url(arguments.cluster), token=cluster.token_for(home), volume="")
     elif (endpoint := cluster.find_running(home)) is None:
         nobody = Ask(Rpc(""), None)
-        return Found(str(home), [], None, uploads_in(home, nobody), copies_in(home, nobody)), _stopped(home)
+        return Found(str(home), [], None, uploads_in(home, nobody), copies_in(home, nobody), []), _stopped(home)
     with endpoint:
         services, whole, trouble = _ask(endpoint)
         rpc = Rpc(endpoint.token)
         ask = Ask(rpc, endpoint.url, whole.cluster.volume) if whole is not None else Ask(rpc, None)
         uploads, copies = uploads_in(home, ask), copies_in(home, ask)
+        conditions = upkeep.conditions(whole, lambda: _ask_directory(rpc, endpoint)) if whole is not None else []
         rpc.close()
     if whole is not None:
         _count_unsent(whole, uploads, caches_by_session(home, whole.cluster.volume))
-    return Found(endpoint.url, services, whole, uploads, copies), trouble
+    return Found(endpoint.url, services, whole, uploads, copies, conditions), trouble
 
 
 def _stopped(home: Path) -> str:
@@ -92,7 +96,7 @@ def _count_unsent(whole: StatusReply, uploads: list[Upload], caches: dict[int, s
 def _ask(endpoint: Endpoint) -> tuple[list[Service], StatusReply | None, str]:
     rpc = Rpc(endpoint.token)
     try:
-        whole: StatusReply = rpc.call(endpoint.url, "status", Nothing(), StatusReply, ASK_S)
+        whole = _ask_directory(rpc, endpoint)
         locks = whole.cluster.locks or Server(kind="locks", name="locks", url="", up=False)
         others = [locks, *whole.cluster.files]
     except errors.Unreachable as error:
@@ -104,6 +108,10 @@ def _ask(endpoint: Endpoint) -> tuple[list[Service], StatusReply | None, str]:
         return [Service(whole.directory), *_ask_each(rpc, others)], whole, ""
     finally:
         rpc.close()
+
+
+def _ask_directory(rpc: Rpc, endpoint: Endpoint) -> StatusReply:
+    return rpc.call(endpoint.url, "status", Nothing(), StatusReply, ASK_S)
 
 
 def _last_known(endpoint: Endpoint) -> list[Server]:
@@ -149,6 +157,7 @@ def _write(found: Found) -> None:
         tables.write_line(f"volume {whole.cluster.volume} at {found.where}: {used}; {copies}\n")
     titles = ["SERVICE", "KIND", "UP", "CHUNKS", "STORED", "FREE", "PID", "ADDRESS", ""]
     tables.write_table(titles, map(_service_row, found.services), right=["CHUNKS", "STORED", "FREE", "PID"])
+    upkeep.write(found.conditions, whole.lost_files if whole is not None else [])
     if whole is not None and whole.sessions:
         tables.write_line("")
         titles = ["SESSION", "HOST", "USER", "PID", "STATE", "UNSENT", "MOUNTPOINT"]
@@ -200,6 +209,8 @@ def _as_json(found: Found) -> dict[str, object]:
             "volume": whole.cluster.volume, "copies": whole.cluster.copies, "copies_min": whole.cluster.copies_min,
             "inodes": whole.inodes, "used_bytes": whole.used_bytes, "short_chunks": whole.short_chunks,
         }  # fmt: skip
+    known["conditions"] = list(map(upkeep.as_json, found.conditions))
+    known["lost_files"] = list(map(upkeep.lost_as_json, whole.lost_files if whole else []))
     known["sessions"] = list(map(_session_json, whole.sessions if whole else []))
     known["uploads"] = [
         {"path": bytes_as_text(upload.path), "size": upload.size, "reason": upload.reason, "cache": upload.cache}
