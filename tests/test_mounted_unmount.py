@@ -129,7 +129,7 @@ def test_what_is_refused(fresh):
 
 def test_a_killed_client_is_unmounted(fresh):
     """Goal: the dead mount goes; what it has left is told, and cannot be flushed before it is mounted again."""
-    mount, dfs = fresh.mount("--timeout", 1), Dfs(fresh)
+    mount, other, dfs = fresh.mount("--timeout", 1), fresh.mount(), Dfs(fresh)
     with fresh.frozen("A", "B", "C"):
         write_in_vain(mount, "file")
         mount.kill()
@@ -139,7 +139,8 @@ def test_a_killed_client_is_unmounted(fresh):
     assert ", as its client was killed; not on the servers yet: 1 file, 1 B; " in unmounted(dfs, mount)
     again = fresh.mount(point=mount.point)
     unmounted(dfs, again, "--flush")
-    wait_until(lambda: dfs.json("status")["uploads"] == [], "all is sent", 5)
+    assert dfs.json("status")["uploads"] == []
+    assert (other.point / "file").read_bytes() == b"x"
 
 
 def test_what_is_sent_is_progress(tmp_path):
