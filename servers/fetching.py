@@ -32,11 +32,11 @@ class Fetching:
         self._store, self._peers, self._givers, self._run = store, peers, givers, run
 
     async def fetch(self, names: Iterable[bytes]) -> set[bytes]:
-        """Those of these chunks that are here now; none of them was."""
+        """Those of these chunks that are here now; none of them was. Raises NoSpace: what is lacking then can be had
+        when there is room."""
         left, got = list(names), set()
         if left and not self._store.capacity()[0]:
-            log.error("%d chunks that are lacking here are not fetched: the disk is full", len(left))
-            return got
+            raise errors.NoSpace(f"the disk is full; {len(left)} chunks or more are lacking here")
 
         async def work() -> None:
             while left:
@@ -44,7 +44,11 @@ class Fetching:
                 if await self._fetch(name):
                     got.add(name)
 
-        await asyncio.gather(*(work() for _ in range(min(FETCHES, len(left)))))
+        try:
+            await asyncio.gather(*(work() for _ in range(min(FETCHES, len(left)))))
+        except errors.NoSpace:
+            left.clear()
+            raise
         return got
 
     async def _fetch(self, name: bytes) -> bool:
@@ -52,6 +56,8 @@ class Fetching:
             try:
                 data = await self._peers.get_chunk(server.url, name, ANSWER_S)
                 await self._run(self._store.store, name, data)
+            except errors.NoSpace:
+                raise
             except errors.DfsError as error:
                 log.info("chunk %s cannot be had from %s: %s", name.hex(), server.name, error)
             else:

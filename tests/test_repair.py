@@ -1,8 +1,11 @@
 """Copies that are missing or broken are made again, by real servers: what a file needs is on every one of them."""
 
+import contextlib
 import os
 import random
 import shutil
+import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +13,12 @@ import pytest
 from chunk_homes import damage, kept
 from file_group import wait_until
 from kept_group import QUICK, RESTING, KeptGroup, noise
+from support import small_disk
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers.packs import PACK_BYTES_MAX
+from servers.registration import HEARTBEAT_S
 
 
 @pytest.fixture
@@ -54,6 +59,35 @@ def test_an_emptied_disk_is_filled_again(group: KeptGroup, name: str):
     group.kill("B" if name == "A" else "A")
     for data in group.files["more"]:
         assert group.servers[name].get(chunk_name(data)) == data
+
+
+def test_a_disk_that_was_full_is_filled_up_when_there_is_room(group: KeptGroup):
+    """Goal: what a server could not store as its disk was full it has soon after there is room, also where it has tried
+    in vain, and nothing else happens meanwhile."""
+    group.kill("C")
+    group.empty_disk("C")
+    with small_disk(group.folder / "C", 48):
+        group.start("C")
+        group.wait_whole()
+        filler = group.folder / "C" / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(group.folder / "C").free - (1 << 20)))
+        group.store("f", noise(5))
+        assert group.status().short_chunks == 5
+        wait_until(lambda: "lacking here" in group.log("C"), "it tries in vain")
+        wait_until(lambda: not kept_contents(group), "the directory does not wait for it any more")
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() > since + 4 * HEARTBEAT_S, "it has been told the last time")
+        filler.unlink()
+        group.wait_whole()
+        assert group.has("C") == group.expected()
+        group.kill("C")
+
+
+def kept_contents(group: KeptGroup) -> int:
+    """How many contents the directory keeps because their successors are not on enough disks."""
+    with contextlib.closing(sqlite3.connect(group.folder / "directory" / "directory.db")) as database:
+        (count,) = database.execute("SELECT count(*) FROM pairs WHERE key >= x'64' AND key < x'65'").fetchone()
+    return count
 
 
 def test_a_kill_in_the_middle_of_catching_up(group: KeptGroup):
