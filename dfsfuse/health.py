@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 PASS_OVER_S = 1.0
 OVERDUE_S, SIGN_S = 0.7, 1.0
 """When an answer is overdue, and how long a sign of life may take then."""
-_RETURN_S = 0.3
-"""How long it may take of a server that is passed over."""
+_RETURN_S = 0.5
+"""How long it may take of a server that is passed over: a new connection and an answer over a link of 200 ms."""
 
 Ranked = tuple[int, Server]
 """A server and its place in the group; that of the primary is 0."""

@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 3
 _CHUNK_S = 10.0
 _CONFIRM_AT_ONCE = 1024
-_PATIENCE_S, _SLOWEST_BYTES_S = 2.5, 1e6
-"""An upload goes to the next server when this one has not answered after _PATIENCE_S and the time for its bytes."""
 
 Confirmed = dict[bytes, ChunkReceipts]
 """Chunks that are on enough servers: by name."""
@@ -63,7 +61,7 @@ class Transfer:
     def try_upload(self, data: bytes) -> ChunkReceipts:
         """As `upload`, once: raises Unreachable at once where no server takes it."""
         name = chunk_name(data)
-        return self._sent(name, data, self._upload_once(name, data, _CHUNK_S))
+        return self._sent(name, data, self._upload_once(name, data, self._session.timeout_s))
 
     def _sent(self, name: bytes, data: Body, stored: Stored) -> ChunkReceipts:
         self.sent_bytes += len(data)
@@ -75,11 +73,9 @@ class Transfer:
         last one said is the failure."""
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, rank, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
-            role, patience_s = "acting" if rank else "", min(share_s, _PATIENCE_S + len(data) / _SLOWEST_BYTES_S)
+            role, is_silent = "acting" if rank else "", self._health.is_silent(server)
             try:
-                return self._session.rpc.put_chunk(
-                    server.url, name, data, role, patience_s, self._health.is_silent(server)
-                )
+                return self._session.rpc.put_chunk(server.url, name, data, role, share_s, is_silent)
             except (errors.Unreachable, errors.Interrupted) as error:
                 failure = self._has_failed(server, error)
             except errors.NotEnoughCopies as error:

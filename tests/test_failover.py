@@ -86,6 +86,20 @@ def test_a_server_that_is_slow_is_waited_for():
         assert not silent()
 
 
+def test_an_upload_over_a_slow_link_has_its_time():
+    """Goal: as a silent server is found out by its silence, an upload is given up for no other reason within its share
+    of the time-out, however small it is: over a link of 200 ms a new connection takes seconds for a megabyte."""
+    group, given_s = Group(), []
+    group.timeout_s = 30.0
+    group.put_chunk = lambda url, name, data, role, timeout_s, interrupted: (
+        given_s.append(timeout_s) or Stored([Receipt(url, 1)])
+    )
+    transfer = Transfer(group)
+    assert upload(transfer) == ["A"]
+    transfer.try_upload(b"some content")
+    assert min(given_s) > 9
+
+
 def test_who_was_passed_over_is_asked_for_a_sign_first(monkeypatch: pytest.MonkeyPatch):
     """Goal: after PASS_OVER_S a server that is still silent costs a brief question; one that has returned is used."""
     monkeypatch.setattr(health, "PASS_OVER_S", 0.0)
