@@ -16,7 +16,7 @@ def written(*acked: tuple[str, float, float]) -> Files:
 def test_a_mixed_content_is_torn() -> None:
     """Goal: two versions of a table in one content are told from either, wherever they are mixed."""
     one = Table(1, 0, (1, 1, 1))
-    two = one.edited(2, 1)
+    two = one.edited(2, 1, 2)
     assert parse_table(two.render()) == two
     for mixed in (one.header + two.render()[len(one.header) :], two.header + one.render()[len(two.header) :]):
         with pytest.raises(Torn):

@@ -38,9 +38,10 @@ class Table(NamedTuple):
     def render(self) -> bytes:
         return self.header + b"".join(map(self.slot, range(len(self.slots))))
 
-    def edited(self, tag: int, index: int) -> "Table":
-        """Another version: slot `index` has a new mark; one beyond the end is added."""
-        slots = [*self.slots[:index], tag, *self.slots[index + 1 :]]
+    def edited(self, tag: int, index: int, mark: int) -> "Table":
+        """Another version: slot `index` has this mark; one beyond the end is added. With a mark of before a chunk of
+        before may be needed again."""
+        slots = [*self.slots[:index], mark, *self.slots[index + 1 :]]
         return Table(tag, self.tag, tuple(slots))
 
     def cut(self, tag: int, count: int) -> "Table":

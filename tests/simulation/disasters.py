@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 KINDS = (
     "kill_server", "kill_locks", "kill_client", "partition", "one_way", "stall_holder", "pause_client", "pause_server",
-    "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
+    "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power",
+    "new_disk",
 )  # fmt: skip
 CALM = ("think",)
 
@@ -48,7 +49,6 @@ class Disasters:
 
     def __init__(self, world: "World"):
         self._world, self._random = world, world.fork("disasters")
-        self._chunk_power_over = False
 
     def schedule(self) -> None:
         profile = self._world.profile
@@ -164,19 +164,30 @@ class Disasters:
         self._at(self._for_a_while(0.2, 4.0), lambda: setattr(disk, "full", False))
 
     def bit_flips(self) -> None:
-        """On one server alone: what two of three have broken is lost."""
-        self._world.servers.chunk_disks["b"].flip_bit()
+        """Of chunks that another server has too."""
+        servers = self._world.servers
+        name = self._random.choice(FILE_SERVERS)
+        disk = servers.chunk_disks[name]
+        disk.flip_bit(chunk for chunk in disk.chunks if servers.has_another(name, chunk))
 
     def directory_power(self) -> None:
-        self._world.power_cut_of_directory()
+        self._world.power_is_cut()
         self._restart("directory", self._world.servers.lose_power, self._for_a_while(0.1, 3.0))
 
     def chunk_power(self) -> None:
-        """Once in a run: two servers that lose the same second have lost it."""
-        if not self._chunk_power_over:
-            self._chunk_power_over = True
-            name = self._random.choice(FILE_SERVERS)
-            self._restart(name, self._world.servers.lose_power, self._for_a_while(0.1, 3.0))
+        self._harm_one(self._world.servers.lose_power)
+
+    def new_disk(self) -> None:
+        self._harm_one(self._world.servers.lose_disk)
+
+    def _harm_one(self, harm: Callable[[str], None]) -> None:
+        """If the others have what is needed; otherwise it is left."""
+        name = self._random.choice(FILE_SERVERS)
+        if self._world.servers.can_be_spared(name):
+            self._restart(name, harm, self._for_a_while(0.1, 3.0))
 
     def all_power(self) -> None:
-        """Not modelled yet: see World.power_cut_of_directory."""
+        """Of all servers at once."""
+        self._world.power_is_cut()
+        for name in SERVERS:
+            self._restart(name, self._world.servers.lose_power, self._for_a_while(0.1, 3.0))

@@ -50,14 +50,20 @@ class ChunkDisk:
     def __init__(self, source: random.Random):
         self._random = source
         self.harmed: set[bytes] = set()
+        self.chunks: dict[bytes, bytes] = {}
         self.full = False
         self.empty()
 
+    def is_whole(self, name: bytes) -> bool:
+        return name in self.chunks and name not in self.harmed
+
     def empty(self) -> None:
         """Another disk, with nothing on it."""
-        self.chunks: dict[bytes, bytes] = {}
+        self.harmed.update(self.chunks)
+        self.chunks.clear()
         self.unsynced: set[bytes] = set()
         self.deleted: dict[bytes, bytes] = {}
+        self.corrupt: set[bytes] = set()
         self.id, self.start = self._random.randbytes(16).hex(), 0
 
     def lose_power(self) -> None:
@@ -72,10 +78,10 @@ class ChunkDisk:
         self.unsynced.clear()
         self.deleted.clear()
 
-    def flip_bit(self) -> None:
-        """Of any chunk that is there."""
-        if self.chunks:
-            name = self._random.choice(sorted(self.chunks))
+    def flip_bit(self, names: Iterable[bytes]) -> None:
+        """Of one of these chunks."""
+        if names := sorted(name for name in names if name in self.chunks):
+            name = self._random.choice(names)
             data = bytearray(self.chunks[name])
             data[self._random.randrange(len(data))] ^= 1 << self._random.randrange(8)
             self.chunks[name] = bytes(data)
@@ -87,17 +93,19 @@ class ChunkDisk:
 
 
 class Home:
-    """The folder of a file server, as far as ChunkStore makes anything of it."""
+    """The folder of a file server, or one in it, as far as ChunkStore makes anything of it."""
 
-    def __init__(self, disk: ChunkDisk):
-        self.disk = disk
+    def __init__(self, disk: ChunkDisk, name: str = ""):
+        self.disk, self.name = disk, name
 
     def __truediv__(self, name: str) -> "Home":
-        return self
+        return Home(self.disk, name)
 
     def mkdir(self, **_: Any) -> None: ...
+
     def iterdir(self) -> Iterator["Home"]:
-        return iter(())
+        names = self.disk.corrupt if self.name == "corrupt" else ()
+        return (Home(self.disk, name.hex()) for name in sorted(names))
 
 
 class Shelf:
@@ -145,11 +153,13 @@ class Shelf:
         yield memoryview(self.disk.chunks[name])
 
     def drop_pages(self, name: bytes, place: Any) -> None: ...
+
     def look_for_packs(self) -> None: ...
 
     def set_aside(self, name: bytes, place: Any) -> None:
-        self._on_broken(name)
-        self.disk.chunks.pop(name, None)
+        if self.disk.chunks.pop(name, None) is not None:
+            self.disk.corrupt.add(name)
+            self._on_broken(name)
         self.disk.unsynced.discard(name)
 
     def delete(self, names: Iterable[bytes]) -> None:

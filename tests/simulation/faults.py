@@ -131,3 +131,25 @@ def restart_without_waiting() -> None:
     from servers.locks import Locks
 
     replace(Locks, "begin", lambda begin: lambda self, start, sessions, now: begin(self, start, [], now))
+
+
+@fault
+def garbage_without_receipts() -> None:
+    """A file server deletes what the directory has listed, though it has given a receipt for it since."""
+    from servers.chunkstore import ChunkStore
+
+    replace(ChunkStore, "delete", lambda delete: lambda self, names, below: delete(self, names, 1 << 62))
+
+
+@fault
+def resync_that_skips() -> None:
+    """A server that was away, or has a new disk, says that it has what it was asked to look for."""
+    from servers.repair import Repairs
+
+    def make(have: Any) -> Any:
+        async def run(self: Any, names: list[bytes]) -> set[bytes]:
+            return set(names)
+
+        return run
+
+    replace(Repairs, "_have", make)

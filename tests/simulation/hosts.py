@@ -18,6 +18,8 @@ SERVERS = ("directory", "locks", *FILE_SERVERS)
 DIRECTORY_URL = "http://directory:1"
 TIMEOUT_S = 6.0
 LOCK_WAIT_S = 3.0
+PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 3.0, "collect_every_s": 0.7, "walk_every_s": 3.0}
+"""What goes on beside the requests of file servers comes several times in a run."""
 
 
 class Servers:
@@ -57,7 +59,7 @@ class Servers:
             return directory_service.run(*at)
         if name == "locks":
             return lock_service.run(*at, DIRECTORY_URL)
-        return file_service.run(name, *at, DIRECTORY_URL)
+        return file_service.run(name, *at, DIRECTORY_URL, file_service.Pace(**PACE))
 
     def kill(self, name: str) -> None:
         """The process ends; what it had written is in the kernel's memory."""
@@ -66,6 +68,40 @@ class Servers:
             life.alive = False
             self._network.died(name)
             self._network.caller_died(life)
+
+    def needed(self) -> set[bytes]:
+        """All chunks that the directory has references to."""
+        from servers import references
+
+        read = self.directory_disk.store.read
+        return set(read(lambda tx: references.chunks_after(tx, references.ONLY_GROUP, b"", 100_000))[0])
+
+    def read_by_files(self) -> set[bytes]:
+        """The chunks of all files' newest contents."""
+        from dfsfuse import chunks
+        from servers import records
+
+        def run(tx: Any) -> set[bytes]:
+            found: set[bytes] = set()
+            for _, inode in records.inodes(tx):
+                segments = [records.get_segment(tx, segment_id) or [] for segment_id in inode.segments if segment_id]
+                found |= chunks.chunks_of([*inode.entries, *(entry for segment in segments for entry in segment)])
+            return found
+
+        return self.directory_disk.store.read(run)
+
+    def has_another(self, name: str, chunk: bytes) -> bool:
+        """Whether the chunk is whole on the disk of another file server."""
+        return any(disk.is_whole(chunk) for other, disk in self.chunk_disks.items() if other != name)
+
+    def can_be_spared(self, name: str) -> bool:
+        """Whether what is needed is on other disks too: two that lose the same have lost it for good."""
+        return all(self.has_another(name, chunk) for chunk in self.needed())
+
+    def lose_disk(self, name: str) -> None:
+        """The host loses power, and gets another disk."""
+        self.lose_power(name)
+        self.chunk_disks[name].empty()
 
     def lose_power(self, name: str) -> None:
         """The host is silent until it starts again, and its disk has lost what was not synced."""

@@ -140,7 +140,8 @@ class Program:
             files.resize(handle, contents.place_of_slot(len(new.slots)))
         else:
             index = self.random.randrange(min(count + 1, contents.SLOTS_MAX))
-            new = table.edited(write.number, index)
+            mark = self.random.choice((write.number, 1, 2))
+            new = table.edited(write.number, index, mark)
             files.write(handle, new.slot(index), contents.place_of_slot(index))
         files.write(handle, new.header, 0)
         self._pause()
@@ -164,7 +165,7 @@ class Program:
         """With O_TRUNC, so without reading what was there."""
         self.write_anew(self.random.choice(TABLES), lambda at: self.fs.open(at, os.O_WRONLY | os.O_TRUNC, self.pid))
 
-    def write_anew(self, name: str, open_file: Callable[[Any], tuple[Any, Any]]) -> None:
+    def write_anew(self, name: str, open_file: Callable[[Any], tuple[Any, Any]], durable: bool = False) -> None:
         with self.turns.writing(name):
             began = self.world.now
             handle, _ = open_file(place(name))
@@ -172,7 +173,7 @@ class Program:
                 write = self.world.files.begin(name, self.who, self.world.now, 0, began)
                 table = Table(write.number, 0, (write.number,) * self.random.randrange(2, contents.SLOTS_MAX))
                 self.fs.files.write(handle, table.render(), 0)
-                self._flush(handle, write, False)
+                self._flush(handle, write, durable)
             finally:
                 self.fs.files.release(handle)
 

@@ -114,8 +114,8 @@ class World:
         program.run()
         del client.running[program.who]
 
-    def power_cut_of_directory(self) -> None:
-        """What it had not synced is gone: also how far fences had been raised."""
+    def power_is_cut(self) -> None:
+        """Of the directory, or of all servers: what was not synced is gone, also how far fences had been raised."""
         self.directory_cuts += 1
         self._cuts.append(self.now)
         life = self.servers.lives.get("directory")
@@ -174,7 +174,7 @@ class World:
         program = Program(self, client, 99, Turns())
         flags = 0o100644, 0, 0, os.O_RDWR, program.pid
         for name in TABLES:
-            program.write_anew(name, lambda at: client.filesystem.create(at, *flags))
+            program.write_anew(name, lambda at: client.filesystem.create(at, *flags), durable=True)
         for name in LOGS:
             handle, _ = client.filesystem.create(place(name), *flags)
             client.filesystem.files.release(handle)
@@ -215,8 +215,26 @@ class World:
         for client, other in zip(self.clients[1:], seen[1:], strict=True):
             if other != seen[0]:
                 raise Violation(f"S2: in the end {client.name} reads {other} and {self.clients[0].name} {seen[0]}")
+        self._each_chunk_is_everywhere()
         tables, records = self._in_client(self.clients[0], self._everything, "reading copies")
         self.files.nothing_is_lost(tables, records)
+
+    def _each_chunk_is_everywhere(self) -> None:
+        """What files have is whole on every file server, and what nobody needs is nowhere."""
+        end = self.now + SETTLE_S
+        while wrong := self._wrong_chunks():
+            if self.now > end:
+                raise Violation(f"S8: {SETTLE_S:g} s after the last write, {'; '.join(wrong)}")
+            self._until(lambda: False, 0.5)
+
+    def _wrong_chunks(self) -> list[str]:
+        needed, read, wrong = self.servers.needed(), self.servers.read_by_files(), []
+        for name, disk in self.servers.chunk_disks.items():
+            missing = [chunk.hex()[:8] for chunk in read if not disk.is_whole(chunk)]
+            surplus = [chunk.hex()[:8] for chunk in disk.chunks if chunk not in needed]
+            if missing or surplus:
+                wrong.append(f"{name} lacks {missing} and has {surplus} for nobody")
+        return wrong
 
     def _running(self, client: Any) -> list[str]:
         return [who for who, life in getattr(client, "running", {}).items() if life.alive]
