@@ -18,7 +18,6 @@ KINDS = (
     "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power",
     "new_disk",
 )  # fmt: skip
-CALM = ("think",)
 
 
 class Profile(NamedTuple):
@@ -32,7 +31,7 @@ class Profile(NamedTuple):
 
 
 _WORK = {
-    "read_table": 3.0, "edit_table": 4.0, "rewrite_table": 0.4, "append": 2.5, "read_log": 1.0, "name": 2.0,
+    "read_table": 3.0, "edit_table": 4.0, "rewrite_table": 1.5, "append": 2.5, "read_log": 1.0, "name": 2.0,
     "private": 0.7,
 }  # fmt: skip
 

@@ -101,6 +101,9 @@ class Home:
     def __truediv__(self, name: str) -> "Home":
         return Home(self.disk, name)
 
+    def __str__(self) -> str:
+        return f"/simulated/{self.name}"
+
     def mkdir(self, **_: Any) -> None: ...
 
     def iterdir(self) -> Iterator["Home"]:

@@ -16,6 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+PATIENT = ("upkeep",)
+"""Executors whose work waits behind that of others."""
+
 
 class Life:
     """One run of a program on the host `name`; its clocks are `ahead_s` before the simulation's."""
@@ -132,7 +135,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             if not outcome.done():
                 outcome.set_result(result)
 
-        self.call_later(self._disk_s(), do)
+        patient = getattr(executor, "name", "") in PATIENT
+        self.call_later(self._disk_s() * (30 if patient else 1), do)
         return outcome
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

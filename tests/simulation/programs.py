@@ -171,7 +171,8 @@ class Program:
             handle, _ = open_file(place(name))
             try:
                 write = self.world.files.begin(name, self.who, self.world.now, 0, began)
-                table = Table(write.number, 0, (write.number,) * self.random.randrange(2, contents.SLOTS_MAX))
+                # Of a few contents, but for the header: so chunks that nobody needed any more are needed again.
+                table = Table(write.number, 0, (self.random.choice((1, 2)),) * self.random.choice((5, 14)))
                 self.fs.files.write(handle, table.render(), 0)
                 self._flush(handle, write, durable)
             finally:

@@ -13,6 +13,7 @@ def install(world: "World") -> None:
     _watch_locks(world)
     _watch_grants(world)
     _watch_fences(world)
+    _watch_deletions(world)
 
 
 def _watch_locks(world: "World") -> None:
@@ -81,6 +82,7 @@ def _watch_fences(world: "World") -> None:
         world.note("directory", f"commit of inode {request.ino}: version {reply.version} on {request.base_version}")
         if request.commit_id not in world.commit_ids:
             world.commit_ids.add(request.commit_id)
+            _check_receipts(world, request.receipts)
             if request.token < world.fences.get(request.ino, 0):
                 world.broken(
                     Violation(f"S6: inode {request.ino} was committed under token {request.token:#x}, and had been "
@@ -89,6 +91,37 @@ def _watch_fences(world: "World") -> None:
         return reply
 
     Directory.open, Directory.commit = watched_open, watched_commit
+
+
+def _check_receipts(world: "World", receipts: Any) -> None:
+    """S8: what a commit was accepted for is on the servers whose receipts it has brought."""
+    for row in receipts:
+        for receipt in row.receipts:
+            _check_there(world, receipt.server, row.chunk, "a commit rests on its receipt")
+
+
+def _check_there(world: "World", server: str, chunk: bytes, why: str) -> None:
+    disk = world.servers.chunk_disks[server]
+    if chunk not in disk.chunks and chunk not in disk.harmed:
+        world.broken(Violation(f"S8: {server} has deleted chunk {chunk.hex()[:8]}, and {why}"))
+
+
+def _watch_deletions(world: "World") -> None:
+    """S8: nothing is deleted that a file needs, unless the directory knows that it is lacking there."""
+    from servers import records
+    from servers.chunkstore import ChunkStore
+
+    delete = ChunkStore.delete
+
+    def watched(self: Any, names: Any, below: int) -> Any:
+        gone, server = delete(self, names, below), Scheduler.loop.life.name
+        read = world.servers.directory_disk.store.read
+        for chunk in world.servers.needed().intersection(gone) if gone else ():
+            if read(lambda tx, chunk=chunk: tx.get(records.short_key(server, chunk))) is None:
+                world.broken(Violation(f"S8: {server} has deleted chunk {chunk.hex()[:8]}, which is needed"))
+        return gone
+
+    ChunkStore.delete = watched
 
 
 def check_copies(world: "World", ino: int) -> None:

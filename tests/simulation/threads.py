@@ -260,6 +260,7 @@ class ThreadPoolExecutor:
     the loop's."""
 
     def __init__(self, max_workers: int, thread_name_prefix: str = ""):
+        self.name = thread_name_prefix
         self._idle = max_workers
         self._queue: deque[tuple[Future, Callable[[], Any]]] = deque()
 
