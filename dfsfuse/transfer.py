@@ -41,12 +41,13 @@ class Transfer:
 
     def __init__(self, session: Session, tell: Callable[[int], None] = lambda sent_bytes: None):
         self._session, self._patience = session, Patience(session.timeout_s)
-        self._health = Health(session.rpc)
+        self._health = Health(session.rpc, self._group)
         self._turn = itertools.count()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
         self.sent_bytes, self._tell = 0, tell
 
     def close(self) -> None:
+        self._health.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def upload(self, data: Body, confirmed: Confirmed) -> ChunkReceipts:
@@ -73,7 +74,7 @@ class Transfer:
         last one said is the failure."""
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, rank, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
-            role, is_silent = "acting" if rank else "", self._health.is_silent(server)
+            role, is_silent = "acting" if rank else "", self._health.is_silent(server, share_s)
             try:
                 return self._session.rpc.put_chunk(server.url, name, data, role, share_s, is_silent)
             except (errors.Unreachable, errors.Interrupted) as error:
@@ -100,7 +101,7 @@ class Transfer:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._health.sorted(self._readers())):
             try:
-                data = self._session.rpc.get_chunk(server.url, name, share_s, self._health.is_silent(server))
+                data = self._session.rpc.get_chunk(server.url, name, share_s, self._health.is_silent(server, share_s))
             except (errors.Unreachable, errors.Interrupted) as error:
                 failure = self._has_failed(server, error)
                 continue
@@ -181,8 +182,8 @@ class Transfer:
         return self._call(server, "status", Message(), FilesStatus, 2.0)
 
     def _call(self, server: Server, operation: str, request: Message, reply: type, left_s: float):
-        rpc, silent = self._session.rpc, self._health.is_silent(server)
-        return rpc.call(server.url, operation, request, reply, min(left_s, _CHUNK_S), silent)
+        rpc, within_s = self._session.rpc, min(left_s, _CHUNK_S)
+        return rpc.call(server.url, operation, request, reply, within_s, self._health.is_silent(server, within_s))
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`work(item)` for all items, IN_FLIGHT at a time, results in order; at most that many are in memory."""
