@@ -1,5 +1,6 @@
 """Copies as a real mount makes them: where they are after close(), and who serves them."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from chunk_homes import kept
 from support import Mount, MountedCluster, wait_until
+from volume_checks import assert_whole
 
 pytestmark = pytest.mark.mounted
 
@@ -114,8 +116,8 @@ def test_write_goes_on_with_one_server_down(fresh):
 
 
 def test_broken_chunk_is_read_elsewhere(fresh):
-    """Goal: S16. Bytes that rot on a replica's disk are never read: another server's copy is, by every reader."""
-    fresh.stays_whole = False
+    """Goal: S16. Bytes that rot on a replica's disk are never read: another server's copy is, by every reader; and it
+    takes the place of the broken ones."""
     writer, readers = fresh.mount(), [fresh.mount() for _ in range(2)]
     content = {"large": os.urandom(3 << 20), "small": os.urandom(5000)}
     for file, data in content.items():
@@ -125,3 +127,11 @@ def test_broken_chunk_is_read_elsewhere(fresh):
             where.flip(1000)
     for reader in readers:
         assert {file: (reader.point / file).read_bytes() for file in content} == content
+    wait_until(lambda: is_whole(fresh.home), "all copies are right again")
+
+
+def is_whole(home: Path) -> bool:
+    with contextlib.suppress(AssertionError):
+        assert_whole(home, read=True)
+        return True
+    return False
