@@ -15,6 +15,7 @@ SEEDS ?= 2000
 FIRST ?= 0
 SEED ?=
 FAULT ?=
+DISASTER ?=
 FAULTS ?= 100
 export PYTHON
 
@@ -33,7 +34,7 @@ test: lint
 	.venv/bin/python -m pytest $(PYTEST)
 
 simulate: venv
-	cd tests && ../.venv/bin/python -m simulation --fault "$(FAULT)" \
+	cd tests && ../.venv/bin/python -m simulation --fault "$(FAULT)" --disaster "$(DISASTER)" \
 		$(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 programs: venv

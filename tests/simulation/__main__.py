@@ -2,6 +2,7 @@
 
     --seeds N [--first M]   N seeds from M on; ends at the first that breaks a promise, with its trace
     --seed N                one seed, with its whole trace
+    --disaster KIND         each run has this kind (disasters.py)
     --fault NAME            with a deliberate fault (faults.py), to see whether it is found
 
 Run in tests/. Exit status 1 if a promise was broken.
@@ -13,28 +14,29 @@ import sys
 import time
 from pathlib import Path
 
-from simulation import faults, runner
-from simulation.runner import Outcome
+from simulation import disasters, faults, runner
+from simulation.runner import Outcome, Twist
 
 TRACE_LINES = 60
 
 
 def main() -> int:
     arguments = _arguments()
+    twist = Twist(arguments.fault, arguments.disaster)
     if arguments.seed is not None:
-        return _replay(arguments.seed, arguments.fault, None)
-    return _run(arguments)
+        return _replay(arguments.seed, twist, None)
+    return _run(arguments, twist)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, twist: Twist) -> int:
     began, ended, failed = time.monotonic(), [], 0
-    for outcome in runner.outcomes(arguments.first, arguments.seeds, arguments.fault, arguments.jobs):
+    for outcome in runner.outcomes(arguments.first, arguments.seeds, twist, arguments.jobs):
         ended.append(outcome)
         if outcome.violation:
             failed += 1
             print(f"seed {outcome.seed} breaks a promise; {len(ended)} seeds were run", flush=True)
             if not arguments.go_on:
-                return _replay(outcome.seed, arguments.fault, TRACE_LINES)
+                return _replay(outcome.seed, twist, TRACE_LINES)
             print(f"    {outcome.violation.splitlines()[0][:300]}", flush=True)
         if len(ended) % 1000 == 0:
             print(f"{len(ended)} seeds, {time.monotonic() - began:.0f} s", flush=True)
@@ -58,13 +60,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first (0)")
     parser.add_argument("--seed", type=int, help="replay this one, with its trace")
     parser.add_argument("--fault", default="", choices=["", *faults.ALL], metavar="NAME", help="a deliberate fault")
+    parser.add_argument(
+        "--disaster", default="", choices=["", *disasters.ALL_KINDS], metavar="KIND", help="in each run"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one for each core)")
     parser.add_argument("--go-on", action="store_true", help="do not end at the first seed that fails")
     return parser.parse_args()
 
 
-def _replay(seed: int, fault: str, last: int | None) -> int:
-    outcome, trace = runner.traced(seed, fault)
+def _replay(seed: int, twist: Twist, last: int | None) -> int:
+    outcome, trace = runner.traced(seed, twist)
     if last is not None and len(trace) > last:
         print(f"... the last {last} of {len(trace)} lines; the whole trace: make simulate SEED={seed}")
     print("\n".join(trace[-last if last else 0 :]))

@@ -22,6 +22,16 @@ CPU_S_MAX = 60
 """A run that takes longer goes in circles."""
 
 
+class Twist(NamedTuple):
+    """What is the same in all runs: a deliberate fault, and a kind of disaster that each run has."""
+
+    fault: str = ""
+    disaster: str = ""
+
+
+NONE = Twist()
+
+
 class Outcome(NamedTuple):
     """Of one seed. `violation` is empty if all promises were kept. `digest` is of all events, to compare two runs."""
 
@@ -35,11 +45,11 @@ class Outcome(NamedTuple):
     digest: str
 
 
-def run_seed(seed: int, fault: str = "", traced: bool = False) -> tuple[Outcome, list[str]]:
+def run_seed(seed: int, twist: Twist = NONE, traced: bool = False) -> tuple[Outcome, list[str]]:
     """In this process, once: (outcome, trace)."""
-    if fault:
-        faults.ALL[fault]()
-    world = World(seed, traced)
+    if twist.fault:
+        faults.ALL[twist.fault]()
+    world = World(seed, traced, twist.disaster)
     violation = ""
     try:
         with _logged(world, traced):
@@ -116,10 +126,10 @@ def _result(process: int, read: int) -> object | None:
     return json.loads(text) if text else None
 
 
-def traced(seed: int, fault: str) -> tuple[Outcome, list[str]]:
+def traced(seed: int, twist: Twist) -> tuple[Outcome, list[str]]:
     """The outcome and the whole trace of one seed."""
     product.load()
-    found = _result(*in_fork(lambda: run_seed(seed, fault, traced=True)))
+    found = _result(*in_fork(lambda: run_seed(seed, twist, traced=True)))
     if found is None:
         return _stuck(seed), []
     return Outcome(*found[0]), found[1]
@@ -129,7 +139,7 @@ def _stuck(seed: int) -> Outcome:
     return Outcome(seed, f"S13: the run has not ended after {CPU_S_MAX} s of processor time", 0, 0, 0.0, 0.0, False, "")
 
 
-def outcomes(first: int, count: int, fault: str = "", jobs: int = 2) -> Iterator[Outcome]:
+def outcomes(first: int, count: int, twist: Twist = NONE, jobs: int = 2) -> Iterator[Outcome]:
     """Of each seed, as they end. Closing the iterator ends what runs."""
     product.load()
     gc.collect()
@@ -138,7 +148,7 @@ def outcomes(first: int, count: int, fault: str = "", jobs: int = 2) -> Iterator
     try:
         while True:
             while len(running) < jobs and (seed := next(waiting, None)) is not None:
-                process, read = in_fork(lambda seed=seed: run_seed(seed, fault)[0])
+                process, read = in_fork(lambda seed=seed: run_seed(seed, twist)[0])
                 running[read] = seed, process
             if not running:
                 return

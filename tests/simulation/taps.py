@@ -103,7 +103,7 @@ def _check_receipts(world: "World", receipts: Any) -> None:
 def _check_there(world: "World", server: str, chunk: bytes, why: str) -> None:
     disk = world.servers.chunk_disks[server]
     if chunk not in disk.chunks and chunk not in disk.harmed:
-        world.broken(Violation(f"S8: {server} has deleted chunk {chunk.hex()[:8]}, and {why}"))
+        world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, and {why}"))
 
 
 def _watch_deletions(world: "World") -> None:

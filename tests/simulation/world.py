@@ -28,11 +28,11 @@ SETTLE_S = 60.0
 
 
 class World:
-    def __init__(self, seed: int, traced: bool = False):
+    def __init__(self, seed: int, traced: bool = False, disaster: str = ""):
         self.seed, self._traced = seed, traced
         self.trace: list[str] = []
         self.random = random.Random(seed)
-        self.profile = disasters.draw_profile(self.fork("profile"))
+        self.profile = disasters.draw_profile(self.fork("profile"), disaster)
         self.healed = self.stopping = False
         self.files, self.name_ops = Files(LOGS), []
         self.on_grant: Callable[[str], None] | None = None
