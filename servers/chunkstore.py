@@ -45,6 +45,8 @@ VERIFIED_MAX = 1 << 16
 RESERVE_BYTES, _RESERVE_SHARE = 256 << 20, 16
 """Of the disk, or a sixteenth of it where that is less, nothing is stored on: deleting needs room too, for the packs'
 index and for what is live of packs that are rewritten."""
+ASIDE_MAX = 1000
+"""Broken chunks that are kept for a human; looked at when the server starts."""
 _ROOM_AT_ONCE = 512 << 10
 _DELETE_AT_ONCE = 64
 """Chunks that nobody can store or confirm while they are being deleted: some milliseconds."""
@@ -68,11 +70,14 @@ class ChunkStore:
         self.receipts = Receipts(_raise_start_number(home))
 
     def _note_set_aside(self) -> None:
-        """What an earlier start has set aside, and may not have replaced."""
-        for path in (self._home / "corrupt").iterdir():
+        """What an earlier start has set aside, and may not have replaced. Of that a human has the latest."""
+        aside = sorted((self._home / "corrupt").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in aside:
             with contextlib.suppress(ValueError, errors.BadHash):
                 if not self.has(name := bytes.fromhex(path.name)):
                     self.broken.note(name)
+        for path in aside[:-ASIDE_MAX]:
+            path.unlink()
 
     @property
     def chunks(self) -> int:

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from chunk_homes import kept
+from chunk_homes import damage, kept
 
 from dfsfuse import errors
 from dfsfuse.chunks import chunk_name
-from servers import packs
+from servers import chunkstore, packs
 from servers.chunkstore import ChunkStore
 from servers.packs import PACK_BYTES_MAX
 from servers.receipts import COUNTER_BITS
@@ -173,7 +173,28 @@ def test_numbers_up_to_which_all_is_on_the_disk(store: ChunkStore, monkeypatch: 
         patch.setattr(os, "fdatasync", broken)
         with pytest.raises(errors.Internal):
             store.sync()
-    assert store.receipts.synced == number
+    store.sync()
+    assert store.receipts.synced == number, "what the disk did not take is missing"
+    lost = store.broken.waiting(100)
+    assert set(lost) <= {chunk_name(data) for data in LARGE}
+    stored(store, LARGE)
+    store.broken.settle(lost, [])
+    assert (store.sync(), len(store.broken)) == (store.receipts.synced, 0)
+    assert store.receipts.synced == store.receipts.next - 1
+
+
+def test_what_was_set_aside_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Goal: a disk that breaks chunk after chunk is not filled with what humans are to see; all are replaced."""
+    monkeypatch.setattr(chunkstore, "ASIDE_MAX", 2)
+    store = ChunkStore(tmp_path)
+    names = stored(store, LARGE)
+    for name in names:
+        damage(tmp_path, name)
+        with pytest.raises(errors.ChunkCorrupt):
+            store.read(name)
+    again = ChunkStore(tmp_path)
+    assert len(list((tmp_path / "corrupt").iterdir())) == 2
+    assert set(again.broken.waiting(100)) == set(names)
 
 
 def test_a_day_of_commits_stays_within_bounds(store: ChunkStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
