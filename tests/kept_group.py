@@ -37,6 +37,10 @@ class KeptGroup:
         self.servers = {name: self._server(name) for name in "ABC"}
         self.files: dict[str, list[bytes]] = {}
         self.wait_whole()
+        self.wait_acquainted()
+
+    def wait_acquainted(self) -> None:
+        """Each server, all of which run, knows where the others are now."""
         for server in self.servers.values():
             wait_until(functools.partial(_is_ready, server), f"{server.name} knows the others")
 

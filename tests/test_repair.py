@@ -54,6 +54,7 @@ def test_an_emptied_disk_is_filled_again(group: KeptGroup, name: str):
     group.start(name)
     group.wait_whole()
     assert group.has(name) == group.expected()
+    group.wait_acquainted()
     group.kill("C")
     group.store("more", noise(3), through="A")
     group.kill("B" if name == "A" else "A")
