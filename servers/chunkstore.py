@@ -71,13 +71,14 @@ class ChunkStore:
 
     def _note_set_aside(self) -> None:
         """What an earlier start has set aside, and may not have replaced. Of that a human has the latest."""
-        aside = sorted((self._home / "corrupt").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        aside = list((self._home / "corrupt").iterdir())
         for path in aside:
             with contextlib.suppress(ValueError, errors.BadHash):
                 if not self.has(name := bytes.fromhex(path.name)):
                     self.broken.note(name)
-        for path in aside[:-ASIDE_MAX]:
-            path.unlink()
+        if len(aside) > ASIDE_MAX:
+            for path in sorted(aside, key=lambda path: path.stat().st_mtime_ns)[:-ASIDE_MAX]:
+                path.unlink()
 
     @property
     def chunks(self) -> int:
