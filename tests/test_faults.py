@@ -80,12 +80,22 @@ def test_a_sandbox_that_is_killed_leaves_nothing(tmp_path: Path):
     assert not os.path.ismount(tmp_path)
 
 
+def run(*arguments: str) -> None:
+    """python -m faults, to a good end."""
+    command = [sys.executable, "-m", "faults", *arguments]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+
+
 @pytest.mark.mounted
 def test_a_dozen_faults_under_load():
     """Goal: S1 to S3 and S5 to S9. Servers are killed, stopped and cut off while programs work on two mounts: who
     should go on does, the others do when it is over, nobody sees what must not be, and all that was acknowledged is
     there for both clients, and for one that had nothing in its cache."""
-    done = subprocess.run(
-        [sys.executable, "-m", "faults"], cwd=ROOT / "tests", capture_output=True, text=True, timeout=RUN_S, check=False
-    )
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    run()
+
+
+@pytest.mark.mounted
+def test_slow_links():
+    """Goal: with round trips of 200 ms everything goes on, nobody is taken for dead, and no call ends with an error."""
+    run("--slow")

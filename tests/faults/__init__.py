@@ -10,9 +10,11 @@ nothing in its cache (checks.py).
     lab.py        servers and clients on these hosts
     loads.py      programs that work on the mounts; journal.py: what they write down of it
     faults.py     what is done, how it is undone
+    running.py    the loads as processes: whether they go on
     rounds.py     one fault after another: how long everybody stood still
     checks.py     what must be true at the end
-    report.py     the same for people
+    report.py     what was measured, for people
+    run.py        all of it in its order
 
 A seed decides which faults come in which order, and what the loads do; not how they meet in time.
 """

@@ -1,19 +1,16 @@
 """What must be true when the loads have ended: everything that was acknowledged is there, on every client."""
 
-import os
+import json
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-
-from support import ROOT
+from typing import Any
 
 from .git import Git
 from .journal import DONE, Known, Reader
-from .lab import Lab
+from .lab import FILES, Lab
 from .loads import FOLDERS, content, number_in
-from .running import Running
+from .running import TOGETHER, Running
 
 
 def check_client(point: Path, loads: list[Running]) -> int:
@@ -22,17 +19,8 @@ def check_client(point: Path, loads: list[Running]) -> int:
     journals = {load.name: load.journal for load in loads}
     looked = _counters(point, Known(Reader(journals["counters"])).update())
     looked += _moved(point, Known(Reader(journals["mover"])).update())
-    looked += _ledger(point, [journals["sqlite-m1"], journals["sqlite-m2"]])
-    return looked + _commits(point, journals["git"])
-
-
-def check_volume(lab: Lab) -> str:
-    """What `dfs check` says, which reads every copy. AssertionError: something is wrong with the volume."""
-    command = [sys.executable, "-P", "-m", "dfsfuse", "--cluster", lab.servers["directory"].url, "check"]
-    environment = {**os.environ, "DFS_TOKEN": lab.token, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
+    looked += _ledger(point, {load.mount: load.journal for load in loads if load.name in TOGETHER})
+    return looked + (_commits(point, journals["git"]) if "git" in journals else 0)
 
 
 def _acknowledged(journal: Path, what: str) -> set[int]:
@@ -58,7 +46,7 @@ def _moved(point: Path, known: Known) -> int:
     return len(known.acknowledged)
 
 
-def _ledger(point: Path, journals: list[Path]) -> int:
+def _ledger(point: Path, journals: dict[str, Path]) -> int:
     database = sqlite3.connect(point / "ledger.db", timeout=30)
     try:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -66,7 +54,7 @@ def _ledger(point: Path, journals: list[Path]) -> int:
         assert database.execute("SELECT sum FROM total").fetchall() == [(len(rows),)], "half of a transaction"
     finally:
         database.close()
-    for writer, journal in zip(("m1", "m2"), journals, strict=True):
+    for writer, journal in journals.items():
         missing = _acknowledged(journal, writer) - {number for name, number in rows if name == writer}
         assert not missing, f"transactions of {writer} that were committed and are not there: {sorted(missing)[:10]}"
     return len(rows)
@@ -84,6 +72,17 @@ def _commits(point: Path, journal: Path) -> int:
             missing = wanted - set(git.messages())
             assert not missing, f"commits that are not in {where}: {sorted(missing)[:10]}"
     return len(wanted)
+
+
+def check_volume(lab: Lab) -> dict[str, Any]:
+    """What `dfs check` finds: metadata and each copy on each file server, read and hashed. AssertionError: something is
+    wrong, is short, could not be checked, or has been lost."""
+    assert not lab.status().lost_files, f"lost: {lab.status().lost_files}"
+    done = lab.dfs("check", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["short"], sorted(found["servers"])) == ({}, list(FILES)), found
+    return found
 
 
 def copies(point: Path) -> list[str]:

@@ -65,6 +65,25 @@ def isolated(name: str, hold_s: float = 4.0) -> Fault:
     return cut(f"{name} from all", both_ways(name, others), hold_s, _who_goes_on(name))
 
 
+def filled(name: str, hold_s: float = 4.0) -> Fault:
+    """Its disk, to the last byte."""
+
+    def do(lab: Lab) -> None:
+        lab.servers[name].fill_disk()
+
+    return Fault("fill", name, do, lambda lab: lab.servers[name].free_disk(), hold_s, _who_goes_on(name))
+
+
+def emptied(name: str, hold_s: float = 2.0) -> Fault:
+    """It comes back with a new disk."""
+
+    def do(lab: Lab) -> None:
+        lab.servers[name].signal(signal.SIGKILL)
+        lab.servers[name].new_disk()
+
+    return Fault("empty", name, do, lambda lab: lab.servers[name].start(), hold_s, _who_goes_on(name))
+
+
 def several(kind: str, names: tuple[str, ...], make: Callable[[str], Fault], hold_s: float) -> Fault:
     """The same to several servers at once."""
     parts = [make(name) for name in names]
@@ -112,6 +131,9 @@ def everything() -> list[Fault]:
     """Each fault once."""
     return [
         *(make(name) for name in SERVERS for make in (killed, stopped, isolated)),
+        *(make(name) for name in FILES for make in (filled, emptied)),
+        filled("directory"),
+        several("fill", ("A", "C"), filled, 4.0),
         *client_cuts(),
         *server_cuts(),
         several("kill", ("A", "B"), killed, 3.0),
@@ -126,15 +148,14 @@ def a_dozen() -> list[Fault]:
     return [
         killed("directory", 0.5), killed("A"), stopped("locks", 3.0), stopped("A"), isolated("B"), killed("locks", 0.5),
         stopped("directory", 3.0), cut("m1 > directory", [("m1", "directory")], 3.0, ["m2"]),
-        cut("A - C", both_ways("A", "C"), 3.0, CLIENTS), killed("C"), several("kill", SERVERS, killed, 0.5),
+        cut("A - C", both_ways("A", "C"), 3.0, CLIENTS), filled("A", 3.0), emptied("B"),
+        several("kill", SERVERS, killed, 0.5),
     ]  # fmt: skip
 
 
-def drawn(count: int, chance: random.Random) -> list[Fault]:
+def drawn(from_these: list[Fault], count: int, chance: random.Random) -> list[Fault]:
     """So many; each comes once before any comes again."""
     faults: list[Fault] = []
     while len(faults) < count:
-        deck = everything()
-        chance.shuffle(deck)
-        faults += deck
+        faults += chance.sample(from_these, len(from_these))
     return faults[:count]

@@ -3,17 +3,19 @@
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import requests
 from support import ROOT, Mount, alive, wait_until
 
-from dfsfuse import messages
+from dfsfuse import errors, messages
+from dfsfuse.rpc import Rpc
 
 from .network import Host, Network
 
@@ -21,8 +23,10 @@ PORT = 7000
 FILES = ("A", "B", "C")
 SERVERS = ("directory", "locks", *FILES)
 CLIENTS = ("m1", "m2")
-DISK_MB = 600
+DISK_MB = 400
 START_S = 30.0
+ASK_S = 5.0
+DFS_S = 120.0
 
 
 class Server:
@@ -31,6 +35,7 @@ class Server:
     def __init__(self, name: str, host: Host, folder: Path, options: list[object]):
         self.name, self.host, self.home = name, host, folder / name
         self.url = f"http://{host.address}:{PORT}"
+        self._filler = self.home / "filler"
         self._log, self._options = folder / f"{name}.log", options
         self.process: subprocess.Popen | None = None
         self.new_disk()
@@ -46,6 +51,18 @@ class Server:
         self.home.mkdir(exist_ok=True)
         size = f"size={DISK_MB}m"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self.home], check=True)
+
+    def fill_disk(self) -> None:
+        """To the last byte."""
+        filler = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(filler, bytes(size))
+        os.close(filler)
+
+    def free_disk(self) -> None:
+        self._filler.unlink()
 
     def start(self) -> None:
         at = ["--home", self.home, "--host", self.host.address, "--port", PORT]
@@ -74,6 +91,7 @@ class Lab:
         self.folder = folder
         self.token = secrets.token_hex(16)
         (folder / "token").write_text(self.token)
+        self._rpc = Rpc(self.token)
         self.network = Network([*SERVERS, *CLIENTS, "m3"])
         self.servers = {name: self._server(name) for name in SERVERS}
         self.clients: dict[str, Mount] = {}
@@ -112,35 +130,49 @@ class Lab:
 
     # -- what the lab itself sees, whatever is cut
 
-    def ask(self, name: str, operation: str = "status") -> bytes:
-        """What a server answers to an operation without arguments, as JSON. Raises requests.RequestException."""
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        with requests.Session() as session:
-            session.trust_env = False
-            reply = session.post(f"{self.servers[name].url}/v1/{operation}", b"{}", headers=headers, timeout=5)
-        reply.raise_for_status()
-        return reply.content
+    def ask(self, name: str, operation: str, request: messages.Message, reply: type) -> Any:
+        """One operation of one server. Raises DfsError."""
+        return self._rpc.call(self.servers[name].url, operation, request, reply, ASK_S)
 
     def status(self) -> messages.StatusReply:
-        return messages.from_json(self.ask("directory"), messages.StatusReply)
+        return self.ask("directory", "status", messages.Nothing(), messages.StatusReply)
+
+    def dfs(self, *arguments: object) -> subprocess.CompletedProcess:
+        """The command, on a host of nobody."""
+        url, home = self.servers["directory"].url, self.folder / "home-dfs"
+        command = [sys.executable, "-P", "-m", "dfsfuse", "--home", home, "--cluster", url, *arguments]
+        environment = {**os.environ, "DFS_TOKEN": self.token, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            list(map(str, command)), env=environment, capture_output=True, text=True, timeout=DFS_S, check=False
+        )
 
     def what_lacks(self) -> str:
         """Why the cluster is not what it should be: nothing is down, short, or on its way to be there."""
         try:
             found = self.status()
-        except requests.RequestException as error:
+        except errors.DfsError as error:
             return f"the directory does not answer: {error}"
         services = [*found.cluster.files, *([found.cluster.locks] if found.cluster.locks else [])]
         there = {server.name: server for server in services if server.up}
         lacks = [f"{name} is not up" for name in SERVERS[1:] if name not in there]
         lacks += [f"{server.name} is syncing" for server in there.values() if server.syncing]
-        # Who does not tell of its disk is not repaired.
-        repaired = all(server.store for server in found.cluster.files)
-        lacks += [f"{found.short_chunks} chunks are short"] * bool(repaired and found.short_chunks)
+        lacks += [f"{found.short_chunks} chunks are short"] * bool(found.short_chunks)
         return "; ".join(lacks)
 
     def is_whole(self) -> bool:
         return not self.what_lacks()
+
+    def logs(self) -> dict[str, str]:
+        """Of servers and clients."""
+        return {name: one.log for name, one in (*self.servers.items(), *self.clients.items())}
+
+    def copy_logs(self, to: Path) -> None:
+        """And what the loads have written."""
+        to.mkdir(parents=True, exist_ok=True)
+        for name, log in self.logs().items():
+            (to / f"{name}.log").write_text(log)
+        for file in (self.folder / "journals").iterdir():
+            shutil.copy(file, to / f"journal-{file.name}")
 
     def check_lives(self) -> None:
         """Servers and clients that nobody has ended run."""

@@ -16,7 +16,7 @@ from .git import Git
 from .journal import BEGAN, DONE, FAILED, WRONG, Journal, Known, Reader
 
 COUNTERS = 8
-MOVED = 12
+MOVED = 6
 FOLDERS = ("here", "there")
 SIZES = (20, 3_000, 150_000, 900_000)
 SQLITE_WAIT_S = 20.0
@@ -55,7 +55,7 @@ class Load:
         try:
             work()
         except (OSError, sqlite3.Error) as error:
-            self.journal.note(FAILED, what, value, str(error))
+            self.journal.note(FAILED, what, value, f"{getattr(error, 'sqlite_errorname', '')} {error}".strip())
             return False
         self.journal.note(DONE, what, value)
         return True

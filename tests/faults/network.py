@@ -7,10 +7,11 @@ open are concerned as much as new ones.
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from support import wait_until
+from support import ROOT, wait_until
 
 _NET = "10.77.0"
 _MASK = 24
@@ -58,6 +59,15 @@ class Network:
         """Each host by a pair of interfaces."""
         for name, host in self.hosts.items():
             _run(["ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(host.pid)])
+            self.plug(host, f"to-{name}")
+
+    def connect_slowly(self, round_trip_s: float) -> None:
+        """Each host by a wire on which frames take their time: so long from any host to any other one and back."""
+        command = [sys.executable, "-m", "faults.wires", str(round_trip_s / 4), *self.hosts]
+        wires = subprocess.Popen(command, cwd=ROOT / "tests", stdout=subprocess.PIPE)
+        assert wires.stdout.readline() == b"ready\n", "there are no slow wires"
+        for name, host in self.hosts.items():
+            _run(["ip", "link", "set", f"at-{name}", "netns", str(host.pid), "name", "eth0"])
             self.plug(host, f"to-{name}")
 
     def plug(self, host: Host, port: str) -> None:

@@ -19,6 +19,8 @@ LOADS = {
     "git": ("git", "m1"),
 }
 """Name -> kind and mount."""
+CALLS = ("counters", "readers", "mover")
+"""A step of these is one call or two: what they wait for is the servers. A step of a program is many calls."""
 TOGETHER = ("sqlite-m1", "sqlite-m2")
 """They wait for each other's locks: where one client is in trouble, both are."""
 END_S = 90.0
