@@ -35,8 +35,8 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
 )
+from dfsfuse.patience import Patience
 from dfsfuse.processes import command_of
-from dfsfuse.rpc import until_answered
 from dfsfuse.session import Session, boottime_s
 from dfsfuse.waiting import POLL_S, WAITING_OPENS_MAX, Interrupted, Opening, WaitingOpens, never
 
@@ -72,7 +72,7 @@ class LockTable:
 
     def __init__(self, session: Session, lease: LockLease, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
         self._session, self._lease, self._wait_s = session, lease, wait_s
-        self._waiting = WaitingOpens(waiting_max)
+        self._waiting, self._patience = WaitingOpens(waiting_max), Patience(session.timeout_s)
         self._changed = threading.Condition()
         self._held: dict[int, Lock] = {}
         self._returning: dict[int, Lock] = {}
@@ -178,7 +178,8 @@ class LockTable:
             return reply
 
         try:
-            reply = until_answered(attempt, self._wait_s + self._lease.answer_s(), interrupted)
+            patience_s = max(self._wait_s + self._lease.answer_s(), self._session.timeout_s)
+            reply = self._patience.until_answered(attempt, patience_s, interrupted)
         except errors.Starting as error:
             raise errors.Busy(str(error)) from None
         return reply.tokens, reply.lease_s, sent_s
@@ -235,16 +236,25 @@ class LockTable:
     def _ask(self, ino: int, path: bytes, pid: int, wait_s: float, opening: Opening) -> Lock:
         """The first attempt does not wait at the service, so its answer tells at once that the returns have arrived
         which went along with it."""
+        patience_s = self._session.timeout_s if wait_s > 0 else self._lease.answer_s()
         try:
-            return self._ask_once(ino, path, pid, 0.0, self.take_returning(), opening)
+            return self._ask_once(ino, path, pid, 0.0, self.take_returning(), opening, patience_s)
         except errors.WouldBlock:
             if wait_s <= 0:
                 raise
         opening.waits()
-        return self._ask_once(ino, path, pid, wait_s, [], opening)
+        # The service counts a wait from when it grants anything, which after its restart may take a lease.
+        return self._ask_once(ino, path, pid, wait_s, [], opening, wait_s + LEASE_S + self._lease.answer_s())
 
     def _ask_once(
-        self, ino: int, path: bytes, pid: int, wait_s: float, returned: list[HeldLock], opening: Opening
+        self,
+        ino: int,
+        path: bytes,
+        pid: int,
+        wait_s: float,
+        returned: list[HeldLock],
+        opening: Opening,
+        patience_s: float,
     ) -> Lock:
         session, tickets = self._session, self._lease.new_tickets(queue="locks" if wait_s else None)
         try:
@@ -259,12 +269,12 @@ class LockTable:
                 pid=pid,
                 command=command_of(pid),
             )
-            return self._receive(request, opening.interrupted)
+            return self._receive(request, patience_s, opening.interrupted)
         finally:
             self._lease.over(tickets)
             self.arrived(returned)
 
-    def _receive(self, request: Acquire, interrupted: Interrupted) -> Lock:
+    def _receive(self, request: Acquire, patience_s: float, interrupted: Interrupted) -> Lock:
         sent_s, asked = boottime_s(), False
 
         def attempt(left_s: float) -> Granted:
@@ -272,7 +282,7 @@ class LockTable:
             request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
             return self._session.rpc.call(self._lease.url(), "acquire", request, Granted, left_s, interrupted)
 
-        granted: Granted = until_answered(attempt, _patience_s(request.wait_s) + self._lease.answer_s(), interrupted)
+        granted: Granted = self._patience.until_answered(attempt, patience_s, interrupted)
         until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
         lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
         with self._changed:
@@ -346,8 +356,3 @@ class LockTable:
             for lock in [*self._held.values(), *self._reserved]:
                 self._lose(lock)
             self._changed.notify_all()
-
-
-def _patience_s(wait_s: float) -> float:
-    """The service counts a wait from when it grants anything, which after its restart may take a lease."""
-    return wait_s + LEASE_S if wait_s else 0.0

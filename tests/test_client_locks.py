@@ -129,6 +129,22 @@ def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool
     assert table.acquire(1, PATH, 1).ino == 1
 
 
+@pytest.mark.parametrize("ask", ["acquire", "reserve"])
+def test_an_open_waits_for_a_service_that_nobody_reaches(service, pool, monkeypatch, ask):
+    """Goal: S9, S13. An open for writing waits for the lock service for as long as any call waits for a server, not
+    only as long as an answer takes; one that is not to wait gives up."""
+    monkeypatch.setattr("dfsfuse.lock_lease._ANSWER_S", 0.1)
+    table = LockTable(service, LockLease(service), 0.1)
+    service.silent, service.timeout_s = True, 1.0
+    opening = pool.submit(*((table.acquire, 7, PATH, 1) if ask == "acquire" else (table.reserve, PATH, 1)))
+    with pytest.raises(errors.TimedOut):
+        table.acquire(8, PATH, 1, wait=False)
+    with pytest.raises(TimeoutError):
+        opening.result(0.5)
+    service.silent = False
+    assert opening.result(10).held_now()
+
+
 def test_creates_that_are_not_answered_are_bounded_and_interruptible(service, pool):
     """Goal: the same where a new file's lock has to be asked for."""
     table, interrupted = LockTable(service, LockLease(service), 10.0, waiting_max=2), threading.Event()
