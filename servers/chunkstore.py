@@ -170,10 +170,6 @@ class ChunkStore:
         finally:
             self.receipts.end(name)
 
-    def sound(self, names: Iterable[bytes]) -> list[bytes]:
-        """Those of these chunks that are here, unbroken."""
-        return [name for name in names if self._is_sound(name)]
-
     def begin_scrub(self) -> None:
         """Packs that somebody has removed are noticed, though they are open."""
         self._packs.look_for_packs()

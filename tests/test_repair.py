@@ -1,12 +1,13 @@
 """Copies that are missing or broken are made again, by real servers: what a file needs is on every one of them."""
 
+import asyncio
 import contextlib
 import os
 import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from support import small_disk
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from servers.chunkstore import ChunkStore
+from servers.fetching import Fetching
 from servers.packs import PACK_BYTES_MAX
+from servers.peers import Peers
 from servers.registration import HEARTBEAT_S
+from servers.repair import Repairs
 
 
 @pytest.fixture
@@ -216,3 +221,25 @@ def test_scrubbing_goes_on_where_it_was(folder: Path):
         wait_until(lambda: group.server("A").scrubbed_ago_s > 0.5, "the pass of before counts")
     finally:
         group.end()
+
+
+def test_what_is_told_to_be_here_is_not_deleted_any_more(tmp_path: Path):
+    """Goal: S8. A chunk that was garbage when the directory was asked, and that a file needs again when a pass finds it
+    here, stays: the directory is told that this server has it."""
+    store = ChunkStore(tmp_path)
+    (data,) = noise(1)
+    name = chunk_name(data)
+    store.store(name, data)
+    bound = store.receipts.next
+
+    async def run(work: Callable, *arguments: object) -> object:
+        return work(*arguments)
+
+    async def sync() -> None:
+        store.sync()
+
+    peers = Peers("token")
+    repairs = Repairs("A", store, peers, "http://directory", Fetching(store, peers, list, run), sync, run)
+    assert asyncio.run(repairs._have([name])) == {name}
+    assert store.delete([name], bound) == []
+    assert store.read(name) == data
