@@ -72,6 +72,7 @@ class ChunkDisk:
             self.chunks.pop(name, None)
             self.harmed.add(name)
         self.chunks.update(self.deleted)
+        self.harmed.difference_update(self.deleted)
         self.synced()
 
     def synced(self) -> None:

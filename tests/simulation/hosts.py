@@ -30,6 +30,8 @@ class Servers:
         self.directory_disk = disks.DirectoryDisk()
         self.chunk_disks = {name: disks.ChunkDisk(source) for name in FILE_SERVERS}
         self.lives: dict[str, Life] = {}
+        self._runs: dict[str, list[tuple[float, Life]]] = {name: [] for name in SERVERS}
+        self._ends: dict[Life, float] = {}
         self._wire()
 
     def _wire(self) -> None:
@@ -48,6 +50,7 @@ class Servers:
         if name in self.lives:
             return
         life = self.lives[name] = Life(name, self._random.uniform(0, 1e6))
+        self._runs[name].append((self._loop.now, life))
         self._network.dark.discard(name)
         self._loop.within(life, lambda: self._loop.create_task(self._service(name)))
 
@@ -65,7 +68,7 @@ class Servers:
         """The process ends; what it had written is in the kernel's memory."""
         life = self.lives.pop(name, None)
         if life is not None:
-            life.alive = False
+            life.alive, self._ends[life] = False, self._loop.now
             self._network.died(name)
             self._network.caller_died(life)
 
@@ -75,6 +78,15 @@ class Servers:
 
         read = self.directory_disk.store.read
         return set(read(lambda tx: references.chunks_after(tx, references.ONLY_GROUP, b"", 100_000))[0])
+
+    def ran_s_ago(self, name: str, seconds: float) -> float:
+        """Since when it has run for so long in one go: only who runs brings anything to the disk, and a new start
+        begins to count anew."""
+        for began, life in reversed(self._runs[name]):
+            since = life.ran_s_ago(seconds, self._ends.get(life, self._loop.now))
+            if since > began:
+                return since
+        return 0.0
 
     def read_by_files(self) -> set[bytes]:
         """The chunks of all files' newest contents."""
@@ -107,7 +119,7 @@ class Servers:
         """The host is silent until it starts again, and its disk has lost what was not synced."""
         life = self.lives.pop(name, None)
         if life is not None:
-            life.alive = False
+            life.alive, self._ends[life] = False, self._loop.now
         self._network.lost_power(name)
         if name == "directory":
             self.directory_disk.lose_power()

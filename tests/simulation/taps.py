@@ -94,37 +94,33 @@ def _watch_fences(world: "World") -> None:
 
 
 def _check_receipts(world: "World", receipts: Any) -> None:
-    """S8: what a commit was accepted for is on the servers whose receipts it has brought, unless the directory did not
-    count a receipt that was void, and knows that the chunk is lacking there."""
-    from servers import records
-
-    read = world.servers.directory_disk.store.read
+    """S8: what a commit was accepted for is on the servers whose receipts have counted."""
     for row in receipts:
         for receipt in row.receipts:
-            key = records.short_key(receipt.server, row.chunk)
-            if read(lambda tx, key=key: tx.get(key)) is None:
-                _check_there(world, receipt.server, row.chunk, "a commit rests on its receipt")
+            disk = world.servers.chunk_disks[receipt.server]
+            if row.chunk not in disk.chunks and row.chunk not in disk.harmed:
+                _is_known_to_lack(world, receipt.server, row.chunk)
 
 
-def _check_there(world: "World", server: str, chunk: bytes, why: str) -> None:
-    disk = world.servers.chunk_disks[server]
-    if chunk not in disk.chunks and chunk not in disk.harmed:
-        world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, and {why}"))
+def _is_known_to_lack(world: "World", server: str, chunk: bytes) -> None:
+    """The directory has a row of each needed chunk that a server lacks."""
+    from servers import records
+
+    row = world.servers.directory_disk.store.read(lambda tx: tx.get(records.short_key(server, chunk)))
+    if row is None:
+        world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, which the directory counts on"))
 
 
 def _watch_deletions(world: "World") -> None:
     """S8: nothing is deleted that a file needs, unless the directory knows that it is lacking there."""
-    from servers import records
     from servers.chunkstore import ChunkStore
 
     delete = ChunkStore.delete
 
     def watched(self: Any, names: Any, below: int) -> Any:
-        gone, server = delete(self, names, below), Scheduler.loop.life.name
-        read = world.servers.directory_disk.store.read
+        gone = delete(self, names, below)
         for chunk in world.servers.needed().intersection(gone) if gone else ():
-            if read(lambda tx, chunk=chunk: tx.get(records.short_key(server, chunk))) is None:
-                world.broken(Violation(f"S8: {server} has deleted chunk {chunk.hex()[:8]}, which is needed"))
+            _is_known_to_lack(world, Scheduler.loop.life.name, chunk)
         return gone
 
     ChunkStore.delete = watched

@@ -118,8 +118,7 @@ class World:
         """Of the directory, or of all servers: what was not synced is gone, also how far fences had been raised."""
         self.directory_cuts += 1
         self._cuts.append(self.now)
-        life = self.servers.lives.get("directory")
-        self.files.power_cut(life.ran_s_ago(WINDOW_S, self.now) if life else self.now - WINDOW_S)
+        self.files.power_cut(self.servers.ran_s_ago("directory", WINDOW_S))
         self.fences.clear()
 
     # -- the run
@@ -240,7 +239,20 @@ class World:
         return [who for who, life in getattr(client, "running", {}).items() if life.alive]
 
     def _unsent(self, client: Any) -> int:
-        return client.parts("_unsent").count()
+        """Those not counted whose base is gone: what a killed client had open is not kept for the next one, which needs
+        it to complete a copy. They stay in its cache."""
+        waiting = client.parts("_unsent")._waiting
+        stuck = [content for content in waiting if not self._can_be_completed(content)]
+        for write in self.files.writes.values() if stuck else ():
+            write.forgotten = write.forgotten or write.client.startswith(client.name + ".")
+        return len(waiting) - len(stuck)
+
+    def _can_be_completed(self, content: Any) -> bool:
+        from dfsfuse import chunks
+
+        missing = [entry for index, entry in enumerate(content.entries) if not content.here(index)]
+        disks = self.servers.chunk_disks.values()
+        return all(any(chunk in disk.chunks for disk in disks) for chunk in chunks.chunks_of(missing))
 
     def _write_all(self, client: Any) -> bool:
         """Each client can write every file again: no lock is stuck, no token too low."""
