@@ -47,6 +47,7 @@ class Load:
 
     def __init__(self, mount: Path, journal: Path, seed: int):
         self.mount, self.journal, self.random = mount, Journal(journal), random.Random(seed)
+        self.journals = journal.parent
         self.known = Known(Reader(journal)).update()
 
     def attempt(self, what: str, value: int, work: Callable[[], object]) -> bool:
@@ -83,8 +84,7 @@ class Readers(Load):
     a mixture (S3)."""
 
     def prepare(self) -> None:
-        writer = Path(sys.argv[3]).with_name("counters")
-        self.written = Known(Reader(writer))
+        self.written = Known(Reader(self.journals / "counters"))
 
     def step(self) -> None:
         known = dict(self.written.update().acknowledged)
