@@ -10,6 +10,7 @@ under `Content.mutex`; what was sent counts while `Changes.ahead` has its range,
 
 import logging
 import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -22,6 +23,9 @@ from dfsfuse.transfer import Transfer
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
+WAITING_MAX = 64
+"""Entries that are on their way or wait for it, each with a descriptor. Where the network is slower than the program,
+close() sends the others."""
 PAUSE_S = 5.0
 """After a failure; close() will tell of it if it lasts."""
 
@@ -31,6 +35,7 @@ class Ahead:
         self._transfer = transfer
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ahead")
         self._paused_until_s = 0.0
+        self._waiting = threading.Semaphore(WAITING_MAX)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -42,9 +47,20 @@ class Ahead:
             return
         entry = index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES
         with content.mutex:
-            if index not in content.ahead and content.changes.written.within(*entry) == [entry]:
+            if index in content.ahead or content.changes.written.within(*entry) != [entry]:
+                return
+            if self._waiting.acquire(blocking=False):
                 content.changes.ahead.add(*entry)
-                content.ahead[index] = self._pool.submit(self._send, os.dup(content.fd), index)
+                content.ahead[index] = self._begin(os.dup(content.fd), index)
+
+    def _begin(self, fd: int, index: int) -> Future[ChunkReceipts]:
+        def done(_: Future[ChunkReceipts]) -> None:
+            os.close(fd)
+            self._waiting.release()
+
+        future = self._pool.submit(self._send, fd, index)
+        future.add_done_callback(done)
+        return future
 
     def _send(self, fd: int, index: int) -> ChunkReceipts:
         try:
@@ -54,8 +70,6 @@ class Ahead:
             log.info("what is being written is not sent ahead for %.0f s: %s", PAUSE_S, error)
             self._paused_until_s = time.monotonic() + PAUSE_S
             raise
-        finally:
-            os.close(fd)
 
 
 def sent_ahead(content: Content, index: int) -> ChunkReceipts | None:

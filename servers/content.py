@@ -32,12 +32,12 @@ from dfsfuse.messages import (
     WhereReply,
     without_set_ids,
 )
-from servers import quota, records, references, versions
+from servers import quota, records, references, undurable, versions
 from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Transaction
 from servers.tree import at_place, existing, paths_to
-from servers.versions import Needs
+from servers.undurable import ROUND_NS, Needs, Undurable
 
 FILE_BYTES_MAX = 16 << 40
 _SEGMENTS_PER_REQUEST = 64
@@ -84,7 +84,7 @@ def put_segments(tx: Transaction, request: PutSegments, group: Group) -> Nothing
     for segment in request.segments:
         references.put_segment(tx, inode.group, segment.id, segment.entries)
         needs = group.needs(chunks.chunks_of(segment.entries) & new, receipts)
-        versions.note_segment(tx, request.ino, inode.group, request.session, segment.id, needs)
+        versions.note_segment(tx, request.ino, inode.group, request.session, segment.part, segment.id, needs)
     group.note_short(tx, receipts)
     inode.beside = True
     put_inode(tx, request.ino, inode)
@@ -120,9 +120,10 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
         tx.delete(records.open_key(request.ino, request.session, request.base_version))
         records.put_open(tx, request.ino, request.session, inode.version + 1, request.opening)
     with versions.keeping(tx, request.ino, inode):
-        before = versions.content_of(inode)
+        before = undurable.content_of(inode)
         _take_content(inode, request, stored_bytes)
-        versions.committed(tx, request.ino, inode, before, needs, group.states)
+        made = Undurable(before, needs, durable=request.durable, round=now_ns // ROUND_NS)
+        versions.committed(tx, request.ino, inode, before, made, group.states)
     if inode.beside:
         versions.end_uploads(tx, request.ino, inode.group, request.session)
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)

@@ -144,6 +144,8 @@ class FileService:
         self._replication.update(reply.cluster)
         if reply.numbers_from:
             self._store.number_from(reply.numbers_from)
+        mine = (server for server in reply.cluster.files if server.name == self._name)
+        self._scrub.is_syncing = any(server.syncing for server in mine)
         self._repairs.heard(reply)
         self._collector.heard(reply)
 

@@ -8,7 +8,7 @@ from dfsfuse.messages import ChunkReceipts, Cluster
 from servers import records
 from servers.server_states import ServerState
 from servers.store import Transaction
-from servers.versions import Needs
+from servers.undurable import Needs
 
 Numbers = dict[bytes, dict[str, int]]
 """chunk -> server -> the number of its receipt."""

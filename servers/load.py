@@ -13,7 +13,7 @@ from blake3 import blake3
 from dfsfuse import errors
 from dfsfuse.messages import from_json
 from dfsfuse.messages.dumps import DUMP_FORMAT, DumpEnd, DumpInode, DumpLine, DumpName, DumpVolume
-from servers import records, references, versions
+from servers import records, references, undurable, versions
 from servers.dump import SAME
 from servers.records import Inode, Usage
 from servers.references import ONLY_GROUP
@@ -111,7 +111,7 @@ def _load_inode(tx: Transaction, row: DumpInode, used: Usage) -> None:
     for xattr in row.xattrs:
         records.put_xattr(tx, row.ino, inode, xattr.name, xattr.value)
     records.put_inode(tx, row.ino, inode)
-    references.hold(tx, ONLY_GROUP, versions.targets_of(inode), references.inode_holder(row.ino))
+    references.hold(tx, ONLY_GROUP, undurable.targets_of(inode), references.inode_holder(row.ino))
     used.inodes += 1
     used.size_bytes += inode.size if inode.is_file else 0
     used.allocated_bytes += inode.allocated_bytes

@@ -3,18 +3,19 @@
     l ino:8 version:8    LostFile: the content with this version is lost
 
 A server that has looked for a chunk in vain says so: its short row has the value LOOKED_FOR then. Once all servers of
-the group have said so, the chunk is lost. A file whose newest content had it goes back to the content that was on
-disks, if that has not lost it too; as a version of its own, so that no cache takes one for the other.
+the group have said so, the chunk is lost. A file whose newest content had it goes back to the newest one before it that
+is whole (undurable.py), if there is one; as a version of its own, so that no cache takes one for the other.
 """
 
 import msgspec
 
-from dfsfuse.chunks import chunk_name
+from dfsfuse.chunks import chunk_name, chunks_of
 from dfsfuse.messages import COMMIT_ID_BYTES, LostFile
-from servers import records, references, versions
+from servers import records, references, undurable, versions
 from servers.records import Inode, short_key
 from servers.store import Transaction
 from servers.tree import path_to
+from servers.undurable import Content, Undurable
 
 LOOKED_FOR = b"1"
 FILES_MAX = 10_000
@@ -24,8 +25,24 @@ FILES_MAX = 10_000
 def lacks(tx: Transaction, server: str, chunk: bytes, group: list[str], now_ns: int) -> None:
     """This server has looked for the chunk in vain."""
     tx.put(short_key(server, chunk), LOOKED_FOR)
-    if all(tx.get(short_key(name, chunk)) == LOOKED_FOR for name in group):
-        _lost(tx, chunk, now_ns)
+    if not _is_lost(tx, chunk, group):
+        return
+    for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
+        inode = records.get_inode(tx, ino)
+        if tx.get(_key(ino, inode.version)) is None and _lists(tx, inode, chunk):
+            _lose(tx, ino, inode, chunk, group, now_ns)
+
+
+def _is_lost(tx: Transaction, chunk: bytes, group: list[str]) -> bool:
+    return all(tx.get(short_key(name, chunk)) == LOOKED_FOR for name in group)
+
+
+def _lists(tx: Transaction, content: Content | Inode, chunk: bytes) -> bool:
+    """Is the chunk in this content? Segments are asked for by the chunk, as a content can have very many."""
+    if not content.segments:
+        return chunk in chunks_of(content.entries)
+    holders = references.holders(tx, references.ONLY_GROUP, chunk, FILES_MAX)
+    return not {holder[1:] for holder in holders if holder[:1] == b"s"}.isdisjoint(content.segments)
 
 
 def has(tx: Transaction, server: str, chunk: bytes, group: list[str]) -> bool:
@@ -44,26 +61,33 @@ def has(tx: Transaction, server: str, chunk: bytes, group: list[str]) -> bool:
     return True
 
 
-def _lost(tx: Transaction, chunk: bytes, now_ns: int) -> None:
-    for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
-        inode = records.get_inode(tx, ino)
-        if chunk in _chunks(tx, inode) and tx.get(_key(ino, inode.version)) is None:
-            _lose(tx, ino, inode, chunk, now_ns)
-
-
-def _lose(tx: Transaction, ino: int, inode: Inode, chunk: bytes, now_ns: int) -> None:
-    row = versions.undurable(tx, ino)
-    reverts = row is not None and chunk not in _chunks(tx, row.before)
+def _lose(tx: Transaction, ino: int, inode: Inode, chunk: bytes, group: list[str], now_ns: int) -> None:
+    row = undurable.get(tx, ino)
+    number = None if row is None else _newest_intact(tx, row, chunk, group)
     path, version = path_to(tx, ino)[0], inode.version
-    if reverts:
+    if number is not None:
         commit_id = chunk_name(inode.commit_id + b" is lost")[:COMMIT_ID_BYTES]
-        versions.revert(tx, ino, inode, row.before, commit_id)
+        versions.revert(tx, ino, inode, row, number, commit_id)
         inode.mtime_ns = now_ns
         records.touch(inode, now_ns)
     inode.beside = True
     records.put_inode(tx, ino, inode)
-    lost = LostFile(ino=ino, path=path, version=version, lost_ns=now_ns, reverted=reverts)
-    records.put_record(tx, _key(ino, version), lost)
+    lost = LostFile(ino=ino, path=path, version=version, lost_ns=now_ns, reverted=number is not None)
+    if number is None or tx.get(_key(ino, version - 1)) is None:
+        # The one that is lost now has come from going back, and that was told.
+        records.put_record(tx, _key(ino, version), lost)
+
+
+def _newest_intact(tx: Transaction, row: Undurable, chunk: bytes, group: list[str]) -> int | None:
+    """Of the contents between, the newest one of which nothing is known to be lost; -1: the one before them. What is
+    found to be lost of it later makes the file go back once more."""
+    for number in range(len(row.between) - 1, -1, -1):
+        content = row.between[number].content
+        parts = undurable.parts(content)
+        new = (name for part in parts for name in undurable.new_in_part(tx, content, part, row.before))
+        if not _lists(tx, content, chunk) and not any(_is_lost(tx, name, group) for name in new):
+            return number
+    return None if _lists(tx, row.before, chunk) else -1
 
 
 def _found(tx: Transaction, chunk: bytes) -> None:
@@ -71,10 +95,6 @@ def _found(tx: Transaction, chunk: bytes) -> None:
     for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
         inode = records.get_inode(tx, ino)
         tx.delete(_key(ino, inode.version))
-
-
-def _chunks(tx: Transaction, content: "versions.Content | Inode") -> set[bytes]:
-    return {chunk for part in versions.parts(content) for chunk in versions.chunks_of_part(tx, content, part)}
 
 
 def _key(ino: int, version: int) -> bytes:

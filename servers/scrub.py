@@ -29,6 +29,7 @@ SEEK_BYTES = 64 << 10
 """What finding a chunk on the disk counts for."""
 EVERY_S = 6 * 3600.0
 NOTE_S = 10.0
+SYNCING_S = 0.5
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 PAGE = 100
 RETRY_S = 30.0
@@ -46,7 +47,8 @@ class Progress(msgspec.Struct):
 
 
 class Scrub:
-    """`bytes_s`: how much is read each second, 0: nothing is. `every_s`: between two passes."""
+    """`bytes_s`: how much is read each second, 0: nothing is. `every_s`: between two passes. `is_syncing`: repair is
+    about to fetch what is not here, as on a new disk: that is not to be told as missing."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Scrub:
     ):
         self._path, self._store, self._peers, self._url, self._run = home / "scrub", store, peers, directory_url, run
         self._bytes_s, self._every_s = bytes_s, every_s
+        self.is_syncing = True
         self._boot = _BOOT_ID.read_text().strip()
         self._progress, self._noted_at = self._noted(), time.monotonic()
 
@@ -106,6 +109,8 @@ class Scrub:
         """What is not here at all is not in the inventory."""
         after, more = b"", True
         while more:
+            while self.is_syncing:
+                await asyncio.sleep(SYNCING_S)
             reply: Audited = await self._peers.call(self._url, "audit", Audit(after=after), Audited, TIMEOUT_S)
             for name in await self._run(self._missing, reply.chunks):
                 log.warning("chunk %s should be here, and is not", name.hex())

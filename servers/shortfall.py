@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dfsfuse import errors
-from servers import records, references, versions
+from servers import records, references, undurable
 from servers.records import short_key
 from servers.server_states import ServerState
 from servers.store import Transaction
-from servers.versions import Undurable
+from servers.undurable import Needs, Undurable
 
 _STAGES = b"qadf"
 _ROWS = 500
@@ -79,7 +79,7 @@ def _unsure(tx: Transaction, name: str, state: ServerState, position: bytes, lim
     if row is None:
         return _Step([], _place(ino, part), bool(ino))
     inode = records.get_inode(tx, ino)
-    return _Step(sorted(versions.new_in_part(tx, inode, part, row.before)), _place(ino, part), True)
+    return _Step(sorted(undurable.new_in_all(tx, inode, part, row)), _place(ino, part), True)
 
 
 def _finish(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
@@ -88,23 +88,29 @@ def _finish(tx: Transaction, name: str, state: ServerState, position: bytes, lim
     if row is None:
         return _Step([], _place(ino, part), bool(ino))
     inode = records.get_inode(tx, ino)
-    new = versions.new_in_part(tx, inode, part, row.before)
-    lacked = lacked if part else b""
-    if any(tx.get(short_key(name, chunk)) is not None for chunk in new):
-        lacked = b"1"
-    if part == versions.parts(inode)[-1]:
-        _conclude(tx, ino, row, name, state, bool(lacked))
+    contents = undurable.not_on_disks(inode, row)
+    if not part or len(lacked) != len(contents):
+        # A commit that came meanwhile is taken to lack something; the next pass knows.
+        lacked = (b"1" if part else b"0") * len(contents)
+    found = (_lacks(tx, name, undurable.new_in_part(tx, content, part, row.before)) for content in contents)
+    lacked = b"".join(b"1" if known == ord("1") or lacks else b"0" for known, lacks in zip(lacked, found, strict=True))
+    if part == undurable.parts_of_all(inode, row)[-1]:
+        for needs, lacks in zip(row.all_needs, lacked, strict=True):
+            _conclude(needs, name, state, lacks == ord("1"))
+        undurable.put(tx, ino, row)
     return _Step([], _place(ino, part) + lacked, True)
 
 
-def _conclude(tx: Transaction, ino: int, row: Undurable, name: str, state: ServerState, lacks: bool) -> None:
+def _lacks(tx: Transaction, name: str, chunks: set[bytes]) -> bool:
+    return any(tx.get(short_key(name, chunk)) is not None for chunk in chunks)
+
+
+def _conclude(needs: Needs, name: str, state: ServerState, lacks: bool) -> None:
     """What it was found to have is on its disk; what it has given receipts for since it started will be."""
-    needs = row.needs
     number = needs.numbers.get(name, 0)
     needs.numbers[name] = number if number >= state.since else 0
     needs.unsure = [other for other in needs.unsure if other != name]
     needs.lacking = sorted({*(other for other in needs.lacking if other != name), *([name] if lacks else [])})
-    versions.put_undurable(tx, ino, row)
 
 
 def _place(ino: int, part: int) -> bytes:
@@ -115,10 +121,10 @@ def _next_part(tx: Transaction, name: str, state: ServerState, position: bytes) 
     """The part behind a position, of a file of which it is not known that this server has it. Without a row: how far
     was looked; 0 is the end."""
     ino, part = records.as_number(position[:8]), int.from_bytes(position[8:], "big") + 1
-    row = versions.undurable(tx, ino) if ino else None
-    if row and part in versions.parts(records.get_inode(tx, ino)):
+    row = undurable.get(tx, ino) if ino else None
+    if row and part in undurable.parts_of_all(records.get_inode(tx, ino), row):
         return ino, part, row
-    rows = versions.undurable_rows(tx, ino, _ROWS)
+    rows = undurable.rows_after(tx, ino, _ROWS)
     for ino, row in rows:
         if _is_wanted(row, name, state):
             return ino, 0, row
@@ -127,8 +133,10 @@ def _next_part(tx: Transaction, name: str, state: ServerState, position: bytes) 
 
 def _is_wanted(row: Undurable, name: str, state: ServerState) -> bool:
     """One that lacked a chunk may have it by now, from another file's commit, and not on its disk."""
-    needs = row.needs
-    return name in needs.lacking or name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
+    return any(
+        name in needs.lacking or name in needs.unsure or state.is_unsure(needs.numbers.get(name, 0))
+        for needs in row.all_needs
+    )
 
 
 _STEPS: dict[bytes, Callable[[Transaction, str, ServerState, bytes, int], _Step]] = {

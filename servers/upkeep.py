@@ -28,12 +28,23 @@ from dfsfuse.messages import (
     Trace,
     Traced,
 )
-from servers import garbage_log, losses, mend, records, references, server_states, shortfall, tracing, versions
+from servers import (
+    garbage_log,
+    losses,
+    mend,
+    records,
+    references,
+    server_states,
+    shortfall,
+    tracing,
+    undurable,
+    versions,
+)
 from servers.group import Group
 from servers.references import ONLY_GROUP
 from servers.server_states import ServerState
 from servers.store import Store, Transaction
-from servers.versions import Needs
+from servers.undurable import Needs
 
 COUNTED_MAX = 10_000
 LATE_S = 3.0
@@ -174,7 +185,8 @@ class Upkeep:
 
         def run(tx: Transaction, changed: ServerState) -> Garbage:
             changed.void_below = max(changed.void_below, request.next_number)
-            changed.collected = max(changed.collected, request.after)
+            # A place of before the metadata was loaded from a dump may be beyond the log's end.
+            changed.collected = max(changed.collected, min(request.after, garbage_log.end(tx)))
             rows = garbage_log.read(tx, changed.collected, _limited(request.limit))
             asked = {*request.names, *(chunk for _, _, chunk in rows)}
             last = rows[-1][0] if rows else changed.collected
@@ -212,7 +224,7 @@ class Upkeep:
         passed = min((self.states[name].collected for name in group if name in self.states), default=0)
         after, nothing = self._settled, (0, versions.Settled(set(), set()))
         wanted = self._store.read(lambda tx: (
-            bool(versions.undurable_rows(tx, after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
+            bool(undurable.rows_after(tx, after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
         ))  # fmt: skip
 
         def run(tx: Transaction) -> tuple[int, versions.Settled, bool]:

@@ -1,7 +1,7 @@
 """An oracle for references: what must be held follows from inodes, kept contents, segments and uploads, and no more."""
 
 from dfsfuse.chunks import NAME_BYTES, chunks_of
-from servers import records, references, versions
+from servers import records, references, undurable, versions
 from servers.records import Inode
 from servers.store import Transaction
 
@@ -22,16 +22,18 @@ def check_references(tx: Transaction, inodes: dict[int, Inode]) -> None:
 
 
 def _of_inodes(tx: Transaction, inodes: dict[int, Inode]) -> set[bytes]:
-    needed = {ino: versions.targets_of(inode) for ino, inode in inodes.items()}
-    for ino, row in versions.undurable_rows(tx, 0, _ALL):
-        assert row.before.version < inodes[ino].version, f"inode {ino} is newer before than it is now"
-        needed[ino] |= versions.targets_of(row.before)
+    needed = {ino: undurable.targets_of(inode) for ino, inode in inodes.items()}
+    for ino, row in undurable.rows_after(tx, 0, _ALL):
+        contents = [row.before, *(step.content for step in row.between)]
+        numbers = [*(content.version for content in contents), inodes[ino].version]
+        assert numbers == sorted(set(numbers)), f"inode {ino} keeps versions {numbers}"
+        needed[ino] = needed[ino].union(*map(undurable.targets_of, contents))
     opened = {(key[:8], key[16:]) for key, _ in _rows(tx, b"o")}
     for prefix in (b"h", b"l", b"u"):
         assert all(inodes[records.as_number(key[:8])].beside for key, _ in _rows(tx, prefix)), "rows nobody looks for"
     for key, row in _rows(tx, b"h"):
         assert (key[:8], key[8:]) in opened, "a version is kept that nobody has open"
-        needed[records.as_number(key[:8])] |= versions.targets_of(versions.decode_content(row))
+        needed[records.as_number(key[:8])] |= undurable.targets_of(versions.decode_content(row))
     return {_key(t, references.inode_holder(ino)) for ino, targets in needed.items() for t in targets}
 
 

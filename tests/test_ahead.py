@@ -136,3 +136,23 @@ def test_what_was_sent_ahead_is_confirmed_where_its_receipts_are_void(client: On
     assert client.flush(handle) is None
     assert uploaded(client.volume, client.servers, "f") == data
     assert client.servers.sent_bytes == len(data)
+
+
+def test_what_was_not_begun_by_close_leaves_nothing_open(client: OneClient) -> None:
+    """Goal: entries that still wait for their turn at close() are sent by it, and keep no descriptor."""
+    handle, data = create(client), os.urandom(8 * ENTRY_BYTES)
+    go_on, before = threading.Event(), len(os.listdir("/proc/self/fd"))
+    client.servers.before_store = lambda: assert_true(
+        threading.main_thread() is threading.current_thread() or go_on.wait(10)
+    )
+    write(client, handle, data)
+    assert len(handle.content.ahead) == 7
+    closed = threading.Timer(0.2, go_on.set)
+    closed.start()
+    assert client.flush(handle) is None
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "no descriptor is left")
+    assert uploaded(client.volume, client.servers, "f") == data
+
+
+def assert_true(value: bool) -> None:
+    assert value

@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Break, set[str]]] = {
     "a chunk of a segment that does": (lose_listed_chunk, {"unheld"}),
     "a reference of nobody": (stray_holder, {"held_stray"}),
     "a segment of nobody": (stray_segment, {"segment_stray"}),
-    "a version that its inode does not tell of": (nothing_beside, {"beside", "held_stray"}),
+    "a version that its inode does not tell of": (nothing_beside, {"beside"}),
     "a version for nobody": (stray_version, {"kept_stray"}),
 }  # fmt: skip
 LOST: dict[str, tuple[Break, set[str]]] = {

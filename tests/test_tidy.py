@@ -110,7 +110,8 @@ def test_drivers_reach_the_file_system_alone(name: str) -> None:
 
 CORES = [
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
-    "servers.versions", "servers.references", "servers.garbage_log", "servers.group", "servers.server_states",
+    "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
+    "servers.server_states",
     "servers.upkeep", "servers.shortfall", "servers.losses", "servers.dump", "servers.load",
     "servers.check", "servers.check_content", "servers.mend", "servers.tracing",
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
@@ -135,8 +136,8 @@ def test_one_core_never_imports_another() -> None:
     for name in TREES:
         if name.startswith("servers.") and name not in locks | {"servers.__main__"}:
             assert not project_imports(name) & locks, name
-    parts = ("tree", "rename", "modes", "xattrs", "content", "quota", "sessions", "records", "versions", "references",
-             "garbage_log", "group", "server_states", "upkeep", "shortfall", "losses")  # fmt: skip
+    parts = ("tree", "rename", "modes", "xattrs", "content", "quota", "sessions", "records", "versions", "undurable",
+             "references", "garbage_log", "group", "server_states", "upkeep", "shortfall", "losses")  # fmt: skip
     directory = {"servers.directory", *(f"servers.{part}" for part in parts)}
     for name in locks:
         assert not project_imports(name) & directory, name
