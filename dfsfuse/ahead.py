@@ -35,7 +35,7 @@ class Ahead:
         self._transfer = transfer
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ahead")
         self._paused_until_s = 0.0
-        self._waiting = threading.Semaphore(WAITING_MAX)
+        self._counting, self._waiting = threading.Lock(), 0
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -49,18 +49,23 @@ class Ahead:
         with content.mutex:
             if index in content.ahead or content.changes.written.within(*entry) != [entry]:
                 return
-            if self._waiting.acquire(blocking=False):
+            if self._waiting < WAITING_MAX:
                 content.changes.ahead.add(*entry)
                 content.ahead[index] = self._begin(os.dup(content.fd), index)
 
-    def _begin(self, fd: int, index: int) -> Future[ChunkReceipts]:
-        def done(_: Future[ChunkReceipts]) -> None:
+    def _begin(self, fd: int, index: int) -> "Future[ChunkReceipts]":
+        def done(_: object) -> None:
             os.close(fd)
-            self._waiting.release()
+            self._count(-1)
 
+        self._count(1)
         future = self._pool.submit(self._send, fd, index)
         future.add_done_callback(done)
         return future
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._waiting += more
 
     def _send(self, fd: int, index: int) -> ChunkReceipts:
         try:

@@ -226,6 +226,10 @@ class Future:
         self._done, self._begun, self._cancelled = Flag(), False, False
         self._result: Any = None
         self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Future], Any]] = []
+
+    def add_done_callback(self, callback: "Callable[[Future], Any]") -> None:
+        self._callbacks.append(callback)
 
     def run(self, work: Callable[[], Any]) -> None:
         if self._cancelled:
@@ -235,10 +239,17 @@ class Future:
             self._result = work()
         except BaseException as error:
             self._error = error
+        self._end()
+
+    def _end(self) -> None:
         self._done.set()
+        for callback in self._callbacks:
+            callback(self)
 
     def cancel(self) -> bool:
-        self._cancelled = not self._begun
+        if not self._begun and not self._cancelled:
+            self._cancelled = True
+            self._end()
         return self._cancelled
 
     def cancelled(self) -> bool:
