@@ -123,7 +123,7 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
         before = undurable.content_of(inode)
         _take_content(inode, request, stored_bytes)
         made = Undurable(before, needs, durable=request.durable, round=now_ns // ROUND_NS)
-        versions.committed(tx, request.ino, inode, before, made, group.states)
+        versions.committed(tx, request.ino, inode, before, made, group)
     if inode.beside:
         versions.end_uploads(tx, request.ino, inode.group, request.session)
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)

@@ -74,6 +74,16 @@ class Group(NamedTuple):
         if needs.numbers and len(sure) < self.cluster.copies_min:
             raise errors.ReceiptsVoid("servers have started again since segments were put; confirm, and put them again")
 
+    def check_sure(self, needs: Needs) -> None:
+        """Starting while it is being looked for whether these chunks are there, as after a power cut of all: what is
+        made from them would be lost with them, although somebody was told that it is safe. Servers that are away are
+        not waited for."""
+        unsure = {name for name in needs.numbers if name in needs.unsure or self._is_unsure(name, needs)}
+        sure = needs.numbers.keys() - unsure - {*needs.lacking}
+        coming = {server.name for server in self.cluster.files if server.up and server.syncing} & unsure
+        if len(sure) < self.cluster.copies_min and coming:
+            raise errors.Starting(f"{', '.join(sorted(coming))} looks for what the file had before; ask again")
+
     def _is_unsure(self, name: str, needs: Needs) -> bool:
         return name in self.states and self.states[name].is_unsure(needs.numbers[name])
 

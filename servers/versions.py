@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from servers import records, references, undurable
+from servers.group import Group
 from servers.records import Inode
 from servers.store import Reader, Transaction
 from servers.undurable import Content, Needs, States, Undurable, targets_of
@@ -76,15 +77,17 @@ def needed(tx: Reader, ino: int, inode: Inode) -> set[bytes]:
     return found
 
 
-def committed(tx: Transaction, ino: int, inode: Inode, before: Content, commit: Undurable, states: States) -> None:
+def committed(tx: Transaction, ino: int, inode: Inode, before: Content, commit: Undurable, group: Group) -> None:
     """Within `keeping`: the content `before` has been replaced by what the inode has now. Who has it open keeps it; and
-    until the new one is on enough disks, so does the file. What the new one has of `before` needs what that did."""
+    until the new one is on enough disks, so does the file. What the new one has of `before` needs what that did; it
+    must not be lost already (Starting)."""
     if before.version and _is_open(tx, ino, before.version):
         _hold(tx, ino, inode, before)
     earlier = undurable.get(tx, ino)
     if earlier is not None:
         if _rests_on(inode, before, earlier.before):
-            commit.needs = earlier.needs.joined(commit.needs, states)
+            group.check_sure(earlier.needs)
+            commit.needs = earlier.needs.joined(commit.needs, group.states)
         commit.before, commit.between = earlier.before, earlier.followed(before)
     if commit.needs.numbers or commit.needs.lacking:
         undurable.put(tx, ino, commit)

@@ -272,6 +272,30 @@ def test_what_was_committed_durably_is_not_undone(servers: Servers) -> None:
     assert volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"durable")
 
 
+def test_nothing_is_made_from_what_may_be_lost(servers: Servers) -> None:
+    """Goal: S10: after a power cut of all a commit that keeps chunks of a content that is still being looked for waits,
+    so that nobody is told that it is safe; one that keeps none does not, and servers that are away are not waited for."""
+    volume, one, two = servers.volume, servers.volume.make("f").ino, servers.volume.make("g").ino
+    for ino in (one, two):
+        commit(servers, ino, b"one")
+    for name, server in servers.of.items():
+        server.start(power_cut=True)
+        servers.register(name)
+    both = messages.Manifest([[piece(b"one"), piece(b"two", offset=3)]])
+    with pytest.raises(errors.Starting):
+        volume.commit(one, size=6, manifest=both, receipts=[servers.store(b"two")])
+    assert commit(servers, two, b"two").version == 2
+    servers.settle()
+    assert volume.at("f").size == 0
+    commit(servers, one, b"one")
+    for name in "BC":
+        servers.of[name].start()
+        servers.register(name)
+    volume.now_s += 5
+    servers.register("A")
+    assert volume.commit(one, size=6, manifest=both, receipts=[servers.store(b"two")]).size == 6
+
+
 def test_steps_between_are_few(servers: Servers) -> None:
     """Goal: what is kept for a file does not grow with its commits, also where no server ever syncs."""
     volume, ino = servers.volume, servers.volume.make("f").ino

@@ -68,7 +68,7 @@ class Run:
         if name not in self.committed:
             self.volume.make(name)
             self.committed[name], self.safe[name] = [b""], 0
-        with contextlib.suppress(errors.ReceiptsVoid, errors.NotEnoughCopies):
+        with contextlib.suppress(errors.ReceiptsVoid, errors.NotEnoughCopies, errors.Starting):
             self.volume.commit(self.volume.at(name).ino, data, receipts=[receipts])
             self.committed[name].append(data)
 
