@@ -3,7 +3,7 @@
 #   make test [PYTEST=-x]       lint, then every test        make bench   everyday workloads, beside the local disk
 #   make simulate [SEEDS=2000 FIRST=0]   simulated clusters in which everything fails; SEED=17 replays one with its trace
 #   make programs [NAMES=git]   real programs on two mounts, compared with the local disk; takes half an hour
-#   make faults [FAULTS=100 SEED=1]   real servers are killed, stopped and cut off under load; takes half an hour
+#   make faults [FAULTS=100 SEED=1]   real servers are killed, stopped and cut off under load; a quarter of an hour
 #   make venv                   .venv alone                  make lint    ruff
 #   make clean                  remove what the others have made here; volumes and caches stay
 # PYTHON=/path/to/python3 chooses the Python that .venv is made with; the distribution's own unless told otherwise.
