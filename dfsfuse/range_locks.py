@@ -188,7 +188,11 @@ class RangeLockTable:
         try:
             granted = ask(request)
             until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
+            # Where the answer took longer than the lease, others may have had what was held before: a new grant revives
+            # nothing. It may itself be over, too.
+            self.check_lease()
             self._note_granted((ino, lock.flock, lock.owner), descriptor, path, lock, until_s)
+            self.check_lease()
             return granted
         finally:
             self._lease.over(tickets)

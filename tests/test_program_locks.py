@@ -452,6 +452,27 @@ def test_a_client_that_slept_notices_before_it_locks_or_renews(two, monkeypatch)
     assert client.below.lost == {file}
 
 
+@pytest.mark.parametrize("sent_s", [7.5, 0.5])
+def test_a_grant_that_arrives_after_the_lease_revives_nothing(two, monkeypatch, sent_s):
+    """Goal: S7. A client that was cut off while it asked for another lock has lost those that it had by then, as others
+    may have had them meanwhile: its program is told before it reads or writes anything, not only with a renewal."""
+    client, _ = two
+    file, ahead_s = descriptor(), [0.0]
+    monkeypatch.setattr("dfsfuse.range_locks.boottime_s", lambda: time.clock_gettime(time.CLOCK_BOOTTIME) + ahead_s[0])
+    client.set(file, SHARED)
+    ahead_s[0] = sent_s
+    call = client.rpc.call
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        reply = call(*arguments, **options)
+        ahead_s[0] = 9.0
+        return reply
+
+    client.rpc.call = late
+    client.set(file, EXCLUSIVE)
+    assert client.below.lost == {file}
+
+
 def test_a_renewal_lists_what_is_held(two, service):
     """Goal: and a grant of which this client knows nothing is freed."""
     client, other = two
