@@ -274,7 +274,7 @@ def test_what_was_committed_durably_is_not_undone(servers: Servers) -> None:
 
 def test_nothing_is_made_from_what_may_be_lost(servers: Servers) -> None:
     """Goal: S10: after a power cut of all a commit that keeps chunks of a content that is still being looked for waits,
-    so that nobody is told that it is safe; one that keeps none does not, and servers that are away are not waited for."""
+    so that nobody is told that it is safe; one that keeps none does not, and who is away is not waited for."""
     volume, one, two = servers.volume, servers.volume.make("f").ino, servers.volume.make("g").ino
     for ino in (one, two):
         commit(servers, ino, b"one")
