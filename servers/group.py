@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from dfsfuse import errors
-from dfsfuse.messages import ChunkReceipts, Cluster
+from dfsfuse.messages import ChunkReceipts, Cluster, Server
 from servers import records
 from servers.server_states import ServerState
 from servers.store import Transaction
@@ -75,14 +75,19 @@ class Group(NamedTuple):
             raise errors.ReceiptsVoid("servers have started again since segments were put; confirm, and put them again")
 
     def check_sure(self, needs: Needs) -> None:
-        """Starting while it is being looked for whether these chunks are there, as after a power cut of all: what is
-        made from them would be lost with them, although somebody was told that it is safe. Servers that are away are
-        not waited for."""
-        unsure = {name for name in needs.numbers if name in needs.unsure or self._is_unsure(name, needs)}
-        sure = needs.numbers.keys() - unsure - {*needs.lacking}
-        coming = {server.name for server in self.cluster.files if server.up and server.syncing} & unsure
-        if len(sure) < self.cluster.copies_min and coming:
-            raise errors.Starting(f"{', '.join(sorted(coming))} looks for what the file had before; ask again")
+        """Starting while too few of the servers that are up are known to have these chunks, as after a power cut of
+        all until they have looked: what is made from chunks that are lost would be lost with them, although somebody
+        was told that it is safe."""
+        there = [server.name for server in self.cluster.files if self._surely_has(server, needs)]
+        if len(there) < self.cluster.copies_min:
+            have = ", ".join(there) or "none"
+            raise errors.Starting(f"servers look for what the file had before; so far {have} has it; ask again")
+
+    def _surely_has(self, server: Server, needs: Needs) -> bool:
+        """One that tells nothing of its disk is believed."""
+        if server.name not in needs.numbers or server.name in {*needs.lacking, *needs.unsure}:
+            return False
+        return server.name not in self.states or (server.up and not self._is_unsure(server.name, needs))
 
     def _is_unsure(self, name: str, needs: Needs) -> bool:
         return name in self.states and self.states[name].is_unsure(needs.numbers[name])

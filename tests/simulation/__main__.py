@@ -60,9 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first (0)")
     parser.add_argument("--seed", type=int, help="replay this one, with its trace")
     parser.add_argument("--fault", default="", choices=["", *faults.ALL], metavar="NAME", help="a deliberate fault")
-    parser.add_argument(
-        "--disaster", default="", choices=["", *disasters.ALL_KINDS], metavar="KIND", help="in each run"
-    )
+    parser.add_argument("--disaster", default="", choices=["", *disasters.KINDS], metavar="KIND", help="in each run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one for each core)")
     parser.add_argument("--go-on", action="store_true", help="do not end at the first seed that fails")
     return parser.parse_args()

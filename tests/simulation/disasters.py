@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 KINDS = (
     "kill_server", "kill_locks", "kill_client", "partition", "one_way", "stall_holder", "pause_client", "pause_server",
-    "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power",
+    "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
     "new_disk",
 )  # fmt: skip
 """Of which each run has some."""
-ALL_KINDS = (*KINDS, "all_power")
 
 
 class Profile(NamedTuple):
@@ -40,7 +39,7 @@ _WORK = {
 
 def draw_profile(source: random.Random, wanted: str = "") -> Profile:
     """`wanted` is a kind of disaster that it must have."""
-    kinds = tuple(kind for kind in ALL_KINDS if kind == wanted or (kind in KINDS and source.random() < 0.22))
+    kinds = tuple(kind for kind in KINDS if source.random() < 0.22 or kind == wanted)
     weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
     work_s = 16.0 if "stall_holder" in kinds else source.choice((5.0, 8.0, 8.0, 12.0))
     return Profile(kinds, source.choice((2, 2, 3)), source.choice((1, 2, 2)), work_s, (list(_WORK), weights))
