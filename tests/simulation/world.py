@@ -227,10 +227,12 @@ class World:
             self._until(lambda: False, 0.5)
 
     def _wrong_chunks(self) -> list[str]:
+        stuck = any(client.parts("_unsent")._waiting for client in self.clients)
         needed, read, wrong = self.servers.needed(), self.servers.read_by_files(), []
         for name, disk in self.servers.chunk_disks.items():
             missing = [chunk.hex()[:8] for chunk in read if not disk.is_whole(chunk)]
-            surplus = [chunk.hex()[:8] for chunk in disk.chunks if chunk not in needed]
+            # What cannot be completed is tried again, and so sent again, all the time.
+            surplus = [chunk.hex()[:8] for chunk in disk.chunks if chunk not in needed and not stuck]
             if missing or surplus:
                 wrong.append(f"{name} lacks {missing} and has {surplus} for nobody")
         return wrong
