@@ -31,7 +31,7 @@ venv:
 
 test: lint
 	@.ci/setup test
-	.venv/bin/python -m pytest $(PYTEST)
+	.venv/bin/python -m pytest -n 3 --dist loadfile $(PYTEST)
 
 simulate: venv
 	cd tests && ../.venv/bin/python -m simulation --fault "$(FAULT)" --disaster "$(DISASTER)" \

@@ -75,19 +75,23 @@ class Group(NamedTuple):
             raise errors.ReceiptsVoid("servers have started again since segments were put; confirm, and put them again")
 
     def check_sure(self, needs: Needs) -> None:
-        """Starting while too few of the servers that are up are known to have these chunks, as after a power cut of
-        all until they have looked: what is made from chunks that are lost would be lost with them, although somebody
-        was told that it is safe."""
-        there = [server.name for server in self.cluster.files if self._surely_has(server, needs)]
+        """Starting while a server is away or syncing and too few of the others are known to have these chunks, as after
+        a power cut of all until they have looked: what is made from chunks that are lost would be lost with them,
+        although somebody was told that it is safe."""
+        files = self.cluster.files
+        if all(server.up and not server.syncing for server in files) or not any(server.up for server in files):
+            return
+        there = [server.name for server in files if self._surely_has(server, needs)]
         if len(there) < self.cluster.copies_min:
             have = ", ".join(there) or "none"
             raise errors.Starting(f"servers look for what the file had before; so far {have} has it; ask again")
 
     def _surely_has(self, server: Server, needs: Needs) -> bool:
         """One that tells nothing of its disk is believed."""
-        if server.name not in needs.numbers or server.name in {*needs.lacking, *needs.unsure}:
-            return False
-        return server.name not in self.states or (server.up and not self._is_unsure(server.name, needs))
+        if server.name not in self.states:
+            return True
+        known = server.name in needs.numbers and server.name not in {*needs.lacking, *needs.unsure}
+        return server.up and known and not self._is_unsure(server.name, needs)
 
     def _is_unsure(self, name: str, needs: Needs) -> bool:
         return name in self.states and self.states[name].is_unsure(needs.numbers[name])

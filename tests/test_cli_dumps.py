@@ -109,8 +109,13 @@ def test_dumps_through_pipes(dfs: Dfs, folder: Path) -> None:
     lines = dfs("dump", "-")
     other = Dfs(MountedCluster(folder / "other"))
     assert b"2 inodes" in other("load", "-", given=lines)
-    assert lines.splitlines()[1:-1] == _start(other)("dump", "-").splitlines()[1:-1]
+    assert without_short_copies(lines) == without_short_copies(_start(other)("dump", "-"))
     other("cluster", "stop")
+
+
+def without_short_copies(lines: bytes) -> list[bytes]:
+    """What does not change by itself: servers get what they lack meanwhile."""
+    return [line for line in lines.splitlines()[1:-1] if not line.startswith(b'{"short"')]
 
 
 def _start(dfs: Dfs) -> Dfs:

@@ -125,7 +125,12 @@ def test_idle_threads_end():
         served.free.set()
         for _ in range(40):
             assert served.ours.recv(100) == BLOCK
-        wait_until(lambda: len(served.workers.all()) <= fuse_workers.IDLE_MAX + 1, "most threads end")
+
+        def few() -> bool:
+            served.ask(b"quick")
+            return len(served.workers.all()) <= fuse_workers.IDLE_MAX + 1
+
+        wait_until(few, "most threads end")
         open_before = len(os.listdir("/proc/self/fd"))
 
         def alone() -> bool:

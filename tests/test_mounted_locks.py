@@ -75,6 +75,7 @@ def test_waiting_writers_are_served_first_come_first_served(shared, folders):
             waiting.append(opener(folders[side], text=f"{place} "))
             # A mount asks the service once for all its programs: the later ones wait behind the first, on the mount.
             wait_for_waiters(shared, "file", min(place + 1, 2))
+            wait_until(lambda: is_in_request(waiting[-1].pid), "it waits for its open")
         holder.write("holder ")
     outcomes = [process.communicate(timeout=20)[0].strip() for process in waiting]
     assert outcomes == ["opened"] * 4
@@ -82,6 +83,11 @@ def test_waiting_writers_are_served_first_come_first_served(shared, folders):
     assert words[:2] == ["start", "holder"]
     assert sorted(words[2:4]) == ["0", "2"]
     assert sorted(words[4:]) == ["1", "3"]
+
+
+def is_in_request(pid: int) -> bool:
+    """The kernel waits for the driver's answer to a call of this process."""
+    return "request_wait_answer" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_three_waiting_mounts_in_order(shared, folders):
