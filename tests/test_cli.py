@@ -351,7 +351,7 @@ def test_a_bar_on_a_terminal_only(dfs, top, tmp_path):
     (tmp_path / "local").write_bytes(bytes(6 << 20))
     for arguments in (("put", tmp_path / "local", f"{top}/a"), ("get", f"{top}/a", tmp_path / "back")):
         command, *rest = map(str, dfs.command(*arguments))
-        terminal = pexpect.spawn(command, rest, env=environment(), timeout=RUN_S, dimensions=(24, 120))
+        terminal = pexpect.spawn(command, rest, env=environment(), timeout=RUN_S, dimensions=(24, 120), use_poll=True)
         terminal.expect("100%.*6.00M/6.00M")
         terminal.expect(pexpect.EOF)
         terminal.close()

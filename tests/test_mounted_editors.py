@@ -25,6 +25,7 @@ def editor(command: str, *arguments: object) -> Iterator[pexpect.spawn]:
         env=environment,
         dimensions=(30, 200),
         timeout=DEADLINE_S,
+        use_poll=True,
         encoding="utf-8",
     )
     child.delaybeforesend = None

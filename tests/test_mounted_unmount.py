@@ -68,7 +68,7 @@ def test_flush_shows_a_bar_on_a_terminal(fresh):
     with fresh.frozen("A", "B", "C"):
         write_in_vain(mount, "one")
         command = dfs.command("unmount", "--flush", mount.point)
-        terminal = pexpect.spawn(command[0], command[1:], env=environment(), timeout=30)
+        terminal = pexpect.spawn(command[0], command[1:], env=environment(), timeout=30, use_poll=True)
         terminal.expect("1 file left, /one:")
     terminal.expect("100%")
     terminal.expect("is unmounted")

@@ -23,7 +23,9 @@ def dfs() -> Iterator[Dfs]:
 def terminal(dfs: Dfs) -> Iterator[pexpect.spawn]:
     """The shell on a terminal, at its first prompt."""
     command, *arguments = map(str, dfs.command("shell"))
-    with pexpect.spawn(command, arguments, env=environment(), timeout=RUN_S, dimensions=(24, 100)) as spawned:
+    with pexpect.spawn(
+        command, arguments, env=environment(), timeout=RUN_S, dimensions=(24, 100), use_poll=True
+    ) as spawned:
         spawned.expect_exact(PROMPT)
         yield spawned
 
