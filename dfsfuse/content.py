@@ -150,9 +150,6 @@ class Content:
     def here(self, index: int) -> bool:
         return bool(self.present[index]) or not self.entries[index]
 
-    def present_bytes(self) -> int:
-        return sum(chunks.entry_length(i, self.size) for i, flag in enumerate(self.present) if flag)
-
     # -- reading
 
     def missing(self, start: int, end: int) -> list[int]:
