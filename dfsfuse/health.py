@@ -2,7 +2,7 @@
 
 A server that failed one request is passed over until it gives a sign of life, for which it is asked each LOOK_S. A
 server from which an answer is overdue is asked for one too, over another connection: one that stands still is known
-after a second or two, while one that is only slow is waited for.
+after OVERDUE_S and SIGN_S, while one that is only slow is waited for.
 
 Threads: `health` asks those that are passed over, as long as there are any. `_lock` guards which these are.
 """
@@ -19,7 +19,7 @@ from dfsfuse.rpc import Rpc
 log = logging.getLogger(__name__)
 
 OVERDUE_S, SIGN_S = 0.7, 1.0
-"""When an answer is overdue, and how long a sign of life may take then."""
+"""When an answer is overdue, and how long a sign of life may take then: four round trips of 200 ms, and a stall."""
 LOOK_S = 0.5
 
 Ranked = tuple[int, Server]
@@ -41,9 +41,10 @@ class Health:
     def sorted(self, servers: list[Ranked]) -> list[Ranked]:
         """The same order, but servers that may lack chunks come later, and last those that failed lately or that the
         directory does not hear."""
-        return sorted(servers, key=lambda ranked: (self._is_away(ranked[1]), ranked[1].syncing))
+        return sorted(servers, key=lambda ranked: (self.is_away(ranked[1]), ranked[1].syncing))
 
-    def _is_away(self, server: Server) -> bool:
+    def is_away(self, server: Server) -> bool:
+        """It failed lately, or the directory does not hear it."""
         return not server.up or server.name in self._passed_over
 
     def failed(self, server: Server, error: errors.DfsError) -> None:

@@ -126,9 +126,12 @@ class Transfer:
         return replicas[first:] + replicas[:first] + primary
 
     def confirm(self, names: list[bytes]) -> Confirmed:
-        """Which of these chunks copies_min servers still have, with new receipts of all that do."""
+        """Which of these chunks copies_min servers still have, with new receipts of all that do; those that are passed
+        over are asked only where the others do not suffice."""
         found: Confirmed = {name: ChunkReceipts(name, []) for name in names}
-        for server in self._group():
+        for _, server in self._health.sorted(list(enumerate(self._group()))):
+            if self._health.is_away(server) and len(self._enough(found)) == len(found):
+                break
             for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
                 try:
                     reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
@@ -140,6 +143,9 @@ class Transfer:
                     break
                 for row in reply.receipts:
                     found[row.chunk].receipts.extend(row.receipts)
+        return self._enough(found)
+
+    def _enough(self, found: Confirmed) -> Confirmed:
         copies_min = self._session.cluster.copies_min
         return {name: row for name, row in found.items() if len(row.receipts) >= copies_min}
 

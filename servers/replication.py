@@ -9,6 +9,9 @@ Copies go to all other servers side by side. All that are not known to be silent
 servers have the content no longer than SPARE_S. A server that did not answer is silent: it is passed over, and asked by
 `watch` until it answers. Where passing over would leave too few, silent servers are asked all the same.
 
+Who acts for the servers before it waits for these DOUBTED_S only: a client has waited for them in vain already, and
+must not wait for the same standstill twice.
+
 The network is passed in, as `Peers` or what stands for it in a test.
 
 Threads: none; coroutines of the server's event loop. `group` and `silent` change between awaits only.
@@ -16,6 +19,7 @@ Threads: none; coroutines of the server's event loop. `group` and `silent` chang
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 PRIMARY, ACTING, COPY = "", "acting", "copy"
 SPARE_S = 1.0
 """How long the last servers are waited for after copies_min have answered."""
+DOUBTED_S = 0.25
+"""The same for servers that a client could not reach; more than a round trip."""
 ANSWER_S = 10.0
 """How long any server is waited for; a 4 MiB chunk takes 3.4 s at 10 Mbit/s."""
 PROBE_S = 0.5
@@ -38,15 +44,15 @@ Outcome = dict[str, Any]
 
 
 class _Answers:
-    """What `expected` servers answer, and whether it is enough: all have, or SPARE_S have passed since `wanted` have
-    without an error."""
+    """What `expected` servers answer, and whether it is enough: all have, or some time has passed since `wanted` have
+    without an error: SPARE_S, or DOUBTED_S while `doubted` servers alone are missing."""
 
-    def __init__(self, expected: int, wanted: int):
+    def __init__(self, expected: set[str], wanted: int, doubted: set[str]):
         self.outcome: Outcome = {}
-        self._expected, self._wanted = expected, wanted
+        self._missing, self._wanted, self._doubted = set(expected), wanted, doubted
         self._loop = asyncio.get_running_loop()
         self._enough: asyncio.Future[None] = self._loop.create_future()
-        self._spare: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
 
     async def note(self, name: str, work: Awaitable[Any]) -> None:
         try:
@@ -56,10 +62,12 @@ class _Answers:
 
     def has(self, name: str, answer: Any) -> None:
         self.outcome[name] = answer
-        if len(self.outcome) == self._expected:
+        self._missing.discard(name)
+        if not self._missing:
             self._now_enough()
-        elif self._spare is None and self._good() >= self._wanted:
-            self._spare = self._loop.call_later(SPARE_S, self._now_enough)
+        elif self._good() >= self._wanted:
+            wait_s = DOUBTED_S if self._missing <= self._doubted else SPARE_S
+            self._timers.append(self._loop.call_later(wait_s, self._now_enough))
 
     def _good(self) -> int:
         return sum(not isinstance(answer, errors.DfsError) for answer in self.outcome.values())
@@ -70,8 +78,8 @@ class _Answers:
 
     async def enough(self) -> None:
         await self._enough
-        if self._spare is not None:
-            self._spare.cancel()
+        for timer in self._timers:
+            timer.cancel()
 
 
 class Replication:
@@ -136,7 +144,8 @@ class Replication:
     async def _all(self, own: Coroutine[Any, Any, Any], ask: Callable[[Server], Awaitable[Any]]) -> Outcome:
         """What this server and the others answered. Own work is never given up: it may be reading the body."""
         targets = self._targets()
-        answers = _Answers(1 + len(targets), self._known().copies_min)
+        names = {self._name, *(server.name for server in targets)}
+        answers = _Answers(names, self._known().copies_min, self._doubted())
         # The others have their request, and work on it, before this server turns to its own part.
         asked = {server.name: asyncio.ensure_future(ask(server)) for server in targets}
         for name, answer in asked.items():
@@ -153,7 +162,7 @@ class Replication:
     def _answered(self, answers: "_Answers", name: str, future: "asyncio.Future[Any]") -> None:
         """A server that is late or away is silent from now on; also one that was given up."""
         if future.cancelled():
-            answer: Any = errors.TimedOut(f"{name}: later than the others by {SPARE_S:g} s")
+            answer: Any = errors.TimedOut(f"{name}: too much later than the others")
         else:
             answer = _outcome_of(name, future)
         answers.has(name, answer)
@@ -188,6 +197,11 @@ class Replication:
         others = self._others()
         lively = [server for server in others if server.name not in self._silent]
         return lively if 1 + len(lively) >= self._known().copies_min else others
+
+    def _doubted(self) -> set[str]:
+        """Those before this one, which clients turn to first. One that is syncing they pass over for that alone."""
+        before = itertools.takewhile(lambda server: server.name != self._name, self._known().files)
+        return {server.name for server in before if not server.syncing}
 
     async def _probe(self, server: Server) -> None:
         try:

@@ -1,17 +1,30 @@
 """Which file server a client asks: who is silent, fails, or may lack chunks is passed over, and quickly."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from support import wait_until
+from support import ROOT, wait_until
 
 from dfsfuse import errors, health
 from dfsfuse.chunks import chunk_name
 from dfsfuse.health import Health
-from dfsfuse.messages import Cluster, FilesStatus, Nothing, Receipt, Server, Stored, Synced
+from dfsfuse.messages import (
+    ChunkReceipts,
+    Cluster,
+    Confirmed,
+    FilesStatus,
+    Nothing,
+    Receipt,
+    Server,
+    Stored,
+    Synced,
+)
 from dfsfuse.transfer import Transfer
 
 
@@ -53,7 +66,8 @@ class Group:
             if url in self.silent:
                 raise errors.TimedOut("no sign")
             return Nothing()
-        return self._answer(url, interrupted, Synced(["A", "B", "C"]) if reply is Synced else FilesStatus)
+        answers = {Synced: Synced(["A", "B", "C"]), Confirmed: Confirmed([ChunkReceipts(NAME, [Receipt(url, 1)])])}
+        return self._answer(url, interrupted, answers.get(reply, FilesStatus))
 
 
 NAME = chunk_name(b"some content")
@@ -63,6 +77,40 @@ NAME = chunk_name(b"some content")
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "OVERDUE_S", 0.02)
     monkeypatch.setattr(health, "LOOK_S", 0.02)
+
+
+@pytest.fixture(scope="module")
+def closes() -> Callable[[float, float], list[dict]]:
+    """`closes(for how long the primary stands still, round trip)`: closes in simulated time, at several moments."""
+
+    def run(stands_s: float, round_trip_s: float) -> list[dict]:
+        command = [sys.executable, "-m", "simulation.standstill", str(stands_s), str(round_trip_s)]
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize(("round_trip_s", "took_s_max"), [(0.0, 2.1), (0.2, 2.6)])
+def test_a_close_passes_over_a_primary_that_stands_still(closes, round_trip_s: float, took_s_max: float):
+    """Goal: S9. To the first close of a client a standstill of the primary is 2 s and some round trips, whenever it
+    begins: OVERDUE_S, SIGN_S and DOUBTED_S, and nothing besides. Time is simulated, so this is exact."""
+    found = closes(1e6, round_trip_s)
+    assert len(found) == 12
+    assert all(close["acted"] for close in found)
+    assert max(close["took_s"] for close in found) < took_s_max
+
+
+@pytest.mark.parametrize(("stands_s", "round_trip_s"), [(0.0, 0.2), (1.5, 0.0), (1.4, 0.2)])
+def test_a_stall_is_no_standstill(closes, stands_s: float, round_trip_s: float):
+    """Goal: a primary that goes on within 1.5 s keeps its part, and so does one behind a slow link."""
+    found = closes(stands_s, round_trip_s)
+    assert len(found) == 12
+    assert not any(close["acted"] for close in found)
 
 
 def upload(transfer: Transfer) -> list[str]:
@@ -115,6 +163,20 @@ def test_who_was_passed_over_is_asked_for_a_sign_first():
     assert group.asked == ["A", "B", "B", "B"]
     group.silent.clear()
     wait_until(lambda: upload(transfer) == ["A"], "A is used again")
+
+
+def test_who_was_passed_over_is_not_asked_to_confirm():
+    """Goal: confirming chunks costs no second wait for a silent server where the others have them."""
+    group = Group()
+    group.silent.add("A")
+    transfer = Transfer(group)
+    upload(transfer)
+    group.asked.clear()
+    assert [receipt.server for receipt in transfer.confirm([NAME])[NAME].receipts] == ["B", "C"]
+    assert group.asked == ["B", "C"]
+    group.does["C"] = errors.Unreachable("away")
+    assert transfer.confirm([NAME]) == {}
+    assert group.asked == ["B", "C", "B", "C", "A"]
 
 
 @pytest.mark.parametrize("error", [errors.Internal, errors.Starting, errors.NoSpace, errors.Unreachable])

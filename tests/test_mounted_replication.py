@@ -23,17 +23,18 @@ def all_up(cluster: MountedCluster) -> bool:
     return all(server["up"] for server in cluster.ask("directory")["cluster"]["files"])
 
 
+def arrives_everywhere(cluster: MountedCluster, mount: Mount) -> bool:
+    """What is written here gets three copies now."""
+    before = [cluster.ask(name)["received_chunks"] for name in "ABC"]
+    (mount.point / "probe").write_bytes(os.urandom(100))
+    return [cluster.ask(name)["received_chunks"] - was for name, was in zip("ABC", before, strict=True)] == [1] * 3
+
+
 @pytest.fixture(scope="module", autouse=True)
 def three_copies(shared: MountedCluster, first: Mount) -> None:
     """A cluster is ready when two of its three file servers are; what is written in its first second may miss the
     third, until the servers have heard of each other."""
-
-    def arrives_everywhere() -> bool:
-        before = [shared.ask(name)["received_chunks"] for name in "ABC"]
-        (first.point / "probe").write_bytes(os.urandom(100))
-        return [shared.ask(name)["received_chunks"] - was for name, was in zip("ABC", before, strict=True)] == [1] * 3
-
-    wait_until(arrives_everywhere, "three copies are made")
+    wait_until(lambda: arrives_everywhere(shared, first), "three copies are made")
 
 
 def test_after_close_all_three_have_the_same_chunks(shared, mount: Path):
@@ -100,19 +101,24 @@ def test_one_replica_serves_while_the_other_stands_still(fresh):
     assert len((reader.point / "2").read_bytes()) == 5 << 20
 
 
-def test_write_goes_on_with_one_server_down(fresh):
-    """Goal: S8, S9. With a replica frozen, and with the primary frozen, close() succeeds with two copies, and the
-    content is readable; the first is a matter of a second, the second of two or three."""
-    mount, other = fresh.mount(), fresh.mount()
-    for name, took_s_max in (("B", 5), ("A", 8)):
-        wait_until(lambda: all_up(fresh), "all servers are up")
+@pytest.mark.parametrize(("name", "took_s_max"), [("A", 3.0), ("B", 2.0)])
+def test_a_close_passes_over_a_server_that_stands_still(fresh, name: str, took_s_max: float):
+    """Goal: S8, S9. With the primary stopped the first close of a client takes less than 3 s, with a replica stopped
+    less than 2 s: by design they are 2.0 and 1.0 s. The quickest of three counts: what else the machine does makes some
+    slower, a longer wait of ours all. The file has two copies, and everybody reads it."""
+    *writers, other = (fresh.mount() for _ in range(4))
+    took_s = []
+    for number, writer in enumerate(writers):
+        (writer.point / "connected").write_bytes(b"%d" % number)
+        wait_until(lambda: all_up(fresh) and arrives_everywhere(fresh, other), "all servers are used")
+        data = os.urandom(300_000)
         with fresh.frozen(name):
-            started = time.monotonic()
-            (mount.point / name).write_bytes(name.encode() * 100_000)
-            assert time.monotonic() - started < took_s_max
-            assert (other.point / name).read_bytes() == name.encode() * 100_000
-    for name in "AB":
-        assert (other.point / name).read_bytes() == name.encode() * 100_000
+            began = time.monotonic()
+            (writer.point / f"{number}").write_bytes(data)
+            took_s.append(time.monotonic() - began)
+            assert (other.point / f"{number}").read_bytes() == data
+        assert ("file server A is passed over" in writer.log) == (name == "A")
+    assert min(took_s) < took_s_max, took_s
 
 
 def test_broken_chunk_is_read_elsewhere(fresh):

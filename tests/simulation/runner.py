@@ -119,7 +119,8 @@ def in_fork(work: Callable[[], object]) -> tuple[int, int]:
         os._exit(0)
 
 
-def _result(process: int, read: int) -> object | None:
+def result(process: int, read: int) -> object | None:
+    """What the work has returned; None if it did not get so far."""
     with open(read) as source:
         text = source.read()
     os.waitpid(process, 0)
@@ -129,7 +130,7 @@ def _result(process: int, read: int) -> object | None:
 def traced(seed: int, twist: Twist) -> tuple[Outcome, list[str]]:
     """The outcome and the whole trace of one seed."""
     product.load()
-    found = _result(*in_fork(lambda: run_seed(seed, twist, traced=True)))
+    found = result(*in_fork(lambda: run_seed(seed, twist, traced=True)))
     if found is None:
         return _stuck(seed), []
     return Outcome(*found[0]), found[1]
@@ -154,12 +155,12 @@ def outcomes(first: int, count: int, twist: Twist = NONE, jobs: int = 2) -> Iter
                 return
             for read in _readable(list(running)):
                 seed, process = running.pop(read)
-                found = _result(process, read)
+                found = result(process, read)
                 yield Outcome(*found) if found is not None else _stuck(seed)
     finally:
         for read, (_, process) in running.items():
             os.kill(process, signal.SIGKILL)
-            _result(process, read)
+            result(process, read)
 
 
 def _readable(descriptors: list[int]) -> list[int]:
