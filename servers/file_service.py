@@ -167,9 +167,9 @@ class FileService:
         return messages.Confirmed(rows)
 
     async def _sync(self, request: messages.Sync) -> messages.Synced:
-        own = self._in(self._syncer, self._store.sync)
+        own = functools.partial(self._in, self._syncer, self._store.sync)
         if request.alone:
-            await own
+            await own()
             return messages.Synced([self._name])
         return await self._replication.sync(own)
 
@@ -237,7 +237,7 @@ class FileService:
                 await self._put(name, exchange, body)
 
     async def _put(self, name: bytes, exchange: Exchange, body: bytes | memoryview) -> None:
-        receipts = await self._replication.copy(name, body, self._store_chunk(name, body))
+        receipts = await self._replication.copy(name, body, functools.partial(self._store_chunk, name, body))
         respond(exchange, 200, messages.Stored(receipts))
 
     def _stored(self, number: int) -> messages.Stored:

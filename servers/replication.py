@@ -21,7 +21,7 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dfsfuse import errors
@@ -101,7 +101,7 @@ class Replication:
         if role == PRIMARY and (primary := self._known().files[0]).name != self._name:
             raise errors.NotPrimary(f"{self._name} is a replica; uploads go to {primary.name}", primary.url)
 
-    async def copy(self, chunk: bytes, body: memoryview | bytes, own: Awaitable[int]) -> list[Receipt]:
+    async def copy(self, chunk: bytes, body: memoryview | bytes, own: Callable[[], Awaitable[int]]) -> list[Receipt]:
         """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through.
 
         `body` may be reused when this returns or raises. Raises what `own` raises if that is the caller's fault, and
@@ -112,24 +112,22 @@ class Replication:
             return self._peers.put_chunk(server.url, chunk, body, ANSWER_S, "role=" + COPY)
 
         async def keep() -> Stored:
-            return Stored([Receipt(self._name, await own)])
+            return Stored([Receipt(self._name, await own())])
 
-        outcome = await self._all(keep(), send)
+        outcome = await self._all(keep, send)
         receipts = [answer.receipts[0] for answer in outcome.values() if isinstance(answer, Stored)]
         if len(receipts) < self._known().copies_min:
             raise self._not_enough(outcome, len(receipts))
         return receipts
 
-    async def sync(self, own: Awaitable[Any]) -> Synced:
-        """The servers that have brought what they have to their disks; the caller judges whether they suffice."""
+    async def sync(self, own: Callable[[], Awaitable[Any]]) -> Synced:
+        """The servers that have brought what they have to their disks, this one by `own`; whether they suffice is the
+        caller's to judge."""
 
         async def ask(server: Server) -> None:
             await self._peers.call(server.url, "sync", Sync(alone=True), Synced, ANSWER_S)
 
-        async def bring() -> None:
-            await own
-
-        outcome = await self._all(bring(), ask)
+        outcome = await self._all(own, ask)
         return Synced([name for name, answer in outcome.items() if not isinstance(answer, errors.DfsError)])
 
     async def watch(self) -> None:
@@ -141,8 +139,9 @@ class Replication:
 
     # -- asking several servers at once
 
-    async def _all(self, own: Coroutine[Any, Any, Any], ask: Callable[[Server], Awaitable[Any]]) -> Outcome:
-        """What this server and the others answered. Own work is never given up: it may be reading the body."""
+    async def _all(self, own: Callable[[], Awaitable[Any]], ask: Callable[[Server], Awaitable[Any]]) -> Outcome:
+        """What this server and the others answered. Own work is never given up: it may be reading the body; it is not
+        begun where the group is not known."""
         targets = self._targets()
         names = {self._name, *(server.name for server in targets)}
         answers = _Answers(names, self._known().copies_min, self._doubted())
@@ -151,7 +150,7 @@ class Replication:
         for name, answer in asked.items():
             answer.add_done_callback(functools.partial(self._answered, answers, name))
         try:
-            await answers.note(self._name, own)
+            await answers.note(self._name, own())
             await answers.enough()
         finally:
             await _end([answer for answer in asked.values() if not answer.done()])

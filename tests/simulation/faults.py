@@ -95,12 +95,12 @@ def commit_before_copies() -> None:
 
     def make(copy: Any) -> Any:
         async def run(self: Any, chunk: bytes, body: Any, own: Any) -> Any:
-            number = await own
+            number = await own()
 
             async def kept() -> int:
                 return number
 
-            later = asyncio.ensure_future(copy(self, chunk, bytes(body), kept()))
+            later = asyncio.ensure_future(copy(self, chunk, bytes(body), kept))
             later.add_done_callback(lambda done: done.exception())
             return [Receipt(server.name, number) for server in self._known().files]
 

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ def run_seed(seed: int, twist: Twist = NONE, traced: bool = False) -> tuple[Outc
     if twist.fault:
         faults.ALL[twist.fault]()
     world = World(seed, traced, twist.disaster)
+    warnings.showwarning = lambda message, *_: world.loop.failures.append(f"warning: {message}")
     violation = ""
     try:
         with _logged(world, traced):
