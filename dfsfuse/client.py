@@ -76,6 +76,8 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         copies = Copies(session, locks, cache, transfer, committer)
         unsent = Unsent(session, locks, cache, committer, copies)
         undo.callback(unsent.close)
+        session.on_servers_changed(unsent.hurry)
+        session.rpc.on_return(unsent.hurry)
         attributes = AttributeTable()
         openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
         sending = Sending(attributes, cache, committer, copies)

@@ -72,6 +72,7 @@ class Committer:
             try:
                 return self._send(content, commit_id, changes.by_entry(), size, durable)
             except BaseException as error:
+                content.attempts.failed = True
                 if content.in_doubt is None:
                     content.put_back()
                 self._cache.index.set_failure(content.row, str(error))
@@ -184,7 +185,8 @@ class Committer:
         """What was sent ahead is sent again only if its receipts have become void."""
         if part.last - part.first == ENTRY_BYTES and (sent := sent_ahead(content, part.index)) is not None:
             return sent
-        return self._transfer.upload(content.cut_out(part.index, part.first, part.last), confirmed)
+        data = content.cut_out(part.index, part.first, part.last)
+        return self._transfer.upload(data, confirmed, ask=content.attempts.failed)
 
     def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:
         """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
@@ -211,7 +213,7 @@ class Committer:
             if part < len(kept) and part not in changed:
                 ids.append(kept[part])
                 continue
-            segment = _segment(part, entries)
+            segment = content.attempts.segment(part, entries)
             ids.append(segment.id)
             if segment.id:
                 fresh.append(segment)
@@ -231,9 +233,3 @@ class Committer:
                 receipts=[receipts[name] for name in names if name in receipts],
             )
             self._session.query(request, Nothing)
-
-
-def _segment(part: int, entries: list[Entry]) -> Segment:
-    """A segment with a new random id; holes alone have the id b""."""
-    mine = entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
-    return Segment(secrets.token_bytes(COMMIT_ID_BYTES) if any(mine) else b"", part, mine)

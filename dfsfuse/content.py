@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from dfsfuse import chunks, errors
+from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
 from dfsfuse.in_doubt import InDoubt, cut
@@ -86,6 +87,7 @@ class Content:
         self.in_doubt: InDoubt | None = None
         self.promised = False
         self.trying = b""
+        self.attempts = Attempts()
         self.row_current = False
         self.row_stale = False
         self.measured = True
@@ -344,7 +346,7 @@ class Content:
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
-            self.trying = b""
+            self.trying, self.attempts = b"", Attempts()
             self.ahead.clear()
             self.committed_s = time.monotonic()
             self.row_stale = True

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 
 from dfsfuse import errors
+from dfsfuse.attempts import Attempts
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import Copy
 from dfsfuse.chunks import holes
@@ -177,6 +178,8 @@ class Copies:
             take_from_disk(content, content.fd, 0, content.size)
             # Whoever ends this client now: the next one has the copy's inode and content, and finishes it.
             content.resized = content.promised = True
+            # What is as it was in the base, servers have already.
+            content.attempts = Attempts(failed=True)
         self._cache.mark_open(content)
 
 

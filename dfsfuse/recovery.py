@@ -88,6 +88,7 @@ class Recovery:
         content.promised = state is State.CLOSED and content.verified
         # Nobody knows any more who has written it.
         content.clears_set_ids = content.clears_capability = True
+        content.attempts.failed = True
         if content.promised:
             self._cache.adopt(content)
         self._cache.index.set_failure(content.row, _LEFT_CLOSED if content.promised else _LEFT_OPEN)

@@ -7,7 +7,7 @@ Every request has a deadline. A reply is decoded or becomes an error of `dfsfuse
 requests may be repeated (changes carry their number), so one that met a connection which the server had closed
 meanwhile is sent again over a fresh one.
 
-Threads: the pools are lists whose append and pop are atomic; nothing else is shared.
+Threads: the pools are lists whose append and pop are atomic, and so are the changes of `_silent_since`.
 """
 
 import functools
@@ -26,6 +26,9 @@ _IDLE_MAX = 64
 _CONNECT_S_MAX = 2.0
 _STALL_S = 3.0
 """A download of a chunk without a byte for so long is given up: other servers have the chunk too."""
+_AWAY_S = 2.0
+"""A server that failed requests for so long, and then answers one, has returned. One that fails some of them, such as
+those that are long, has not been away."""
 
 Address = tuple[str, int]
 
@@ -45,7 +48,13 @@ class Rpc:
     def __init__(self, token: str):
         self._authorization = f"authorization: Bearer {token}\r\ncontent-type: application/msgpack\r\ncontent-length: "
         self._idle: dict[Address, list[HttpConnection]] = {}
+        self._silent_since: dict[Address, float] = {}
+        self._on_return: list[Callable[[], None]] = []
         self.received_bytes = 0
+
+    def on_return(self, tell: Callable[[], None]) -> None:
+        """`tell()` when a server answers that was away; it must not wait."""
+        self._on_return.append(tell)
 
     def call(
         self,
@@ -95,17 +104,20 @@ class Rpc:
         head = f"{line} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\n{self._authorization}{len(body)}\r\n\r\n"
         try:
             status, reply = self._exchange(address, head.encode(), body, wait)
-        except TimeoutError:
-            raise errors.TimedOut(f"{url} did not answer within {timeout_s:.1f} s") from None
-        except ConnectionRefusedError:
-            raise errors.Unreachable(f"{url} refuses connections") from None
-        except OSError as error:
-            raise errors.Unreachable(f"{url} cannot be reached: {error.strerror or error}") from None
-        except errors.Unreachable as error:
-            raise errors.Unreachable(f"{url} broke off: {error}") from None
+        except (OSError, errors.Unreachable) as error:
+            self._silent_since.setdefault(address, time.monotonic())
+            raise _silence(url, error, timeout_s) from None
+        if self._silent_since:
+            self._note_answer(address)
         if status >= 300:
             raise _refusal(reply, status, f"{url}: {line}")
         return reply
+
+    def _note_answer(self, address: Address) -> None:
+        since = self._silent_since.pop(address, None)
+        if since is not None and time.monotonic() - since >= _AWAY_S:
+            for tell in self._on_return:
+                tell()
 
     def _exchange(self, address: Address, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | bytearray]:
         idle = self._idle.setdefault(address, [])
@@ -138,6 +150,16 @@ def _address(url: str) -> Address:
     if parts.scheme != "http" or not parts.hostname:
         raise errors.InvalidArgument(f"{url!r}: a server's address is http://host:port")
     return parts.hostname, parts.port or 80
+
+
+def _silence(url: str, error: Exception, timeout_s: float) -> errors.Unreachable:
+    if isinstance(error, TimeoutError):
+        return errors.TimedOut(f"{url} did not answer within {timeout_s:.1f} s")
+    if isinstance(error, ConnectionRefusedError):
+        return errors.Unreachable(f"{url} refuses connections")
+    if isinstance(error, OSError):
+        return errors.Unreachable(f"{url} cannot be reached: {error.strerror or error}")
+    return errors.Unreachable(f"{url} broke off: {error}")
 
 
 def _refusal(body: bytes | bytearray, status: int, asked: str) -> errors.DfsError:

@@ -90,6 +90,7 @@ class Session:
         self._unsent_files = 0
         self._stopping = threading.Event()
         self._on_new_session: list[Callable[[], None]] = []
+        self._on_servers_changed: list[Callable[[], None]] = []
         self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
         self._begin()
         self._thread = threading.Thread(target=self._renew_for_ever, name="renew", daemon=True)
@@ -224,8 +225,11 @@ class Session:
         closed = self.closed_rows.take()
         request = Renew(session=self.id, closed=closed, unsent_files=self._unsent_files)
         try:
-            self.space = self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
+            before, self.space = self.space, self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
             self.cluster = self.space.cluster
+            if _usefulness(before) != _usefulness(self.space):
+                for tell in self._on_servers_changed:
+                    tell()
             if self.space.rows_kept:
                 self.closed_rows.put_back(closed)
         except errors.SessionEnded:
@@ -241,6 +245,11 @@ class Session:
     def on_new_session(self, tell: Callable[[], None]) -> None:
         """`tell()` is called after the session was lost and another begun."""
         self._on_new_session.append(tell)
+
+    def on_servers_changed(self, tell: Callable[[], None]) -> None:
+        """`tell()` when the directory has told that servers have come or gone, serve again, or have room again; it must
+        not wait."""
+        self._on_servers_changed.append(tell)
 
     def report_unsent(self, files: int) -> None:
         self._unsent_files = files
@@ -262,6 +271,12 @@ class Session:
                     self._look_again()
             except Exception:
                 log.exception("renewing the session failed")
+
+
+def _usefulness(space: Renewed) -> object:
+    """What of the servers' state decides whether something can be sent."""
+    servers = [*space.cluster.files, *filter(None, [space.cluster.locks])]
+    return space.free_bytes > 0, [(s.name, s.url, s.up, s.syncing, s.free_bytes > 0) for s in servers]
 
 
 def boottime_s() -> float:

@@ -50,12 +50,13 @@ class Transfer:
         self._health.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def upload(self, data: Body, confirmed: Confirmed) -> ChunkReceipts:
+    def upload(self, data: Body, confirmed: Confirmed, ask: bool = False) -> ChunkReceipts:
         """Store one chunk on the group, unless it is among those confirmed; its name and receipts. What is hashed is
-        what is sent."""
+        what is sent. With `ask` the servers are asked first, as they may have it from an earlier attempt."""
         name = chunk_name(data)
-        if name in confirmed:
-            return confirmed[name]
+        known = confirmed.get(name) or (self._found(name) if ask else None)
+        if known is not None:
+            return known
         stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
         return self._sent(name, data, stored)
 
@@ -125,6 +126,19 @@ class Transfer:
         first = next(self._turn) % len(replicas) if replicas else 0
         return replicas[first:] + replicas[:first] + primary
 
+    def _found(self, name: bytes) -> ChunkReceipts | None:
+        """Receipts of a chunk that enough servers have; None: it is to be sent. Unreachable where that would be in
+        vain: neither do enough servers answer here, nor does the directory hear enough of them."""
+        copies_min, group = self._session.cluster.copies_min, self._group()
+        there = [server for server in group if not self._health.is_away(server)]
+        row = ChunkReceipts(name, [])
+        answered = self._ask(there if len(there) >= copies_min else group, {name: row})
+        if len(row.receipts) >= copies_min:
+            return row
+        if max(answered, sum(server.up for server in group)) < copies_min:
+            raise errors.Unreachable(f"{answered} of {len(group)} file servers answer; a file needs {copies_min}")
+        return None
+
     def confirm(self, names: list[bytes]) -> Confirmed:
         """Which of these chunks copies_min servers still have, with new receipts of all that do; those that are passed
         over are asked only where the others do not suffice."""
@@ -132,22 +146,32 @@ class Transfer:
         for _, server in self._health.sorted(list(enumerate(self._group()))):
             if self._health.is_away(server) and len(self._enough(found)) == len(found):
                 break
-            for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
-                try:
-                    reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
-                except (errors.Unreachable, errors.Interrupted) as error:
-                    self._has_failed(server, error)
-                    break
-                except errors.ServerError as error:
-                    log.warning("confirming chunks: server %s: %s", server.name, error)
-                    break
-                for row in reply.receipts:
-                    found[row.chunk].receipts.extend(row.receipts)
+            self._ask([server], found)
         return self._enough(found)
 
     def _enough(self, found: Confirmed) -> Confirmed:
         copies_min = self._session.cluster.copies_min
         return {name: row for name, row in found.items() if len(row.receipts) >= copies_min}
+
+    def _ask(self, servers: list[Server], found: Confirmed) -> int:
+        """Add their receipts for these chunks; how many servers have answered."""
+        answered = 0
+        for server in servers:
+            try:
+                self._add_receipts(server, found)
+                answered += 1
+            except (errors.Unreachable, errors.Interrupted) as error:
+                self._has_failed(server, error)
+            except errors.ServerError as error:
+                log.warning("confirming chunks: server %s: %s", server.name, error)
+        return answered
+
+    def _add_receipts(self, server: Server, found: Confirmed) -> None:
+        names = list(found)
+        for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
+            reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
+            for row in reply.receipts:
+                found[row.chunk].receipts.extend(row.receipts)
 
     def sync(self, receipts: Collection[ChunkReceipts]) -> None:
         """What these receipts are for is on the disks of copies_min servers that have it."""

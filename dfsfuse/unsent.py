@@ -4,38 +4,45 @@ What a failed close() left, and what a killed client left, is sent as soon as th
 the version that it is based on. Otherwise it is kept as a copy beside the file (copies.py). What is not sent of a file
 that was removed here goes.
 
-Threads: `_mutex` guards the list; the retries are one thread's. `Content.committing` is held while one is decided on
-and sent, so no program's close() comes between.
+Each is tried again after 2 s, then more and more rarely, down to once a minute, and at once when a server returns, or
+comes to be of use again: what it failed for may be over. What waits for somebody's lock asks each 2 s, which is one
+small request.
+
+Threads: `_mutex` guards the list and the pauses; the retries are one thread's. `Content.committing` is held while one
+is decided on and sent, so no program's close() comes between.
 """
 
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 from dfsfuse import errors
+from dfsfuse.backoff import Backoff
 from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import LockTable
-from dfsfuse.messages import Open, Opened
+from dfsfuse.messages import Attributes, Open, Opened
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
 
-RETRY_EVERY_S = 2.0
+LOOK_EVERY_S = 2.0
 
 
 class Unsent:
-    """`start` begins the retries."""
+    """`start` begins the retries; `hurry` makes the next ones come at once."""
 
     def __init__(self, session: Session, locks: LockTable, cache: Cache, committer: Committer, copies: Copies):
         self._session, self._locks, self._cache = session, locks, cache
         self._committer, self._copies = committer, copies
         self._mutex = threading.Lock()
         self._waiting: list[Content] = []
+        self._backoff = Backoff()
         self._trouble = ""
-        self._stopping = threading.Event()
+        self._stopping, self._due = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._retry_for_ever, name="unsent", daemon=True)
 
     def start(self) -> None:
@@ -44,6 +51,7 @@ class Unsent:
     def close(self) -> None:
         """What is still unsent stays in the cache for the next mount."""
         self._stopping.set()
+        self._due.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -72,12 +80,22 @@ class Unsent:
                 content.give_up()
                 self._cache.detach(content)
 
+    def hurry(self) -> None:
+        """A server is there that was not, or may be of use again."""
+        with self._mutex:
+            self._backoff.forget_all()
+        if self._waiting:
+            self._due.set()
+
     def _retry_for_ever(self) -> None:
         # What an earlier client left is tried at once.
-        pause_s = 0.0 if self._waiting else RETRY_EVERY_S
-        while not self._stopping.wait(pause_s):
-            pause_s = RETRY_EVERY_S
-            for work in (self._maintain, self.retry):
+        self._due.set()
+        while True:
+            self._due.wait(LOOK_EVERY_S)
+            self._due.clear()
+            if self._stopping.is_set():
+                return
+            for work in (self._maintain, self._retry_due):
                 try:
                     work()
                 except Exception:
@@ -97,25 +115,44 @@ class Unsent:
         self._trouble = trouble
 
     def retry(self) -> int:
-        """Try to send each content that waits; how many still wait."""
+        """Try to send each content that waits, now; how many still wait."""
         for content in list(self._waiting):
-            if self._stopping.is_set():
-                break
-            try:
-                with content.committing, content.silence_noted():
-                    self._send(content)
-                self._done(content)
-            except errors.DfsError as error:
-                self._cache.index.set_failure(content.row, str(error))
-            except Exception:
-                log.exception("%s cannot be sent", os.fsdecode(content.where))
+            self._try(content)
         return len(self._waiting)
+
+    def _retry_due(self) -> None:
+        with self._mutex:
+            due = [content for content in self._waiting if not content.changed or self._backoff.is_due(content)]
+        for content in due:
+            self._try(content)
+
+    def _try(self, content: Content) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            with content.committing, content.silence_noted():
+                self._send(content)
+            self._done(content)
+        except errors.Busy as error:
+            self._failed(content, error, self._backoff.waits)
+        except errors.DfsError as error:
+            self._failed(content, error, self._backoff.failed)
+        except Exception:
+            log.exception("%s cannot be sent", os.fsdecode(content.where))
+            with self._mutex:
+                self._backoff.failed(content)
+
+    def _failed(self, content: Content, error: errors.DfsError, note: Callable[[Content], None]) -> None:
+        self._cache.index.set_failure(content.row, str(error))
+        with self._mutex:
+            note(content)
 
     def _done(self, content: Content) -> None:
         """A program may have written to it again meanwhile, and failed to close it."""
         with self._mutex:
             if not content.changed:
                 self._waiting = [other for other in self._waiting if other is not content]
+                self._backoff.forget(content)
             self._session.report_unsent(len(self._waiting))
 
     def _send(self, content: Content) -> None:
@@ -143,10 +180,25 @@ class Unsent:
     def _send_under_lock(self, content: Content) -> None:
         with self._copies.in_use(content):
             try:
-                request = Open(session=self._session.id, base=content.ino, token=content.token)
-                self._session.query(request, Opened)
+                self._check_base(content)
                 self._committer.commit(content)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 self._copies.keep(content, "conflict", error)
                 return
         log.info("%s is on the servers now", os.fsdecode(content.where))
+
+    def _check_base(self, content: Content) -> None:
+        """Raises VersionConflict before anything is sent in vain; but a commit in doubt may be the newest version."""
+        request = Open(
+            session=self._session.id,
+            base=content.ino,
+            token=content.token,
+            have_version=content.version,
+            have_commit_id=content.commit_id,
+        )
+        newest: Attributes = self._session.query(request, Opened).attributes
+        same = (newest.version, newest.commit_id) == (content.version, content.commit_id)
+        if not same and content.in_doubt is None:
+            raise errors.VersionConflict(
+                f"the file has version {newest.version}; what was not sent is based on version {content.version}"
+            )

@@ -18,6 +18,7 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.commits import Committer
+from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock
 from dfsfuse.openfiles import Handle, OpenFiles
@@ -30,6 +31,7 @@ from servers import records
 from servers.store.memory import MemoryStore
 
 OTHERS_TOKEN = 1 << 60
+SILENT = errors.TimedOut("the servers do not answer")
 
 
 class Directory:
@@ -172,3 +174,13 @@ class OneClient:
 
 def place(name: str) -> Place:
     return 1, (name.encode(),)
+
+
+def failed_to_close(client: OneClient, name: str, data: bytes = b"unsent") -> Content:
+    """The content of a file whose close() failed."""
+    handle = client.open(name) if name in [path[1:] for path in client.volume.paths()] else client.create(name)
+    client.write(handle, data)
+    client.session.refusal = SILENT
+    assert client.close(handle) is SILENT
+    client.session.refusal = None
+    return handle.content

@@ -70,7 +70,7 @@ def test_what_waits_to_be_a_copy_is_listed(machine: Machine, monkeypatch: pytest
         found = uploads_of(machine.home, Ask(Rpc(""), None))
         return [f"{upload.path.decode()}: {upload.reason}" for upload in found]
 
-    def silent(*_: object) -> None:
+    def silent(*_: object, **options: bool) -> None:
         raise errors.TimedOut("silent servers")
 
     monkeypatch.setattr(machine.servers, "upload", silent)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from open_files import OneClient, place
+from open_files import SILENT, OneClient, failed_to_close, place
 from support import wait_until
 from volumes import FILE
 
 from dfsfuse import errors, messages
 
 DEADLINE_S = 10.0
-SILENT = errors.TimedOut("the servers do not answer")
 
 
 @pytest.fixture
@@ -468,16 +467,6 @@ def test_after_a_lost_session_every_open_version_has_a_row(client: OneClient) ->
 # -- what is retried
 
 
-def failed_to_close(client: OneClient, name: str) -> Any:
-    """The content of a file whose close() failed."""
-    handle = client.open(name) if name in [path[1:] for path in client.volume.paths()] else client.create(name)
-    client.write(handle, b"unsent")
-    client.session.refusal = SILENT
-    assert client.close(handle) is SILENT
-    client.session.refusal = None
-    return handle.content
-
-
 def test_what_failed_again_meanwhile_is_retried(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: S4: a close() that fails between a retry's success and the note of it is not forgotten."""
     failed_to_close(client, "f")
@@ -523,7 +512,7 @@ def test_retries_go_on_where_the_cache_cannot_be_maintained(client: OneClient, m
     def full() -> None:
         raise errors.NoSpace("full")
 
-    monkeypatch.setattr("dfsfuse.unsent.RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr("dfsfuse.unsent.LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(client.cache, "maintain", full)
     sent = threading.Event()
     monkeypatch.setattr(client.session, "report_unsent", lambda files: files or sent.set())
@@ -549,7 +538,7 @@ def test_a_full_disk_is_told_of_once(client: OneClient, monkeypatch: pytest.Monk
         def close(self) -> None: ...
 
     checkpointer = Checkpointer()
-    monkeypatch.setattr("dfsfuse.unsent.RETRY_EVERY_S", 0.01)
+    monkeypatch.setattr("dfsfuse.unsent.LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(client.cache.index, "_checkpointer", checkpointer)
     caplog.set_level("INFO", "dfsfuse.unsent")
     client.unsent.start()

@@ -9,13 +9,15 @@ from clients import Client, Servers, uploaded
 from volumes import Volume
 
 from dfsfuse import errors
-from dfsfuse.chunks import ENTRY_BYTES
-from dfsfuse.messages import INLINE_ENTRIES, Cluster, Collect, Confirm, Confirmed, Receipt, Server
+from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from dfsfuse.messages import INLINE_ENTRIES, Cluster, Collect, Confirm, Confirmed, Receipt, Server, Stored
 from dfsfuse.messages import ChunkReceipts as Row
 from dfsfuse.transfer import Transfer
 from servers.store.memory import MemoryStore
 
 MIB = 1 << 20
+DATA = b"some content"
+NAME = chunk_name(DATA)
 
 
 class World:
@@ -125,7 +127,7 @@ class Group:
     timeout_s = 0.05
 
     def __init__(self, **chunks: list[bytes] | None):
-        self.chunks, self.rpc = chunks, self
+        self.chunks, self.rpc, self.sent = chunks, self, []
         files = [Server(kind="files", name=name, url=name, up=True) for name in chunks]
         self.cluster = Cluster(volume="", copies=3, copies_min=2, files=files)
 
@@ -133,6 +135,12 @@ class Group:
         if self.chunks[url] is None:
             raise errors.Unreachable(f"{url} is away")
         return Confirmed([Row(name, [Receipt(url, 7)]) for name in request.chunks if name in self.chunks[url]])
+
+    def put_chunk(self, url: str, name: bytes, data: bytes, *_: object) -> Stored:
+        if self.chunks[url] is None:
+            raise errors.Unreachable(f"{url} is away")
+        self.sent.append(url)
+        return Stored([Receipt(other, 8) for other, had in self.chunks.items() if had is not None])
 
 
 def test_two_servers_have_to_confirm():
@@ -144,3 +152,36 @@ def test_two_servers_have_to_confirm():
         two: ["A", "C"],
     }
     assert set(Transfer(Group(A=None, B=[one, three], C=[one, two])).confirm(names)) == {one}
+
+
+def test_what_enough_servers_have_is_not_sent_again():
+    """Goal: a retry asks first: a chunk that an earlier attempt has brought to enough servers does not travel again."""
+    group = Group(A=[NAME], B=[NAME], C=[])
+    row = Transfer(group).upload(DATA, {}, ask=True)
+    assert ({receipt.server for receipt in row.receipts}, group.sent) == ({"A", "B"}, [])
+
+
+def test_what_too_few_servers_have_is_sent():
+    """Goal: a chunk that one server alone has got goes to the others now."""
+    group = Group(A=[NAME], B=[], C=[])
+    row = Transfer(group).upload(DATA, {}, ask=True)
+    assert (len(row.receipts), group.sent) == (3, ["A"])
+
+
+def test_nothing_is_sent_in_vain():
+    """Goal: while too few servers are there a retry sends nothing, however often it comes."""
+    group = Group(A=[], B=None, C=None)
+    transfer = Transfer(group)
+    for server in group.cluster.files[1:]:
+        server.up = False
+    for _ in range(3):
+        with pytest.raises(errors.Unreachable, match="1 of 3 file servers answer"):
+            transfer.upload(DATA, {}, ask=True)
+    assert group.sent == []
+
+
+def test_what_the_directory_hears_is_worth_a_try():
+    """Goal: a client that is cut off from two servers sends through the third, which may reach them."""
+    group = Group(A=[], B=None, C=None)
+    Transfer(group).upload(DATA, {}, ask=True)
+    assert group.sent == ["A"]

@@ -310,3 +310,23 @@ def test_many_threads_at_once(rpc: Rpc) -> None:
             thread.join(TIMEOUT_S)
         assert not wrong
         assert len(rpc._idle[("127.0.0.1", port)]) <= 8
+
+
+def test_a_server_that_was_away_returns(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who waits for a server hears of its first answer after it was away, once; one that fails a request now and
+    then, as on a slow line, has not been away."""
+    returns: list[int] = []
+    rpc.on_return(lambda: returns.append(1))
+
+    def script(connection: socket.socket, number: int) -> None:
+        if number % 2:
+            request_of(connection)
+            connection.sendall(answer())
+
+    with server(script) as away:
+        for returned in (0, 1):
+            monkeypatch.setattr("dfsfuse.rpc._AWAY_S", 0.0 if returned else 1000.0)
+            with pytest.raises(errors.Unreachable):
+                ping(rpc, away.url)
+            assert ping(rpc, away.url) == Nothing()
+            assert len(returns) == returned

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
+from msgspec import structs
 from support import wait_until
 
 from dfsfuse import errors, session
-from dfsfuse.messages import Begun, Cluster, InodeRange, Message, Renewed
+from dfsfuse.messages import Begun, Cluster, InodeRange, Message, Renewed, Server
 from dfsfuse.session import Identity, Session
 
 CLUSTER = Cluster(volume="v", copies=3, copies_min=2)
@@ -17,6 +19,7 @@ class Directory:
     def __init__(self) -> None:
         self.silent = False
         self.renewals = 0
+        self.files = [Server(kind="files", name=name, url=name, up=True, free_bytes=1 << 30) for name in "ABC"]
 
     def call(self, url: str, operation: str, request: Message, reply: type, *_: object) -> Any:
         if reply is Begun:
@@ -24,7 +27,8 @@ class Directory:
         if self.silent:
             raise errors.Unreachable("silent")
         self.renewals += 1
-        return Renewed(cluster=CLUSTER)
+        files = [structs.replace(server) for server in self.files]
+        return Renewed(cluster=structs.replace(CLUSTER, files=files), free_bytes=1 << 30)
 
 
 def test_renewals_go_on_after_the_cluster_was_not_found(monkeypatch):
@@ -45,3 +49,22 @@ def test_renewals_go_on_after_the_cluster_was_not_found(monkeypatch):
         wait_until(lambda: directory.renewals > before + 1, "it is renewed", 5)
     finally:
         made.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("up", False), ("syncing", True), ("free_bytes", 0), ("url", "elsewhere")]
+)
+def test_what_becomes_of_servers_is_told(field: str, value: object):
+    """Goal: who waits for servers hears when the directory tells that one has come or gone, serves or has room; and not
+    while nothing of that changes."""
+    directory, told = Directory(), []
+    made = Session(directory, "", Identity("host", 1, "/m", "user"), 5.0)
+    made.renew()
+    made.on_servers_changed(lambda: told.append(1))
+    directory.files[1].stored_bytes = 7
+    made.renew()
+    assert told == []
+    setattr(directory.files[1], field, value)
+    for _ in range(2):
+        made.renew()
+    assert told == [1]
