@@ -22,12 +22,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from dfsfuse import errors
+from dfsfuse import direct_io, errors
 from dfsfuse.chunks import ENTRY_BYTES, NAME_BYTES
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 256 << 10
+READ_LATELY_MAX = 4096
+"""Names of whole chunks that were read last, 16 GiB of them at most: about what a server has memory for."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -46,6 +48,7 @@ class ChunkFiles:
         self._home, self._on_broken = home, on_broken
         self._lock = threading.Lock()
         self._unsynced: set[bytes] = set()
+        self._read_lately: dict[bytes, None] = {}
         self._inherited = True
         self._temporary = itertools.count()
         self._make_folders()
@@ -89,6 +92,24 @@ class ChunkFiles:
         """A part of the chunk; shorter than asked for where the file ends. Raises OSError."""
         with self._reading(name) as handle:
             return os.pread(handle, length, offset)
+
+    def read_into(self, name: bytes, place: FilePlace, buffer: memoryview) -> int:
+        """The whole chunk; how many bytes, fewer than it has where the file ends. Raises OSError."""
+        buffer = buffer[: place.length]
+        with self._reading(name) as handle:
+            done = 0 if self._is_read_again(name) else direct_io.read_into(handle, buffer)
+            while done < len(buffer) and (count := os.preadv(handle, (buffer[done:],), done)):
+                done += count
+        return done
+
+    def _is_read_again(self, name: bytes) -> bool:
+        """What several clients read is worth the kernel's pages; what one has read is in its cache."""
+        with self._lock:
+            again = name in self._read_lately
+            self._read_lately[name] = None
+            if len(self._read_lately) > READ_LATELY_MAX:
+                del self._read_lately[next(iter(self._read_lately))]
+        return again
 
     def pieces(self, name: bytes, _: FilePlace) -> Iterator[memoryview]:
         """The whole chunk, piece by piece in one buffer. Raises OSError."""
@@ -224,9 +245,9 @@ class ChunkFiles:
 def _write_file(path: str, data: bytes | bytearray | memoryview) -> None:
     handle = os.open(path, _CREATE, 0o600)
     try:
-        written = os.write(handle, data)
+        written = direct_io.write_blocks(handle, data)
         while written < len(data):
-            written += os.write(handle, memoryview(data)[written:])
+            written += os.pwrite(handle, memoryview(data)[written:], written)
     finally:
         os.close(handle)
 

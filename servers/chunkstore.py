@@ -1,7 +1,6 @@
 """Chunks and receipts on one server's disk. No sockets, no event loop.
 
-    home/start            the start number, raised at each start: the high part of receipt numbers (receipts.py)
-    home/store_id         a random id, made with the home: by it a new disk is told from one that has what it had
+    home/start  store_id  the number of this start, and what tells this disk from others (store_identity.py)
     home/packs/           chunks below PACK_BYTES_MAX, many in a file (packs.py)
     home/chunks/  tmp/    larger ones, a file for each (chunk_files.py)
     home/corrupt/         chunks that did not hash to their names, kept for a human; never served
@@ -10,8 +9,8 @@ Every chunk is hashed when it arrives, and again before it is served. A range of
 who receives it, so the whole chunk is checked here first, unless this process has already done so: VERIFIED_MAX names
 are remembered. What is found broken is set aside, so that it counts as missing and can be uploaded anew.
 
-A stored chunk is in the kernel's memory: a killed server loses nothing. `sync` brings everything to the disk. What it
-still has to do is bounded: the `store` that fills it syncs before it returns.
+A stored chunk is in the kernel's memory or on the disk: a killed server loses nothing. `sync` brings everything to the
+disk. What it still has to do is bounded: the `store` that fills it syncs before it returns.
 
 Threads: all methods may be called from any thread. `_lock` guards the counters and the verified names, and is held for
 memory work alone; `_syncing` admits one sync at a time, so that when `sync` returns, earlier batches are on disk as
@@ -25,7 +24,6 @@ import itertools
 import logging
 import os
 import pathlib
-import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -34,9 +32,10 @@ from blake3 import blake3
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers.broken_chunks import BrokenChunks
-from servers.chunk_files import ChunkFiles, FilePlace, sync_path
+from servers.chunk_files import ChunkFiles, FilePlace
 from servers.packs import PACK_BYTES_MAX, Packs, Place
 from servers.receipts import COUNTER_BITS, Receipts
+from servers.store_identity import raise_start_number, store_id
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ class ChunkStore:
         self.broken = BrokenChunks()
         self._packs, self._files = Packs(home, self.broken.note), ChunkFiles(home, self.broken.note)
         self._note_set_aside()
-        self.id = _store_id(home)
-        self.receipts = Receipts(_raise_start_number(home))
+        self.id = store_id(home)
+        self.receipts = Receipts(raise_start_number(home))
 
     def _note_set_aside(self) -> None:
         """What an earlier start has set aside, and may not have replaced. Of that a human has the latest."""
@@ -230,15 +229,29 @@ class ChunkStore:
 
         Whoever has checked a chunk may read its pieces. Raises ChunkMissing, ChunkCorrupt.
         """
+        place = self._serve(name)
+        if again or name not in self._verified:
+            self._verify(name, place)
+        return place.length
+
+    def load(self, name: bytes, buffer: memoryview) -> int:
+        """A whole chunk into `buffer`, where it was verified; its length. Raises ChunkMissing, ChunkCorrupt."""
+        place = self._serve(name)
+        with self._reading(name, place):
+            length = self._shelf(place).read_into(name, place, buffer)
+        if chunk_name(buffer[:length]) != name:
+            raise self._set_aside(name, place, "its content hashes to another name")
+        with self._lock:
+            self._remember_verified(name)
+        return length
+
+    def _serve(self, name: bytes) -> Place | FilePlace:
         place = self._find(name)
         if not place:
             raise errors.ChunkMissing(f"chunk {name.hex()} is not here")
         with self._lock:
             self.served_chunks += 1
-            known = name in self._verified
-        if again or not known:
-            self._verify(name, place)
-        return place.length
+        return place
 
     def piece(self, name: bytes, offset: int, length: int) -> bytes:
         """A part of a checked chunk. Raises ChunkMissing and ChunkCorrupt: both can come about between two pieces."""
@@ -329,7 +342,7 @@ class ChunkStore:
         """Give receipts from this number on, also after the next start: a disk that is new does not know how far the
         numbers of the disk before had come."""
         with self._lock:
-            _raise_start_number(self._home, number >> COUNTER_BITS)
+            raise_start_number(self._home, number >> COUNTER_BITS)
         self.receipts.go_on_from(number)
 
     # -- the disk
@@ -365,29 +378,3 @@ def check_range(offset: int, length: int, size: int) -> None:
     """Raises BadRange unless [offset, offset + length) lies within a chunk of `size` bytes and is not empty."""
     if offset < 0 or length < 1 or offset + length > size:
         raise errors.BadRange(f"{length} bytes at {offset} are not within the chunk's {size} bytes", str(size))
-
-
-def _store_id(home: pathlib.Path) -> str:
-    path = home / "store_id"
-    if not path.exists():
-        _write_durably(path, secrets.token_hex(16))
-    return path.read_text().strip()
-
-
-def _raise_start_number(home: pathlib.Path, least: int = 0) -> int:
-    """The number of this start, on disk before it is used: that of the start before and one, or `least`."""
-    path = home / "start"
-    before = int(path.read_text()) if path.exists() else 0
-    number = max(before, least) if least else before + 1
-    _write_durably(path, str(number))
-    return number
-
-
-def _write_durably(path: pathlib.Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(new, path)
-    sync_path(str(path.parent), os.fsync)

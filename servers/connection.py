@@ -113,6 +113,12 @@ class Exchange:
         self._connection.write(piece)
         await self._connection.writable()
 
+    async def send_whole(self, body: memoryview, content_type: bytes, more: Headers, stall_s: float) -> None:
+        """A reply that leaves from `body` itself, which may be used again when this returns. When `stall_s` pass in
+        which the other side takes nothing, its connection ends."""
+        head = self._head(200, len(body), content_type, more)
+        self.end(await self._connection.write_whole(head, body, stall_s))
+
     def end(self, whole: bool = True) -> None:
         """`whole`: the body is. A reply that breaks off ends its connection."""
         self.keep_alive &= whole
@@ -356,6 +362,23 @@ class Connection(asyncio.BufferedProtocol):
     def write(self, data: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(data)
+
+    async def write_whole(self, head: bytes, body: memoryview, stall_s: float) -> bool:
+        """Head and body by one system call, if the other side takes them. When this returns or raises nothing of `body`
+        is used any more. False: the connection has ended."""
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(0)
+            self.transport.writelines((head, body))
+        try:
+            while (drained := self._drained) is not None:
+                left = self.transport.get_write_buffer_size()
+                await asyncio.wait([drained], timeout=stall_s)
+                if not drained.done() and self.transport.get_write_buffer_size() == left:
+                    self.transport.abort()
+        except BaseException:
+            self.transport.abort()
+            raise
+        return not self.lost
 
     async def writable(self) -> None:
         if self._drained is not None:

@@ -7,8 +7,9 @@
 Memory stays bounded whatever clients do. A body of more than SMALL_BYTES is received into one of BUFFERS buffers, lent
 for as long as the upload lasts; who comes when all are lent waits, and the connection's flow control with him. Copies
 have buffers of their own: an upload holds one here while it waits for one there, and two servers that both act as
-primary must not wait for each other. A sender that stalls loses its buffer within STALL_S. A chunk is sent in pieces of
-READ_BYTES, each read when the one before it has left, so a slow reader costs one piece.
+primary must not wait for each other. A large chunk that is wanted whole is read into one of READ_BUFFERS, verified and
+sent from there. Who stalls loses the buffer within STALL_S. While all are lent, and where ranges are wanted, a chunk is
+sent in pieces of READ_BYTES, each read when the one before it has left, so a slow reader costs one piece.
 
 Threads: the event loop, `_disk` (stores and checks of large chunks: what is small is quicker than the way to another
 thread and back), `_syncer` (one sync at a time) and `_upkeep` (verifying, deleting, and storing what was fetched). The
@@ -16,13 +17,12 @@ store guards itself; all else belongs to the event loop.
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
 import pathlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.messages import Nothing, Registered, Server
 from servers import garbage, scrub
+from servers.buffers import Buffers
 from servers.chunk_files import READ_BYTES
 from servers.chunkstore import ChunkStore, check_range
 from servers.connection import Exchange
@@ -49,31 +50,16 @@ log = logging.getLogger(__name__)
 SMALL_BYTES = 64 << 10
 INLINE_BYTES = PACK_BYTES_MAX
 BUFFERS = 4
+READ_BUFFERS = 3
 STALL_S = 10.0
 SYNC_EVERY_S = 1.0
 CONFIRM_MAX = 16384
 """Chunks in one confirmation: 64 GiB of content."""
 
+_CONTENT_TYPE, _RANGES = b"application/octet-stream", [(b"accept-ranges", b"bytes")]
 _ROLES = {b"": PRIMARY, b"role=acting": ACTING, b"role=copy": COPY}
 _NAME = re.compile("[0-9a-f]{64}")
 _RANGE = re.compile(rb"bytes=(\d{1,18})-(\d{0,18})")
-
-
-class Buffers:
-    """At most `count` buffers of the largest chunk's size, lent and used again."""
-
-    def __init__(self, count: int):
-        self._free = asyncio.Semaphore(count)
-        self._spare: list[bytearray] = []
-
-    @contextlib.asynccontextmanager
-    async def lend(self) -> AsyncIterator[memoryview]:
-        async with self._free:
-            buffer = self._spare.pop() if self._spare else bytearray(ENTRY_BYTES)
-            try:
-                yield memoryview(buffer)
-            finally:
-                self._spare.append(buffer)
 
 
 class Pace(NamedTuple):
@@ -95,7 +81,7 @@ class FileService:
         self._name, self._url, self._store, self._peers = name, url, ChunkStore(home), peers
         self._directory_url = directory_url
         self._replication = Replication(name, peers)
-        self._uploads, self._copies = Buffers(BUFFERS), Buffers(BUFFERS)
+        self._uploads, self._copies, self._downloads = Buffers(BUFFERS), Buffers(BUFFERS), Buffers(READ_BUFFERS)
         self._disk = ThreadPoolExecutor(BUFFERS, "disk")
         self._syncer = ThreadPoolExecutor(1, "sync")
         self._upkeep = ThreadPoolExecutor(FETCHES + 2, "upkeep")
@@ -250,13 +236,22 @@ class FileService:
 
     async def _get(self, name: bytes, exchange: Exchange) -> None:
         wanted = exchange.headers.get(b"range")
+        if wanted is None and self._downloads.free and self._store.length(name) >= INLINE_BYTES:
+            await self._get_large(name, exchange)
+        else:
+            await self._get_pieces(name, wanted, exchange)
+
+    async def _get_large(self, name: bytes, exchange: Exchange) -> None:
+        async with self._downloads.lend() as buffer:
+            length = await self._in(self._disk, self._store.load, name, buffer)
+            await exchange.send_whole(buffer[:length], _CONTENT_TYPE, _RANGES, STALL_S)
+
+    async def _get_pieces(self, name: bytes, wanted: bytes | None, exchange: Exchange) -> None:
         size = await self._check(name, wanted is None)
         start, end = _parse_range(wanted, size) if wanted else (0, size)
-        more = [(b"accept-ranges", b"bytes")]
-        if wanted:
-            more.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size)))
+        more = [*_RANGES, (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size))] if wanted else _RANGES
         piece = self._store.piece(name, start, min(READ_BYTES, end - start))
-        exchange.begin(206 if wanted else 200, end - start, b"application/octet-stream", more)
+        exchange.begin(206 if wanted else 200, end - start, _CONTENT_TYPE, more)
         exchange.end(await self._send(name, piece, start, end, exchange))
 
     async def _check(self, name: bytes, again: bool) -> int:

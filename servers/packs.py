@@ -147,6 +147,12 @@ class Packs:
                 raise
         return self.read(name, moved, offset, length)
 
+    def read_into(self, name: bytes, place: Place, buffer: memoryview) -> int:
+        """The whole chunk; how many bytes, fewer than it has where the pack ends. Raises OSError."""
+        data = self.read(name, place, 0, place.length)
+        buffer[: len(data)] = data
+        return len(data)
+
     def drop_pages(self, _: bytes, place: Place) -> None:
         """Forget what is in memory of the chunk: it is read from the disk next."""
         self._handles.drop_pages(place)

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import faulthandler
+import mmap
 import os
 import shutil
 import signal
@@ -46,6 +48,17 @@ def run_mount(*arguments: object, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(
         command, env={**without, **environment}, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def is_in_pages(fd: int) -> bool:
+    """The beginning of a file is in the kernel's memory."""
+    present = ctypes.c_ubyte()
+    with mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapping:
+        address = ctypes.addressof(first := ctypes.c_char.from_buffer(mapping))
+        failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(1), ctypes.byref(present))
+        del first
+    assert not failed
+    return bool(present.value & 1)
 
 
 def processes_of(folder: Path) -> dict[int, str]:

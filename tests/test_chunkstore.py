@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from chunk_homes import damage, everything, kept
+from support import is_in_pages
 
-from dfsfuse import errors
+from dfsfuse import direct_io, errors
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers import chunkstore
 from servers.chunk_files import READ_BYTES
@@ -224,6 +225,40 @@ def test_a_whole_read_verifies_each_time(store: ChunkStore, tmp_path: Path, name
     assert (store.chunks, store.stored_bytes) == (0, 0)
     store.sync()
     assert not store.has(name)
+
+
+def test_a_chunk_is_loaded_whole(store: ChunkStore, tmp_path: Path, name: bytes, data: bytes):
+    """Goal: a chunk is read into a buffer and verified there, each time, however often it is read; what is broken is
+    set aside, and what is not there is missing."""
+    buffer = direct_io.memory(ENTRY_BYTES)
+    store.store(name, data)
+    for _ in range(3):
+        buffer[: len(data)] = bytes(len(data))
+        assert store.load(name, buffer) == len(data)
+        assert buffer[: len(data)] == data
+    damage(tmp_path, name)
+    with pytest.raises(errors.ChunkCorrupt):
+        store.load(name, buffer)
+    with pytest.raises(errors.ChunkMissing):
+        store.load(name, buffer)
+    assert store.served_chunks == 4
+
+
+def test_a_large_chunk_takes_no_pages(store: ChunkStore, tmp_path: Path):
+    """Goal: a chunk goes to the disk past the kernel's memory, and so does the first read of it: what one client has
+    read is in its cache. The second finds it worth keeping."""
+    data = direct_io.memory(ENTRY_BYTES)
+    data[:] = os.urandom(ENTRY_BYTES)
+    name, buffer = chunk_name(data), direct_io.memory(ENTRY_BYTES)
+    store.store(name, data)
+    with open(path_of(tmp_path, name), "rb") as file:
+        if is_in_pages(file.fileno()):
+            pytest.skip("the file system of the temporary folder has no direct I/O")
+        store.load(name, buffer)
+        assert not is_in_pages(file.fileno())
+        store.load(name, buffer)
+        assert is_in_pages(file.fileno())
+        assert buffer == data
 
 
 def test_a_disk_that_cannot_read(store: ChunkStore, monkeypatch: pytest.MonkeyPatch, name: bytes, data: bytes):

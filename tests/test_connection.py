@@ -2,6 +2,7 @@
 what ends a connection and what does not."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ SIZE = 300_000
 SMALL = 70_000
 STALL_S = 0.3
 GONE: list[str] = []
+OVERWRITTEN: list[int] = []
 
 
 class Word(Message):
@@ -49,6 +51,16 @@ async def pieces(exchange: Exchange, rest: str) -> None:
     exchange.end(not broken)
 
 
+async def whole(exchange: Exchange, rest: str) -> None:
+    """A reply of so many bytes from a buffer, which is overwritten as soon as it may be."""
+    buffer = memoryview(bytearray(b"x" * int(rest)))
+    try:
+        await exchange.send_whole(buffer, b"text/plain", (), STALL_S)
+    finally:
+        buffer[:] = bytes(len(buffer))
+        OVERWRITTEN.append(len(buffer))
+
+
 async def slowly(request: Word) -> Word:
     await asyncio.sleep(0.05)
     return request
@@ -72,7 +84,7 @@ OPERATIONS = {
 
 @pytest.fixture(scope="module", params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    app = App(TOKEN, OPERATIONS, {"echo": Raw(echo, SMALL), "pieces": Raw(pieces, SMALL)})
+    app = App(TOKEN, OPERATIONS, {"echo": Raw(echo, SMALL), "pieces": Raw(pieces, SMALL), "whole": Raw(whole, SMALL)})
     with served(app, loop_factory=request.param) as port:
         yield port
 
@@ -257,6 +269,32 @@ def test_a_long_reply(connection: socket.socket):
     while more := connection.recv(1 << 20):
         received += len(more)
     assert 65536 <= received < 5_000_000
+
+
+def test_a_reply_from_a_buffer_that_is_used_again(connection: socket.socket):
+    """Goal: the buffer is free when all of it has left, and no sooner; the next reply follows on the connection."""
+    size = 20 << 20
+    for _ in range(2):
+        OVERWRITTEN.clear()
+        connection.sendall(head(0, f"GET /v1/whole/{size}"))
+        assert connection.recv(1, socket.MSG_PEEK)
+        assert not OVERWRITTEN
+        assert reply(connection)[1] == b"x" * size
+        wait_until(lambda: [size] == OVERWRITTEN, "the buffer is free")
+
+
+def test_a_reader_that_stalls(port: int):
+    """Goal: who takes nothing of a reply for a while loses the connection, and the buffer is free."""
+    size = 21 << 20
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head(0, f"GET /v1/whole/{size}"))
+        wait_until(lambda: size in OVERWRITTEN, "the buffer is free")
+        connection.settimeout(DEADLINE_S)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while count := len(connection.recv(1 << 20)):
+                received += count
+        assert received < size
 
 
 def test_who_waits_is_told_that_the_caller_is_gone(port: int):

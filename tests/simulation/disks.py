@@ -208,6 +208,6 @@ def chunk_store(disk: ChunkDisk) -> Any:
         return (0 if self._home.disk.full else 1 << 30), 1 << 31
 
     chunkstore.Packs, chunkstore.ChunkFiles = Shelf, NoFiles
-    chunkstore._store_id, chunkstore._raise_start_number = lambda home: home.disk.id, raise_start
+    chunkstore.store_id, chunkstore.raise_start_number = lambda home: home.disk.id, raise_start
     chunkstore.ChunkStore.capacity = capacity
     return chunkstore.ChunkStore(Home(disk))
