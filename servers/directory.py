@@ -28,18 +28,15 @@ from dfsfuse.messages import (
     Renew,
     Renewed,
     Server,
-    SessionRow,
     StatusReply,
 )
 from servers import content, quota, records, rename, sessions, tree, versions, xattrs
+from servers.attendance import PROMISE_LEASE_S, Attendance
 from servers.group import Group
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
 from servers.upkeep import Upkeep
 
-PROMISE_LEASE_S = 4.0
-LOCK_LEASE_S = 8.0
-OPEN_ROWS_S = 600.0
 HEARTBEAT_S_MAX = 3.0
 CLUSTER_S = 0.2
 _NUMBERS = (
@@ -99,11 +96,7 @@ class Directory:
         store.transact(versions.build_references)
         self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
-        stored = store.read(sessions.all_sessions)
-        self._lapsed = store.read(sessions.lapsed_sessions)
-        self._seen_s = {row.session: now_s for row in stored}
-        self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCK_LEASE_S - 1))
-        self._unsent = dict.fromkeys(self._seen_s, 0)
+        self.attendance = Attendance(store, now_s)
 
     # -- the tree and its content
 
@@ -188,10 +181,9 @@ class Directory:
 
     def begin(self, request: Begin, now_s: float) -> Begun:
         _check_numbers(request, "pid")
-        session = self._store.transact(lambda tx: sessions.begin(tx, request))
+        session = self.attendance.begin(request, now_s)
         count = sessions.INODES_PER_RANGE
         first = self._store.transact(lambda tx: records.allocate_inodes(tx, count))
-        self._seen_s[session] = now_s
         return Begun(
             session=session, lease_s=PROMISE_LEASE_S, cluster=self.cluster(now_s), inodes=InodeRange(first, count)
         )
@@ -199,66 +191,27 @@ class Directory:
     def renew(self, request: Renew, now_s: float) -> Renewed:
         """A store that cannot be written, such as on a full disk, ends no lease."""
         _check_numbers(request, "unsent_files")
-        if request.session not in self._seen_s:
-            raise errors.SessionEnded(f"session {request.session} has ended; begin a new one")
-        revived = now_s - self._seen_s[request.session] > PROMISE_LEASE_S
-        self._seen_s[request.session] = now_s
-        self._unsent[request.session] = request.unsent_files
+        revived = self.attendance.heard(request, now_s)
         cluster = self.cluster(now_s)
         total, free, inodes, inodes_free = self._store.read(lambda tx: quota.space(tx, *_space(cluster)))
         return Renewed(
             cluster=cluster,
             revived=revived,
-            rows_kept=not self._note_renewal(request),
+            rows_kept=not self.attendance.note(request),
             total_bytes=total,
             free_bytes=free,
             inodes=inodes,
             inodes_free=inodes_free,
         )
 
-    def _note_renewal(self, request: Renew) -> bool:
-        """What of a renewal is stored; False if the store could not be written."""
-        try:
-            if request.closed:
-                self._store.transact(lambda tx: sessions.close_rows(tx, request.session, request.closed))
-            if request.session in self._lapsed:
-                self._set_lapsed(request.session, False)
-        except errors.ServerError:
-            return False
-        return True
-
     def end(self, request: End) -> Nothing:
-        self._store.transact(lambda tx: sessions.end(tx, request.session))
-        self._seen_s.pop(request.session, None)
-        self._unsent.pop(request.session, None)
-        self._lapsed.discard(request.session)
+        self.attendance.end(request)
         return Nothing()
 
-    def allocate(self, request: messages.AllocateInodes) -> InodeRange:
-        return self._store.transact(lambda tx: sessions.allocate(tx, request))
-
-    def end_lapsed(self, now_s: float) -> None:
-        """End the sessions that have been silent for longer than their open rows last; note those whose locks are gone,
-        so that nobody waits for them after a restart."""
-        for session, seen_s in list(self._seen_s.items()):
-            if now_s - seen_s > PROMISE_LEASE_S + OPEN_ROWS_S:
-                self.end(End(session))
-            elif now_s - seen_s > LOCK_LEASE_S and session not in self._lapsed:
-                self._set_lapsed(session, True)
-
-    def _set_lapsed(self, session: int, lapsed: bool) -> None:
-        self._store.transact(lambda tx: sessions.set_lapsed(tx, session, lapsed))
-        (self._lapsed.add if lapsed else self._lapsed.discard)(session)
-
     def _check_session(self, session: int) -> None:
-        if session and session not in self._seen_s:
-            raise errors.SessionEnded(f"session {session} has ended; begin a new one")
-
-    def _live(self, now_s: float) -> list[int]:
-        return self._seen_within(PROMISE_LEASE_S, now_s)
-
-    def _seen_within(self, seconds: float, now_s: float) -> list[int]:
-        return [session for session, seen_s in self._seen_s.items() if now_s - seen_s <= seconds]
+        """0 stands for none."""
+        if session:
+            self.attendance.check(session)
 
     # -- servers
 
@@ -277,7 +230,7 @@ class Directory:
             self.upkeep.heard(server, returned, now_s)
         self._cluster = (now_s, None)
         start = self._store.transact(_next_start) if request.start else 0
-        live = self._seen_within(LOCK_LEASE_S, now_s) if request.start else []
+        live = self.attendance.with_locks(now_s) if request.start else []
         return Registered(
             cluster=self.cluster(now_s),
             start_number=start,
@@ -336,17 +289,12 @@ class Directory:
         return now_s - seen_s < HEARTBEAT_S_MAX
 
     def status(self, directory: Server, now_s: float) -> StatusReply:
-        live = set(self._live(now_s))
-        rows: list[SessionRow] = self._store.read(sessions.all_sessions)
-        for row in rows:
-            row.live = row.session in live
-            row.unsent_files = self._unsent.get(row.session, 0)
         used = self._store.read(records.usage)
         short = self._store.read(lambda tx: len(tx.range(*records.within(b"q"), 10_000)))
         return StatusReply(
             cluster=self.cluster(now_s),
             directory=directory,
-            sessions=rows,
+            sessions=self.attendance.rows(now_s),
             inodes=used.inodes,
             used_bytes=used.size_bytes,
             short_chunks=short,

@@ -86,7 +86,7 @@ class DirectoryService:
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, core.end),
-            "allocate": (messages.AllocateInodes, self._durably(core.allocate)),
+            "allocate": (messages.AllocateInodes, self._durably(core.attendance.allocate)),
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
             "repair": (messages.Repair, lambda r: core.repair(r, time.time_ns(), boottime_s())),
@@ -180,7 +180,7 @@ class DirectoryService:
             await asyncio.sleep(_TIDY_EVERY_S)
             self._surveys.end_idle(boottime_s())
             try:
-                self.core.end_lapsed(boottime_s())
+                self.core.attendance.end_lapsed(boottime_s())
             except errors.DfsError as error:
                 log.error("sessions that have lapsed could not be noted: %s", error)
 

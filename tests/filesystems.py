@@ -78,7 +78,7 @@ class CoreSession:
         return carried(self._volume.change(request))
 
     def new_inode(self) -> int:
-        return self._volume.core.allocate(messages.AllocateInodes(self.id, 1)).first
+        return self._volume.core.attendance.allocate(messages.AllocateInodes(self.id, 1)).first
 
     def new_opening(self) -> int:
         return next(self._openings)

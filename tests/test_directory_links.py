@@ -241,7 +241,7 @@ def test_a_nameless_file_goes_with_its_dead_client(volume: Volume) -> None:
     session = volume.begin()
     volume.commit(volume.make_unnamed(session).ino, b"lost", opening=1, session=0)
     volume.now_s += 10_000
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     assert used(volume) == records.Usage(2, 0, 0)
 
 

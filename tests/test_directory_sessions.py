@@ -12,7 +12,7 @@ from volumes import ENGINES, FILE, FOLDER, Volume, volume_on
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Begin, Closed, End, Renew
-from servers.directory import LOCK_LEASE_S, OPEN_ROWS_S, PROMISE_LEASE_S
+from servers.attendance import LOCK_LEASE_S, OPEN_ROWS_S, PROMISE_LEASE_S
 from servers.store import Transaction
 from servers.store.memory import MemoryStore
 
@@ -120,7 +120,7 @@ def test_numbers_that_are_none(volume: Volume, number: int) -> None:
     with refused(volume, errors.OutOfSequence):
         volume.change(create(session, 1, number))
     with refused(volume, errors.InvalidArgument):
-        volume.core.allocate(messages.AllocateInodes(number))
+        volume.core.attendance.allocate(messages.AllocateInodes(number))
     with refused(volume, errors.InvalidArgument):
         volume.core.renew(Renew(session=session, closed=[Closed(number, 0, 0)]), volume.now_s)
     with refused(volume, errors.SessionEnded):
@@ -159,7 +159,7 @@ def test_an_ended_session_is_refused(volume: Volume) -> None:
         with refused(volume, errors.SessionEnded):
             volume.core.renew(Renew(session=number), volume.now_s)
         with refused(volume, errors.SessionEnded):
-            volume.core.allocate(messages.AllocateInodes(number))
+            volume.core.attendance.allocate(messages.AllocateInodes(number))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -229,7 +229,7 @@ def test_inode_ranges_never_overlap(volume: Volume) -> None:
     taken: set[int] = {1}
     for count in (1, 7, 1024, 10**9, -4, 0):
         begun = volume.core.begin(Begin(key=secrets.token_bytes(16)), volume.now_s)
-        more = volume.core.allocate(messages.AllocateInodes(begun.session, count))
+        more = volume.core.attendance.allocate(messages.AllocateInodes(begun.session, count))
         for part in (begun.inodes, more):
             assert 1 <= part.count <= 1 << 20
             new = range(part.first, part.first + part.count)
@@ -285,7 +285,7 @@ def test_a_silent_session_revives_within_its_open_rows(volume: Volume) -> None:
     assert not volume.core.renew(Renew(session=session), volume.now_s).revived
     volume.now_s += PROMISE_LEASE_S + 0.1
     assert not volume.core.status(DIRECTORY, volume.now_s).sessions[0].live
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     assert volume.core.renew(Renew(session=session), volume.now_s).revived
     assert not volume.core.renew(Renew(session=session), volume.now_s).revived
     assert volume.core.status(DIRECTORY, volume.now_s).sessions[0].live
@@ -300,10 +300,10 @@ def test_a_session_silent_for_too_long_ends(volume: Volume) -> None:
     volume.core.renew(Renew(session=silent), volume.now_s)
     volume.now_s += PROMISE_LEASE_S + OPEN_ROWS_S - 1
     volume.core.renew(Renew(session=renews), volume.now_s)
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     assert volume.ask(messages.Lookup(ino)).nlink == 0
     volume.now_s += 2
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     with refused(volume, errors.Stale):
         volume.ask(messages.Lookup(ino))
     assert [row.session for row in volume.core.status(DIRECTORY, volume.now_s).sessions] == [renews]
@@ -314,7 +314,7 @@ def test_after_a_restart_every_session_has_a_lease(volume: Volume) -> None:
     session = volume.begin()
     volume.now_s += 10_000
     volume.restart()
-    volume.core.end_lapsed(volume.now_s + PROMISE_LEASE_S)
+    volume.core.attendance.end_lapsed(volume.now_s + PROMISE_LEASE_S)
     assert not volume.core.renew(Renew(session=session), volume.now_s + 1).revived
 
 
@@ -424,7 +424,7 @@ def test_a_session_whose_locks_are_gone_is_not_waited_for_after_a_restart(volume
     dead, alive = volume.begin(), volume.begin()
     volume.now_s += LOCK_LEASE_S + 1
     volume.core.renew(Renew(session=alive), volume.now_s)
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     volume.restart()
     assert volume.core.register(start, volume.now_s).sessions == [alive]
     volume.core.renew(Renew(session=dead), volume.now_s)
@@ -458,7 +458,7 @@ def test_a_full_disk_ends_no_session(volume: Volume) -> None:
     for _ in range(int(PROMISE_LEASE_S + OPEN_ROWS_S) + 10):
         volume.tick()
         assert renewed(volume, session, Closed(ino, 0, 1)).rows_kept
-    volume.core.end_lapsed(volume.now_s)
+    volume.core.attendance.end_lapsed(volume.now_s)
     disk.full = False
     assert not renewed(volume, session, Closed(ino, 0, 1)).rows_kept
     volume.remove("f")

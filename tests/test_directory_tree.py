@@ -184,7 +184,7 @@ def test_only_folders_can_be_listed(volume: Volume) -> None:
 
 def test_folders_whose_numbers_end_in_255(volume: Volume) -> None:
     """Goal: the end of a range of keys is right where the last byte of the prefix cannot be raised."""
-    first = volume.core.allocate(messages.AllocateInodes(volume.begin(), 1000)).first
+    first = volume.core.attendance.allocate(messages.AllocateInodes(volume.begin(), 1000)).first
     number = first | 0xFF
     volume.make("a", FOLDER, ino=number)
     volume.make("b", FOLDER, ino=number + 1)
@@ -281,7 +281,7 @@ def test_names_of_any_bytes(volume: Volume) -> None:
 
 def test_create_takes_numbers_of_handed_out_ranges_once(volume: Volume) -> None:
     """Goal: an inode number that was not handed out, or is in use, is refused."""
-    first = volume.core.allocate(messages.AllocateInodes(volume.begin(), 10)).first
+    first = volume.core.attendance.allocate(messages.AllocateInodes(volume.begin(), 10)).first
     assert volume.make("a", ino=first + 3).ino == first + 3
     for number in (first + 3, ROOT_INO, first + 10, 1 << 50):
         with refused(volume, errors.BadRequest):

@@ -186,7 +186,7 @@ def test_many_attributes_go_at_once(volume: Volume) -> None:
 
 def test_neighbours_keep_theirs(volume: Volume) -> None:
     """Goal: rows of an inode whose number ends in 255 end where the next one's begin."""
-    first = volume.core.allocate(messages.AllocateInodes(volume.begin(), 1000)).first | 0xFF
+    first = volume.core.attendance.allocate(messages.AllocateInodes(volume.begin(), 1000)).first | 0xFF
     for number, path in enumerate(("x", "y")):
         volume.make(path, ino=first + number)
         give(volume, path, b"user.a", path.encode())
