@@ -95,7 +95,7 @@ class DirectoryService:
             "dump": (messages.Dump, self._dump),
             "trace": (messages.Trace, lambda r: core.trace(r, boottime_s())),
             "check": (messages.Check, self._check),
-            "mend": (messages.Mend, self._durably(lambda r: core.upkeep.mend(r, time.time_ns()))),
+            "mend": (messages.Mend, self._mend),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
             "status": (Nothing, lambda r: core.status(self._me, boottime_s())),
             "sync": (Nothing, self._durably(lambda r: r)),
@@ -148,6 +148,14 @@ class DirectoryService:
 
     def _check(self, request: messages.Check) -> Any:
         return self._surveys.page(request.key, request.page, check.pages, boottime_s())
+
+    async def _mend(self, request: messages.Mend) -> Message:
+        """One after the other, so that others are answered meanwhile."""
+        changed: list[bool] = []
+        for problem in request.problems:
+            changed += self.core.upkeep.mend(messages.Mend([problem]), time.time_ns()).changed
+            await asyncio.sleep(0)
+        return await self._after_sync(messages.Mended(changed))
 
     def _durably(self, handler: Callable[[Any], Message]) -> Callable[[Any], Any]:
         return lambda request: self._after_sync(handler(request))

@@ -8,62 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_rows import CountingStore
 from volumes import FILE, FOLDER, Volume, volume_on
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import LIST_PAGE_MAX, ROOT_INO
-from servers import tree
-from servers.store import Result, Transaction
-from servers.store.memory import MemoryStore, MemoryTransaction
+from servers import records, tree
+from servers.store import Transaction
+from servers.store.memory import MemoryStore
 
 MANY, BATCH = 100_000, 500
 FLAT_BYTES = 48 << 20
 
 
-class _Counted:
-    """A transaction that counts the rows which it reads and writes."""
-
-    def __init__(self, tx: Transaction):
-        self._tx, self.rows = tx, 0
-
-    def get(self, key: bytes) -> bytes | None:
-        self.rows += 1
-        return self._tx.get(key)
-
-    def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        found = self._tx.range(start, end, limit)
-        self.rows += 1 + len(found)
-        return found
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.rows += 1
-        self._tx.put(key, value)
-
-    def delete(self, key: bytes) -> None:
-        self.rows += 1
-        self._tx.delete(key)
-
-
-class CountingStore(MemoryStore):
-    rows = 0
-
-    def transact(self, operation: Callable[[Transaction], Result]) -> Result:
-        return super().transact(lambda tx: self._run(operation, tx))
-
-    def read(self, operation: Callable[[Transaction], Result]) -> Result:
-        return self._run(operation, MemoryTransaction(self))
-
-    def _run(self, operation: Callable[[Transaction], Result], tx: Transaction) -> Result:
-        counted = _Counted(tx)
-        try:
-            return operation(counted)
-        finally:
-            self.rows += counted.rows
-
-
 def _costs(entries: int) -> dict[str, int]:
     """Operation -> rows that it touched in a folder with so many entries."""
-    volume, costs = Volume(CountingStore()), {}
+    volume, costs = Volume(CountingStore(MemoryStore())), {}
     folder = volume.make("d", FOLDER).ino
     for path in ("empty", "e"):
         volume.make(path, FOLDER)
@@ -109,6 +69,43 @@ def _costs(entries: int) -> dict[str, int]:
 def test_no_operation_costs_more_in_a_large_folder() -> None:
     """Goal: every operation touches the same rows whether the folder has 20 entries or 3,000."""
     assert _costs(20) == _costs(3000)
+
+
+def lose_parent(tx: Transaction, folder: int, name: bytes, ino: int) -> None:
+    tx.delete(records.parent_key(ino, folder, name))
+
+
+def lose_inode(tx: Transaction, folder: int, name: bytes, ino: int) -> None:
+    tx.delete(records.inode_key(ino))
+
+
+def mistake_type(tx: Transaction, folder: int, name: bytes, ino: int) -> None:
+    tx.put(records.entry_key(folder, name), records.pack_entry(ino, FOLDER))
+
+
+def lose_name(tx: Transaction, folder: int, name: bytes, ino: int) -> None:
+    tx.delete(records.entry_key(folder, name))
+    lose_parent(tx, folder, name, ino)
+
+
+def _repair_costs(entries: int, how: Callable[[Transaction, int, bytes, int], None]) -> float:
+    """Rows for each entry, where all entries of a folder are broken and repaired."""
+    volume = Volume(CountingStore(MemoryStore()))
+    folder = volume.make("d", FOLDER).ino
+    made = [(b"%06d" % number, volume.make(f"d/{number:06}").ino) for number in range(entries)]
+    volume.store.transact(lambda tx: [how(tx, folder, name, ino) for name, ino in made])
+    before = volume.store.rows
+    while found := [problem for problem in volume.problems() if problem.mend]:
+        assert any(volume.core.upkeep.mend(messages.Mend(found), volume.tick()).changed)
+    volume.check()
+    return (volume.store.rows - before) / entries
+
+
+@pytest.mark.parametrize("how", [lose_parent, lose_inode, mistake_type, lose_name])
+def test_repairing_costs_as_much_as_is_broken(how: Callable[[Transaction, int, bytes, int], None]) -> None:
+    """Goal: of a folder in which every name is wrong, repairing a name touches as many rows as in a small one, whatever
+    is wrong; and all of it is repaired."""
+    assert _repair_costs(1500, how) < 1.2 * _repair_costs(50, how)
 
 
 def test_a_folder_of_a_hundred_thousand(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ CORES = [
     "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
     "servers.server_states",
     "servers.upkeep", "servers.shortfall", "servers.losses", "servers.dump", "servers.load",
-    "servers.check", "servers.check_content", "servers.mend", "servers.tracing",
+    "servers.check", "servers.check_content", "servers.mend", "servers.mend_names", "servers.tracing",
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
     "servers.returns", "servers.deadlines",
