@@ -16,6 +16,7 @@ from collections.abc import Callable
 import httptools
 
 from dfsfuse import errors
+from dfsfuse.keepalive import give_up_when_cut
 
 REPLY_BYTES_MAX = 64 << 20
 _READ_BYTES = 64 << 10
@@ -23,11 +24,15 @@ _POLL_S = 0.05
 """How often a waiting caller is asked whether it still wants the answer, and its deadline is looked at."""
 _TIMEVAL = struct.pack("@ll", 0, int(_POLL_S * 1e6))
 
+_ENDED = (ConnectionError, TimeoutError)
+"""What a socket says when its connection has ended; TimeoutError is ETIMEDOUT, after a cut of the network."""
+
 Body = bytes | bytearray | memoryview
 
 
 class ClosedEarly(Exception):
-    """The other side closed the connection before the first byte of a reply: it had done so before the request came."""
+    """The connection ended before the first byte of a reply: the other side had closed it before the request came, or
+    the network was cut."""
 
 
 class Wait:
@@ -61,6 +66,7 @@ class HttpConnection:
         self._socket = socket.create_connection((host, port), timeout_s)
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        give_up_when_cut(self._socket)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
         self._buffer = memoryview(bytearray(_READ_BYTES))
@@ -118,7 +124,7 @@ class HttpConnection:
             except BlockingIOError:
                 wait.check(since)
                 continue
-            except ConnectionError:
+            except _ENDED:
                 return
             left -= sent
             if left:
@@ -131,7 +137,7 @@ class HttpConnection:
             except BlockingIOError:
                 wait.check(since)
                 continue
-            except ConnectionError as error:
+            except _ENDED as error:
                 raise self._closed(error.strerror or str(error)) from None
             if not count:
                 raise self._closed("end of stream")

@@ -5,7 +5,7 @@ storage is always empty there: connections are pooled explicitly, the latest use
 
 Every request has a deadline. A reply is decoded or becomes an error of `dfsfuse.errors`; no answer is Unreachable. All
 requests may be repeated (changes carry their number), so one that met a connection which the server had closed
-meanwhile is sent again over a fresh one.
+meanwhile, or the kernel as the network was cut, is sent again over a fresh one.
 
 Threads: the pools are lists whose append and pop are atomic, and so are the changes of `_silent_since`.
 """
@@ -24,6 +24,7 @@ from dfsfuse.messages import Message, Stored, from_msgpack, to_msgpack
 
 _IDLE_MAX = 64
 _CONNECT_S_MAX = 2.0
+"""Tried anew so often: the kernel's own attempts come later and later."""
 _STALL_S = 3.0
 """A download of a chunk without a byte for so long is given up: other servers have the chunk too."""
 _AWAY_S = 2.0
@@ -126,9 +127,8 @@ class Rpc:
                 return self._over(idle.pop(), idle, head, body, wait)
             except (ClosedEarly, IndexError):
                 continue
-        connection = HttpConnection(*address, max(0.001, min(_CONNECT_S_MAX, wait.deadline - time.monotonic())))
         try:
-            return self._over(connection, idle, head, body, wait)
+            return self._over(_connected(address, wait), idle, head, body, wait)
         except ClosedEarly:
             raise errors.Unreachable("closed before the reply") from None
 
@@ -144,6 +144,14 @@ class Rpc:
                 connection.close()
 
 
+def _connected(address: Address, wait: Wait) -> HttpConnection:
+    within_s = max(0.001, min(_CONNECT_S_MAX, wait.deadline - time.monotonic()))
+    try:
+        return HttpConnection(*address, within_s)
+    except TimeoutError:
+        raise errors.TimedOut(f"no connection within {within_s:.1f} s") from None
+
+
 @functools.lru_cache(maxsize=256)
 def _address(url: str) -> Address:
     parts = urlsplit(url)
@@ -155,6 +163,8 @@ def _address(url: str) -> Address:
 def _silence(url: str, error: Exception, timeout_s: float) -> errors.Unreachable:
     if isinstance(error, TimeoutError):
         return errors.TimedOut(f"{url} did not answer within {timeout_s:.1f} s")
+    if isinstance(error, errors.TimedOut):
+        return errors.TimedOut(f"{url} cannot be reached: {error}")
     if isinstance(error, ConnectionRefusedError):
         return errors.Unreachable(f"{url} refuses connections")
     if isinstance(error, OSError):

@@ -22,8 +22,10 @@ import httptools
 import msgspec
 
 from dfsfuse import errors
+from dfsfuse.keepalive import give_up_when_cut
 from dfsfuse.messages import BODY_BYTES_MAX, Message, Stored, from_msgpack, to_msgpack
 
+CONNECT_S_MAX = 2.0
 IDLE_MAX = 32
 """Connections to one server that are kept when nothing is sent over them."""
 
@@ -96,6 +98,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        give_up_when_cut(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         self._begun = True
@@ -211,8 +214,12 @@ class Peers:
         return reply
 
     async def _connect(self, address: Address, idle: list[_Connection]) -> _Connection:
+        loop = asyncio.get_running_loop()
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(lambda: _Connection(idle), *address)
+            async with asyncio.timeout(CONNECT_S_MAX):
+                _, connection = await loop.create_connection(lambda: _Connection(idle), *address)
+        except TimeoutError:
+            raise errors.TimedOut(f"no connection within {CONNECT_S_MAX:g} s") from None
         except OSError as error:
             raise errors.Unreachable(error.strerror or str(error)) from None
         return connection
@@ -298,7 +305,7 @@ async def _within(timeout_s: float, work: Awaitable[Reply], what: str) -> Reply:
     except TimeoutError:
         raise errors.TimedOut(f"{what}: no answer within {timeout_s:g} s") from None
     except errors.Unreachable as error:
-        raise errors.Unreachable(f"{what}: {error}") from None
+        raise type(error)(f"{what}: {error}") from None
 
 
 def _error_in(reply: Reply, url: str) -> errors.DfsError:

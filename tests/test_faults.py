@@ -80,6 +80,16 @@ def test_a_sandbox_that_is_killed_leaves_nothing(tmp_path: Path):
     assert not os.path.ismount(tmp_path)
 
 
+def test_a_connection_that_is_cut_ends():
+    """Goal: when the network is cut the kernel of a client, and of a server that asks another, gives a connection up
+    after 5 s, whether its request is not acknowledged or not answered; a new one is tried for 2 s."""
+    process = inside(sys.executable, "-m", "faults.endings")
+    said, _ = process.communicate(timeout=150)
+    took_s = {who: float(seconds) for who, _, seconds in (line.rpartition(" ") for line in said.splitlines())}
+    assert set(took_s) == {"client before", "client after", "server before", "server after"}, said
+    assert 4 < min(took_s.values()) <= max(took_s.values()) < 20, said
+
+
 def run(*arguments: str) -> None:
     """python -m faults, to a good end."""
     command = [sys.executable, "-m", "faults", *arguments]
@@ -93,6 +103,13 @@ def test_a_dozen_faults_under_load():
     should go on does, the others do when it is over, nobody sees what must not be, and all that was acknowledged is
     there for both clients, and for one that had nothing in its cache."""
     run()
+
+
+@pytest.mark.mounted
+def test_long_cuts():
+    """Goal: S9. When links that were cut for half a minute are whole, whoever waits for an answer has it within 3 s,
+    and servers have found each other: no connection stays silent because TCP tries again later and later."""
+    run("--long")
 
 
 @pytest.mark.mounted

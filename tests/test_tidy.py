@@ -18,7 +18,8 @@ EVERYTHING = [*PRODUCT, *sorted(ROOT.glob("tests/**/*.py")), *sorted(ROOT.glob("
 
 SOCKETS = {"socket", "http", "requests", "urllib3", "httptools", "uvloop", "ssl", "socketserver"}
 NETWORK = {
-    "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.cluster", "servers.http", "servers.connection", "servers.peers",
+    "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.keepalive", "dfsfuse.cluster", "servers.http",
+    "servers.connection", "servers.peers",
 }  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
@@ -38,7 +39,7 @@ DRIVERS_FROM = {
     "dfsfuse.attributes": {"Place"},
     "dfsfuse.range_locks": {"FileLock"},
 }
-SERVERS_MAY = {"dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io"}
+SERVERS_MAY = {"dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io", "dfsfuse.keepalive"}
 ENTRY_POINTS = {"mount", "servers.__main__", "dfsfuse.__main__"}
 
 

@@ -28,6 +28,8 @@ def main() -> int:
         try:
             if arguments.slow:
                 run.over_slow_links(here, arguments.seed)
+            elif arguments.long:
+                run.over_long_cuts(here, arguments.seed)
             else:
                 run.under_faults(here, _faults(arguments), arguments.seed)
         except AssertionError as error:
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="which ones in which order (random)")
     add("--only", default="", help="those alone whose name has this in it, such as 'kill A'")
     add("--slow", action="store_true", help="no faults, but slow links")
+    add("--long", action="store_true", help="only cuts of half a minute, after which everybody goes on within seconds")
     add("--logs", type=Path, metavar="DIR", help="where all logs and journals go at the end")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -19,7 +19,8 @@ def check_client(point: Path, loads: list[Running]) -> int:
     journals = {load.name: load.journal for load in loads}
     looked = _counters(point, Known(Reader(journals["counters"])).update())
     looked += _moved(point, Known(Reader(journals["mover"])).update())
-    looked += _ledger(point, {load.mount: load.journal for load in loads if load.name in TOGETHER})
+    ledgers = {load.mount: load.journal for load in loads if load.name in TOGETHER}
+    looked += _ledger(point, ledgers) if ledgers else 0
     return looked + (_commits(point, journals["git"]) if "git" in journals else 0)
 
 

@@ -3,6 +3,7 @@
 The supervisor of an embedded cluster starts a server that died again at once; here it stays away for a while.
 """
 
+import itertools
 import random
 import signal
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from .network import both_ways
 from .running import TOGETHER, Running
 
 Links = list[tuple[str, str]]
+LONG_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,14 @@ def server_cuts() -> list[Fault]:
     found = [cut(f"{one} - {other}", both_ways(one, [other]), 5.0, CLIENTS) for one, other in pairs]
     one_way = (("A", "B"), ("B", "A"), ("A", "directory"), ("directory", "A"), ("directory", "locks"))
     return found + [cut(f"{one} > {other}", [(one, other)], 5.0, CLIENTS) for one, other in one_way]
+
+
+def long_cuts() -> list[Fault]:
+    """Everybody from everybody, and clients from what they are answered, for so long that TCP repeats itself half a
+    minute later."""
+    answers = [(server, client) for server in SERVERS for client in CLIENTS]
+    everything = [*itertools.permutations(SERVERS, 2), *answers, *((client, server) for server, client in answers)]
+    return [cut("all links", everything, LONG_S, ()), cut("servers > clients", answers, LONG_S, ())]
 
 
 def everything() -> list[Fault]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from . import checks, report, rounds
-from .faults import Fault
+from .faults import LONG_S, Fault, long_cuts
 from .lab import CLIENTS, Lab
 from .running import CALLS, LOADS, Running
 
@@ -14,6 +14,7 @@ FIRST_S = 60.0
 CALM_S = 5.0
 SLOW_S = 10.0
 ROUND_TRIP_S = 0.2
+AGAIN_S = 3.0
 _BEGAN_S = time.monotonic()
 _TAKEN_FOR_DEAD = ("does not answer", "is passed over", "cannot be renewed", "has lapsed")
 
@@ -32,6 +33,19 @@ def under_faults(lab: Lab, faults: list[Fault], seed: int) -> None:
     rounds.wait_whole(lab, "at the end")
     found = checks.check_volume(lab)
     tell(f"dfs check: nothing is wrong in {found['rows']} rows and {found['chunks']} chunks on each file server")
+    _look(lab, loads, *CLIENTS, "m3")
+
+
+def over_long_cuts(lab: Lab, seed: int) -> None:
+    """Links are cut for longer than anybody waits; soon after they are whole everybody is answered who still waits."""
+    lab.network.connect()
+    lab.start(timeout_s=3 * LONG_S)
+    with _loads(lab, CALLS, seed) as loads:
+        for fault in long_cuts():
+            outcome = rounds.one(lab, loads, fault)
+            again = {load: round(again_s, 1) for load, again_s in outcome.resumed_s.items()}
+            tell(f"{fault.name} for {outcome.held_s:.0f} s: again after {again} s, whole after {outcome.whole_s:.1f} s")
+            assert max(again.values()) <= AGAIN_S, f"after {fault.name} it took longer than {AGAIN_S:g} s"
     _look(lab, loads, *CLIENTS, "m3")
 
 
