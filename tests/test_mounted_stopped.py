@@ -116,6 +116,22 @@ def test_whoever_took_the_lock_need_not_have_written(fresh):
     assert_told(fresh, sleeper, f"/{copy}", "/file.txt")
 
 
+def test_whoever_took_the_lock_may_have_given_it_back(fresh):
+    """Goal: S6. Another client has opened the file for writing, and closed it without a change: the version is still
+    the one that the stopped client's content is based on, and yet it is a copy, as a newer holder has been there."""
+    sleeper, other = fresh.mount(), fresh.mount("--lock-wait", 20)
+    (sleeper.point / "file.txt").write_bytes(b"base")
+    with written(sleeper.point / "file.txt", b" lost") as (handle, ino):
+        with stopped(sleeper, ino):
+            (other.point / "file.txt").open("ab").close()
+            wait_until(lambda: not fresh.ask("locks", "locks")["locks"], "the lock is free again")
+        with error(errno.EIO):
+            os.fsync(handle)
+    assert (sleeper.point / "file.txt").read_bytes() == b"base"
+    (copy,) = set(os.listdir(other.point)) - {"file.txt"}
+    assert (other.point / copy).read_bytes() == b"base lost"
+
+
 def test_stopped_during_an_fsync(fresh):
     """Goal: S6. The client is stopped while it sends what a program syncs: fsync() returns the error."""
     sleeper, other, outcome = fresh.mount(), fresh.mount("--lock-wait", 20), []
