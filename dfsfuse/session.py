@@ -2,7 +2,7 @@
 
 A change takes a free slot and the slot's next sequence number; it is repeated with the same numbers until the directory
 has answered, so it is executed once. A slot whose outcome stayed unknown is never used again: its next number would be
-refused if the change was not executed.
+refused if the change was not executed. What is refused for its number was not executed, and goes through another slot.
 
 Threads: `_mutex` guards slots, the inode range and open numbers; it is never held across a request. One thread of its
 own renews the lease.
@@ -141,8 +141,17 @@ class Session:
         return self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, timeout_s)
 
     def change(self, request: Change, reply: type, meanwhile: Callable[[], None] | None = None) -> Any:
-        """A request that is executed once. `meanwhile` as in `Rpc.call`."""
-        slot = self._take_slot()
+        """A request that is executed once. `meanwhile` as in `Rpc.call`.
+
+        A directory that lost power may have lost the slot's latest numbers, with the changes that they were of: then it
+        has executed nothing, and does so for a slot that it has never heard of.
+        """
+        try:
+            return self._change(self._take_slot(), request, reply, meanwhile)
+        except errors.OutOfSequence:
+            return self._change(self._new_slot(), request, reply, meanwhile)
+
+    def _change(self, slot: list[int], request: Change, reply: type, meanwhile: Callable[[], None] | None) -> Any:
         slot[1] += 1
         request.slot, request.sequence, request.session = slot
         try:
@@ -160,6 +169,10 @@ class Session:
         with self._mutex:
             if self._slots:
                 return self._slots.pop()
+        return self._new_slot()
+
+    def _new_slot(self) -> list[int]:
+        with self._mutex:
             self._slots_made += 1
             return [self._slots_made, 0, self.id]
 

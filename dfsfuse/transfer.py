@@ -80,7 +80,8 @@ class Transfer:
                 return self._session.rpc.put_chunk(server.url, name, data, role, share_s, is_silent)
             except (errors.Unreachable, errors.Interrupted) as error:
                 failure = self._has_failed(server, error)
-            except errors.NotEnoughCopies as error:
+            except (errors.NotEnoughCopies, errors.NotPrimary) as error:
+                # The other servers, or this client's knowledge of them, may be there a moment later.
                 failure = errors.Unreachable(str(error))
             except errors.ServerError as error:
                 log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)

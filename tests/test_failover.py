@@ -1,9 +1,11 @@
 """Which file server a client asks: who is silent, fails, or may lack chunks is passed over, and quickly."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -188,6 +190,20 @@ def test_a_server_that_fails_is_passed_over_at_once(error: type[errors.DfsError]
     assert upload(transfer) == ["B"]
     transfer.sync([])
     assert time.monotonic() - began < 0.2
+
+
+def test_a_group_that_is_forming_is_waited_for():
+    """Goal: a server that knows of a primary of which this client has not heard yet is asked again until it has; after
+    the time-out nobody was reached, which is no EIO."""
+    group = Group(A=errors.NotPrimary("uploads go to X"))
+    group.cluster.files[1:] = []
+    transfer = Transfer(group)
+    with pytest.raises(errors.Unreachable, match="uploads go to X") as told:
+        upload(transfer)
+    assert told.value.errno == errno.EHOSTUNREACH
+    group.timeout_s = 10.0
+    threading.Timer(0.3, lambda: group.does.pop("A")).start()
+    assert upload(Transfer(group)) == ["A"]
 
 
 def test_what_all_servers_say_is_told():

@@ -1,14 +1,16 @@
-"""The client's session with a directory that does not answer."""
+"""The client's session with a directory that does not answer, or has lost power."""
 
 from typing import Any
 
 import pytest
 from msgspec import structs
 from support import wait_until
+from volumes import FOLDER, Volume
 
 from dfsfuse import errors, session
-from dfsfuse.messages import Begun, Cluster, InodeRange, Message, Renewed, Server
+from dfsfuse.messages import Begun, Cluster, Create, InodeRange, Made, Message, Renewed, Server
 from dfsfuse.session import Identity, Session
+from servers.store.memory import MemoryStore
 
 CLUSTER = Cluster(volume="v", copies=3, copies_min=2)
 
@@ -68,3 +70,51 @@ def test_what_becomes_of_servers_is_told(field: str, value: object):
     for _ in range(2):
         made.renew()
     assert told == [1]
+
+
+class RealCore:
+    """The directory's own core in the place of the connection to it; `asked` has the slots of changes. A power cut
+    takes what happened since `save`; one that comes `before_reply` takes what was just executed."""
+
+    def __init__(self, volume: Volume):
+        self._volume, self.asked, self.before_reply = volume, [], False
+        self.save()
+
+    def save(self) -> None:
+        self._saved = list(self._volume.store.keys), dict(self._volume.store.values)
+
+    def lose_power(self) -> None:
+        self._volume.store.keys, self._volume.store.values = list(self._saved[0]), dict(self._saved[1])
+        self._volume.restart()
+
+    def call(self, url: str, operation: str, request: Message, reply: type, *_: object) -> Any:
+        if operation == "begin":
+            return self._volume.core.begin(request, self._volume.now_s)
+        self.asked.append(request.slot)
+        answer = self._volume.change(request)
+        if self.before_reply:
+            self.before_reply = False
+            self.lose_power()
+            raise errors.Unreachable("power is cut")
+        return answer
+
+
+@pytest.mark.parametrize("before_reply", [False, True])
+def test_a_change_after_a_power_cut_of_the_directory(before_reply: bool):
+    """Goal: the directory has lost the latest change of a slot, or the one that is being asked for: what a program asks
+    for is executed, once, without an error; and slots are used again afterwards."""
+    volume = Volume(MemoryStore())
+    core = RealCore(volume)
+    made = Session(core, "", Identity("host", 1, "/m", "user"), 5.0)
+    make = lambda name: made.change(Create(names=[name], ino=0, mode=FOLDER), Made)  # noqa: E731
+    make(b"first")
+    core.save()
+    make(b"second")
+    core.before_reply = before_reply
+    if not before_reply:
+        core.lose_power()
+    make(b"third")
+    make(b"fourth")
+    assert volume.paths() == ["/first", "/fourth", "/third"]
+    assert core.asked == [1, 1, *([1] if before_reply else []), 1, 2, 2]
+    volume.check()

@@ -266,6 +266,8 @@ class Program:
             cuts = self.world.directory_cuts
             try:
                 do()
+            except errors.OutOfSequence as error:
+                raise Violation(f"S1: {self.who}: {step} of a private name was given up: {error}") from None
             except (errors.NotFound, errors.AlreadyExists, errors.Stale) as error:
                 if self.world.directory_cuts == cuts and not self.world.lately_cut():
                     raise Violation(f"S1: {self.who}: {step} of a private name: {type(error).__name__}") from None
