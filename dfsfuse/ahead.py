@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
+from dfsfuse.disk_io import read_into
 from dfsfuse.messages import ChunkReceipts
 from dfsfuse.transfer import Transfer
 
@@ -51,15 +52,15 @@ class Ahead:
                 return
             if self._waiting < WAITING_MAX:
                 content.changes.ahead.add(*entry)
-                content.ahead[index] = self._begin(os.dup(content.fd), index)
+                content.ahead[index] = self._begin(os.dup(content.fd), index, content.past_pages)
 
-    def _begin(self, fd: int, index: int) -> "Future[ChunkReceipts]":
+    def _begin(self, fd: int, index: int, past_pages: bool) -> "Future[ChunkReceipts]":
         def done(_: object) -> None:
             os.close(fd)
             self._count(-1)
 
         self._count(1)
-        future = self._pool.submit(self._send, fd, index)
+        future = self._pool.submit(self._send, fd, index, past_pages)
         future.add_done_callback(done)
         return future
 
@@ -67,10 +68,11 @@ class Ahead:
         with self._counting:
             self._waiting += more
 
-    def _send(self, fd: int, index: int) -> ChunkReceipts:
+    def _send(self, fd: int, index: int, past_pages: bool) -> ChunkReceipts:
         try:
-            data = os.pread(fd, ENTRY_BYTES, index * ENTRY_BYTES)
-            return self._transfer.try_upload(data)
+            with self._transfer.buffers.lend() as buffer:
+                count = read_into(fd, buffer, index * ENTRY_BYTES, past_pages)
+                return self._transfer.try_upload(buffer[:count])
         except errors.DfsError as error:
             log.info("what is being written is not sent ahead for %.0f s: %s", PAUSE_S, error)
             self._paused_until_s = time.monotonic() + PAUSE_S

@@ -17,6 +17,7 @@ from dfsfuse.cache import Cache
 from dfsfuse.changes import EntryChanges
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Entry, Piece
 from dfsfuse.content import Content
+from dfsfuse.disk_io import read_into
 from dfsfuse.in_doubt import InDoubt
 from dfsfuse.messages import (
     COMMIT_ID_BYTES,
@@ -185,8 +186,9 @@ class Committer:
         """What was sent ahead is sent again only if its receipts have become void."""
         if part.last - part.first == ENTRY_BYTES and (sent := sent_ahead(content, part.index)) is not None:
             return sent
-        data = content.cut_out(part.index, part.first, part.last)
-        return self._transfer.upload(data, confirmed, ask=content.attempts.failed)
+        with self._transfer.buffers.lend() as buffer:
+            data = _cut_out(content, part, buffer)
+            return self._transfer.upload(data, confirmed, ask=content.attempts.failed)
 
     def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:
         """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
@@ -233,3 +235,11 @@ class Committer:
                 receipts=[receipts[name] for name in names if name in receipts],
             )
             self._session.query(request, Nothing)
+
+
+def _cut_out(content: Content, part: _Part, buffer: memoryview) -> memoryview:
+    """The part, with zeros where the file has been cut meanwhile."""
+    data = buffer[: part.last - part.first]
+    count = read_into(content.fd, data, part.index * ENTRY_BYTES + part.first, content.past_pages)
+    data[count:] = bytes(len(data) - count)
+    return data

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from dfsfuse import chunks, errors
+from dfsfuse import chunks, disk_io, errors
 from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
 from dfsfuse.in_doubt import InDoubt, cut
 from dfsfuse.messages import ChunkReceipts
-from dfsfuse.sparse_files import holds_data, punch_hole, write_all
+from dfsfuse.sparse_files import holds_data, punch_hole
 
 READ_AHEAD_ENTRIES = 3
 _lineages = itertools.count(1)
@@ -68,6 +68,8 @@ class Content:
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
     since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
+    `past_pages`: what was written last has gone to the disk past the kernel's pages.
+
     `measured`: the cache knows how much room its file takes. `ahead`: what was sent before close() (ahead.py), by
     entry. `committed_s`: when this client has heard that its latest
     commit of it has happened.
@@ -90,7 +92,7 @@ class Content:
         self.attempts = Attempts()
         self.row_current = False
         self.row_stale = False
-        self.measured = True
+        self.measured, self.past_pages = True, False
         self.committed_s = 0.0
         self.synced = False
         self.attributes_synced = True
@@ -187,7 +189,7 @@ class Content:
         if len(data) < span.start + span.length:
             raise errors.ChunkCorrupt(f"chunk {span.chunk.hex()} is shorter than its piece")
         part = memoryview(data)[span.start : span.start + span.length]
-        write_all(self.fd, part, index * ENTRY_BYTES + span.offset)
+        disk_io.write_all(self.fd, part, index * ENTRY_BYTES + span.offset)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Bytes of entries that are here; how many."""
@@ -216,10 +218,10 @@ class Content:
         """
         with self.mutex:
             offset = self.size if append else offset
-            written = 0
+            written, self.past_pages = 0, len(data) >= disk_io.LARGE_BYTES
             try:
-                while written < len(data):
-                    written += os.pwrite(self.fd, memoryview(data)[written:], offset + written)
+                for count in disk_io.written(self.fd, data, offset):
+                    written += count
             finally:
                 # Also what a full disk has taken of it: it is on this disk, so it is to be sent.
                 news = self.account(offset, offset + written) if written else False
@@ -329,11 +331,6 @@ class Content:
     def is_blank(self, index: int, first: int, last: int) -> bool:
         """The bytes [first, last) of entry `index` are zeros of which the disk knows that they are."""
         return not holds_data(self.fd, index * ENTRY_BYTES + first, last - first)
-
-    def cut_out(self, index: int, first: int, last: int) -> bytes:
-        """The bytes [first, last) of entry `index`, padded with zeros where the file has been cut meanwhile."""
-        data = os.pread(self.fd, last - first, index * ENTRY_BYTES + first)
-        return data if len(data) == last - first else data.ljust(last - first, b"\0")
 
     def committed(
         self, version: int, commit_id: bytes, entries: list[Entry], segments: list[bytes], durable: bool

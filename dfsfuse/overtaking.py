@@ -13,8 +13,9 @@ import os
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Span, clip, entry_length, spans
 from dfsfuse.content import Content, Download
+from dfsfuse.disk_io import write_all
 from dfsfuse.openings import Version
-from dfsfuse.sparse_files import punch_hole, write_all
+from dfsfuse.sparse_files import punch_hole
 
 BROUGHT_BYTES_MAX = 16 << 20
 Patches = dict[int, list[tuple[Span, bytes]]]

@@ -10,15 +10,10 @@ import functools
 import os
 from collections.abc import Iterator
 
+from dfsfuse.disk_io import write_all
+
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 _CANNOT = errno.EOPNOTSUPP, errno.ENOSYS
-
-
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """pwrite, repeated where the disk took less than all."""
-    done = os.pwrite(fd, data, offset)
-    while done < len(data):
-        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from dfsfuse import errors
+from dfsfuse.buffers import Buffers
 from dfsfuse.chunks import chunk_name
 from dfsfuse.health import Health
 from dfsfuse.messages import ChunkReceipts, Confirm, FilesStatus, Message, Server, Stored, Sync, Synced
@@ -43,6 +44,7 @@ class Transfer:
         self._session, self._patience = session, Patience(session.timeout_s)
         self._health = Health(session.rpc, self._group)
         self._turn = itertools.count()
+        self.buffers = Buffers()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
         self.sent_bytes, self._tell = 0, tell
 
@@ -60,7 +62,7 @@ class Transfer:
         stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
         return self._sent(name, data, stored)
 
-    def try_upload(self, data: bytes) -> ChunkReceipts:
+    def try_upload(self, data: Body) -> ChunkReceipts:
         """As `upload`, once: raises Unreachable at once where no server takes it."""
         name = chunk_name(data)
         return self._sent(name, data, self._upload_once(name, data, self._session.timeout_s))

@@ -97,7 +97,7 @@ class ChunkFiles:
         """The whole chunk; how many bytes, fewer than it has where the file ends. Raises OSError."""
         buffer = buffer[: place.length]
         with self._reading(name) as handle:
-            done = 0 if self._is_read_again(name) else direct_io.read_into(handle, buffer)
+            done = 0 if self._is_read_again(name) else direct_io.pread_into(handle, buffer, 0)
             while done < len(buffer) and (count := os.preadv(handle, (buffer[done:],), done)):
                 done += count
         return done
@@ -245,7 +245,7 @@ class ChunkFiles:
 def _write_file(path: str, data: bytes | bytearray | memoryview) -> None:
     handle = os.open(path, _CREATE, 0o600)
     try:
-        written = direct_io.write_blocks(handle, data)
+        written = direct_io.pwrite(handle, data, 0)
         while written < len(data):
             written += os.pwrite(handle, memoryview(data)[written:], written)
     finally:

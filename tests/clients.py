@@ -11,6 +11,7 @@ from typing import Any
 from volumes import Volume
 
 from dfsfuse import chunks, errors, messages
+from dfsfuse.buffers import Buffers
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import HOLE, Entry
 from dfsfuse.commits import Committer
@@ -29,6 +30,7 @@ class Servers:
     received_bytes: int = 0
     before_store: Callable[[], None] = lambda: None
     number: int = 1
+    buffers: Buffers = dataclasses.field(default_factory=Buffers)
 
     # -- dfsfuse.transfer.Transfer
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fake_filesystem import FakeFileSystem
 
 from dfsfuse.drivers import fuse_protocol as fuse
-from dfsfuse.drivers.fuse_channel import Request
+from dfsfuse.drivers.fuse_channel import HEAD, Request
 from dfsfuse.drivers.linux import Driver
 
 _LARGEST = 2 << 20
@@ -85,8 +85,8 @@ class Kernel:
 
     def send(self, message: bytes) -> list[Reply]:
         """All that the driver writes while it answers one request."""
-        self._request.buffer[: len(message)] = message
-        self._request.length = len(message)
+        self._request.end = HEAD + len(message)
+        self._request.buffer[HEAD : self._request.end] = message
         self.driver.answer(self._request)
         return self.written()
 

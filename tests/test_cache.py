@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import random
 import sqlite3
@@ -455,6 +456,7 @@ def test_an_open_that_fails_leaves_no_descriptor(client: Client, monkeypatch: py
         raise OSError(errno.ENOSPC, "full")
 
     content = client.cache.peek(client.volume.at("f").ino)
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", full)

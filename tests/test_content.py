@@ -11,12 +11,13 @@ import pytest
 from clients import Client, Servers, manifest_entries, uploaded
 from volumes import Volume
 
-from dfsfuse import chunks, errors
+from dfsfuse import chunks, direct_io, errors
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.content import Content
+from dfsfuse.disk_io import write_all
 from dfsfuse.holes import allocated_bytes
 from dfsfuse.messages import SEGMENT_ENTRIES
-from dfsfuse.sparse_files import punch_hole, write_all
+from dfsfuse.sparse_files import punch_hole
 from servers.store.memory import MemoryStore
 
 MIB = 1 << 20
@@ -67,13 +68,13 @@ class _Run:
         self.steps += [self.change_sides, self.reopen]
 
     def place(self) -> int:
-        """Anywhere, but often at a border of blocks or entries."""
+        """Anywhere, but often at a border of blocks or entries, or near it."""
         around = self.choose.choice([0, BLOCK_BYTES, ENTRY_BYTES, 2 * ENTRY_BYTES, len(self.model)])
-        near = max(0, around + self.choose.randrange(-200, 200))
+        near = max(0, around + self.choose.choice([0, self.choose.randrange(-200, 200)]))
         return near if self.choose.random() < 0.6 else self.choose.randrange(10 * MIB)
 
     def length(self) -> int:
-        return self.choose.choice([1, 100, 4096, 70_000, self.choose.randrange(1, 5 * MIB)])
+        return self.choose.choice([1, 100, 4096, 70_000, MIB, self.choose.randrange(1, 5 * MIB)])
 
     def write(self) -> None:
         self._write(self.place())
@@ -82,7 +83,8 @@ class _Run:
         self._write(len(self.model))
 
     def _write(self, offset: int) -> None:
-        data = self.choose.randbytes(self.length())
+        data = direct_io.memory(self.length())
+        data[:] = self.choose.randbytes(len(data))
         self.client.write(self.content, data, offset)
         self.model.extend(bytes(max(0, offset - len(self.model))))
         self.model[offset : offset + len(data)] = data

@@ -11,7 +11,7 @@ import pytest
 from support import wait_until
 
 from dfsfuse.drivers import fuse_workers
-from dfsfuse.drivers.fuse_channel import Interrupts, Request
+from dfsfuse.drivers.fuse_channel import HEAD, Interrupts, Request
 from dfsfuse.drivers.fuse_workers import Looks, Workers
 
 BLOCK = b"block"
@@ -32,7 +32,7 @@ class Served:
     def _answer(self, request: Request) -> None:
         self.threads.add(threading.current_thread())
         self.devices.add(request.device)
-        asked = request.buffer[: request.length]
+        asked = request.buffer[HEAD : request.end]
         if asked == BLOCK:
             self.blocked.release()
             self.free.wait()

@@ -1,6 +1,7 @@
 """The Linux driver over a file system in memory: what it translates, which errno it answers with, and that nothing that
 the kernel could send ends it. The requests are bytes; nothing is mounted."""
 
+import ctypes
 import errno
 import fcntl
 import logging
@@ -16,7 +17,9 @@ from fake_filesystem import FakeFileSystem
 from fuse_requests import Kernel, entries_of, reply_of, request_bytes
 
 from dfsfuse import errors
+from dfsfuse.direct_io import BLOCK_BYTES
 from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_channel import BODY
 from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
 from dfsfuse.range_locks import FileLock
@@ -530,6 +533,23 @@ def test_stores_through_a_mapping_are_at_their_place(kernel):
     assert [call[-1] for call in kernel.fs.files.calls if call[0] == "write"] == [True, False, False]
 
 
+def test_what_is_written_can_go_to_the_disk_as_it_is(kernel, monkeypatch):
+    """Goal: the data of a WRITE is handed on where it was read to, and begins at the border of a block of memory."""
+    ino, addresses = kernel.fs.add(b"file"), []
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+
+    def write(handle: object, data: memoryview, *_: object) -> int:
+        addresses.append(ctypes.addressof(ctypes.c_char.from_buffer(data)))
+        return len(data)
+
+    monkeypatch.setattr(kernel.fs.files, "write", write)
+    kernel.write(fh, b"some", 0)
+    kernel.write(fh, b"more", 4)
+    assert addresses[0] == addresses[1]
+    assert addresses[0] % BLOCK_BYTES == 0
+
+
 def test_writing_takes_set_id_bits_away(kernel):
     """Goal: the file system hears who may keep them: root, unless the kernel says of a write, of an open that cuts or
     of a new size that it is by somebody else."""
@@ -826,8 +846,8 @@ def test_short_requests(kernel):
     fh, _ = kernel.open(ino, os.O_RDWR)
     kernel.write(fh, b"x" * 100)
     for opcode, (_, least) in kernel.driver._handlers.items():
-        replies = kernel.send(request_bytes(opcode, bytes(least - 41), ino) if least > 40 else b"")
-        no_reply = opcode in (fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT) or least == 40
+        replies = kernel.send(request_bytes(opcode, bytes(least - BODY - 1), ino) if least > BODY else b"")
+        no_reply = opcode in (fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT) or least == BODY
         assert [reply.error for reply in replies] == ([] if no_reply else [errno.EINVAL]), fuse.OPCODES[opcode]
     assert kernel.send(b"short") == []
     assert [reply.error for reply in kernel.send(request_bytes(fuse.FUSE_STATFS) + b"more")] == [errno.EINVAL]

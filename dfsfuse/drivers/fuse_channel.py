@@ -26,10 +26,13 @@ log = logging.getLogger(__name__)
 DEVICE = "/dev/fuse"
 PAYLOAD_BYTES_MAX = 1 << 20
 """The largest READ, WRITE and listing, in one piece."""
-BODY = fuse.fuse_in_header.size
-"""Where a request's structure begins in its buffer."""
 DATA = 4096
-"""Where a reply's data is put together: the room before it takes the header, so both go out in one write."""
+"""Where a reply's data is put together: the room before it takes the header, so both go out in one write. Also where
+the data of a WRITE is: at the border of a page, from which it can go to the disk as it is."""
+HEAD = DATA - fuse.fuse_in_header.size - fuse.fuse_write_in.size
+"""Where a request begins in its buffer."""
+BODY = HEAD + fuse.fuse_in_header.size
+"""Where its structure begins."""
 _BUFFER_BYTES = DATA + PAYLOAD_BYTES_MAX
 _HEADER = DATA - fuse.fuse_out_header.size
 _NOTHING_READ = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
@@ -57,11 +60,11 @@ def clone(device: int) -> int:
 
 
 class Request:
-    """The request that one thread works on. `undo` is called if the kernel does not take the reply: what the reply
-    would have made the kernel the owner of."""
+    """The request that one thread works on, the bytes of `buffer` from HEAD to `end`. `undo` is called if the kernel
+    does not take the reply: what the reply would have made the kernel the owner of."""
 
     __slots__ = (
-        "device", "buffer", "view", "length", "opcode", "unique", "nodeid", "uid", "gid", "pid", "undo", "_into",
+        "device", "buffer", "view", "end", "opcode", "unique", "nodeid", "uid", "gid", "pid", "undo", "_into",
     )  # fmt: skip
 
     def __init__(self, device: int):
@@ -69,12 +72,13 @@ class Request:
         # An anonymous mapping takes memory only as far as it has been used.
         self.buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self.view = memoryview(self.buffer)
-        self._into = [self.buffer]
-        self.length = self.opcode = self.unique = self.nodeid = self.uid = self.gid = self.pid = 0
+        self._into = [self.view[HEAD:]]
+        self.end = self.opcode = self.unique = self.nodeid = self.uid = self.gid = self.pid = 0
         self.undo: Callable[[], None] | None = None
 
     def close(self) -> None:
         with contextlib.suppress(BufferError):
+            self._into.clear()
             self.view.release()
             self.buffer.close()
 
@@ -82,8 +86,9 @@ class Request:
         """Wait for the next request; False: there will be none."""
         while True:
             try:
-                self.length = os.readv(self.device, self._into)
-                return self.length > 0
+                count = os.readv(self.device, self._into)
+                self.end = HEAD + count
+                return count > 0
             except OSError as error:
                 if error.errno in _NOTHING_READ:
                     continue
@@ -95,7 +100,7 @@ class Request:
 
     def name(self, start: int = BODY) -> bytes:
         """The name that begins there and ends with a zero byte."""
-        end = self.buffer.find(b"\0", start, self.length)
+        end = self.buffer.find(b"\0", start, self.end)
         if end <= start:
             raise refusal(errno.EINVAL, "a name is missing")
         return self.buffer[start:end]
@@ -106,7 +111,7 @@ class Request:
 
     def data(self, start: int, length: int) -> memoryview:
         """Valid until the reply."""
-        if start + length > self.length:
+        if start + length > self.end:
             raise refusal(errno.EINVAL, "data is missing")
         return self.view[start : start + length]
 
@@ -177,11 +182,11 @@ Handler = Callable[[Request], bytes | None]
 is to be replied."""
 
 Handlers = dict[int, tuple[Handler, int]]
-"""Opcode -> (handler, how long such a request is at least)."""
+"""Opcode -> (handler, where such a request ends at the earliest)."""
 
 
 def beyond(structure: Struct) -> int:
-    """The length of a request with this structure: what lies beyond is of what was read before."""
+    """Where a request with this structure ends at the earliest: what lies beyond is of what was read before."""
     return BODY + structure.size
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_channel import (
     BODY,
+    HEAD,
     PAYLOAD_BYTES_MAX,
     Handler,
     Handlers,
@@ -122,16 +123,16 @@ class Driver:
 
     def answer(self, request: Request) -> None:
         """Never raises."""
-        if request.length < BODY:
-            log.error("a request of %d bytes: that is less than its header", request.length)
+        if request.end < BODY:
+            log.error("a request of %d bytes: that is less than its header", request.end - HEAD)
             return
         length, opcode, request.unique, request.nodeid, request.uid, request.gid, request.pid, _, _ = _in_header(
-            request.buffer
+            request.buffer, HEAD
         )
         request.opcode, request.undo = opcode, None
         try:
             handler, least = self._handlers.get(opcode, _UNKNOWN)
-            if length != request.length or length < least:
+            if HEAD + length != request.end or request.end < least:
                 raise refusal(errno.EINVAL, "too short, or not as long as it says")
             body = handler(request)
             if body is not None:

@@ -77,7 +77,7 @@ class Names:
     def batch_forget(self, request: Request) -> None:
         count = fuse.fuse_batch_forget_in.unpack_from(request.buffer, BODY)[0]
         start, size = BODY + fuse.fuse_batch_forget_in.size, fuse.fuse_forget_one.size
-        data = request.data(start, min(count * size, request.length - start) // size * size)
+        data = request.data(start, min(count * size, request.end - start) // size * size)
         for nodeid, lookups in fuse.fuse_forget_one.iter_unpack(data):
             self._nodes.forget(nodeid, lookups)
 
