@@ -20,7 +20,7 @@ from dfsfuse.cache_index import CacheIndex, State, boot_id
 from dfsfuse.cache_sizes import Sizes
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
-from dfsfuse.content_file import usable
+from dfsfuse.content_file import close_file, usable
 from dfsfuse.content_files import ContentFiles
 from dfsfuse.full_disk import FullDisk, Need, Reserve
 from dfsfuse.messages import Attributes
@@ -76,7 +76,11 @@ class Cache:
         return known
 
     def close(self) -> None:
+        """Where the client ends while programs have files open, these are closed too."""
         with self._mutex:
+            for content in self._in_use.values():
+                with content.mutex:
+                    close_file(content)
             self._files.close_all()
             self._save_settled()
             self._remove_gone(len(self._gone))

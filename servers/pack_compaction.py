@@ -51,6 +51,10 @@ class Compaction:
         self._new_number, self._forget = new_number, forget
         self._target: PackFile | None = None
 
+    def close(self) -> None:
+        """The pack that it copies to is not open any longer."""
+        self._target = None
+
     def compact(self, in_use: Container[int], pack_bytes: int) -> int:
         """Rewrite a pack that is mostly dead space, and is none of these; how many bytes that has freed, 0 if there is
         none. A pack of `pack_bytes` is full. Raises NoSpace, Internal; then nothing has changed."""

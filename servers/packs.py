@@ -280,6 +280,9 @@ class Packs:
     def close(self) -> None:
         """Nobody uses it any more."""
         self._index.close()
+        self._compaction.close()
+        self._handles.keep(())
+        self._written, self._current = {}, None
 
     # -- the index
 

@@ -95,7 +95,11 @@ class Supervisor:
             (self._home / "cluster.json").unlink(missing_ok=True)
             self._end_children(signals)
             log.info("supervisor %d has ended", os.getpid())
-            os.close(self._users_lock)
+            self.close()
+
+    def close(self) -> None:
+        """Another one may run the cluster."""
+        os.close(self._users_lock)
 
     def _tick(self, now: float) -> None:
         url = self._directory.url

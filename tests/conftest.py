@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import closed_afterwards, none_stays
 from support import DRIVER, Mount, MountedCluster, clean_up, hung, mounted_cluster
 from volume_checks import assert_whole
 
@@ -19,6 +20,18 @@ from dfsfuse.cluster import Endpoint, find_or_start
 HUNG_S = 900.0 if os.environ.get("DFS_LONG") else 100.0
 
 pytest.register_assert_rewrite("posix_rules")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_descriptors_stay(request: pytest.FixtureRequest) -> Iterator[None]:
+    with none_stays(request.node.name):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _left_open_is_closed() -> Iterator[None]:
+    with closed_afterwards():
+        yield
 
 
 @pytest.fixture

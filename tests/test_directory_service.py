@@ -112,7 +112,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     finally:
         if made.process.poll() is None:
             made.kill()
-    check_tree(SqliteStore(made.home / "directory.db"))
+    with contextlib.closing(SqliteStore(made.home / "directory.db")) as store:
+        check_tree(store)
 
 
 @pytest.fixture

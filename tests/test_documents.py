@@ -155,12 +155,12 @@ def test_every_test_that_is_named_exists(document: Path):
     assert named_tests(document.read_text()) <= existing_tests()
 
 
-def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
+@contextlib.contextmanager
+def refused(mount: Path) -> Iterator[dict[str, list[Callable[[], object]]]]:
     """First cell of the table in SEMANTICS.md -> calls that must end with the errno in its second cell."""
     file, other, libc = mount / "file", mount / "other", ctypes.CDLL(None, use_errno=True)
     folder, device = mount / "folder", mount / "device"
-    fd = os.open(file, os.O_RDWR | os.O_CREAT)
-    other.touch()
+    fd, source = os.open(file, os.O_RDWR | os.O_CREAT), os.open(other, os.O_RDONLY | os.O_CREAT)
     folder.mkdir()
     os.mknod(device, 0o020666, os.makedev(1, 3))
     for name in ("user.a", "user.b"):
@@ -176,7 +176,7 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
     def long_name() -> None:
         (mount / ("n" * 256)).touch()
 
-    return {
+    yield {
         "link to a folder": [lambda: os.link(folder, mount / "link")],
         "opening a device node (the nodes themselves are kept) without `--dev`": [lambda: os.open(device, os.O_RDONLY)],
         "setxattr and getxattr outside `user.`, `trusted.` and `security.`, save POSIX ACLs": [
@@ -201,9 +201,9 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
         "fallocate that moves content: COLLAPSE_RANGE, INSERT_RANGE, and UNSHARE_RANGE": [
             fallocate(mode) for mode in (8, 32, 64)
         ],
-        "O_TMPFILE": [lambda: os.open(mount, os.O_TMPFILE | os.O_RDWR)],
+        "O_TMPFILE": [lambda: os.close(os.open(mount, os.O_TMPFILE | os.O_RDWR))],
         "RENAME_WHITEOUT": [lambda: call("renameat2", -100, bytes(file), -100, bytes(other) + b"2", 4)],
-        "FICLONE": [lambda: fcntl.ioctl(fd, _FICLONE, os.open(other, os.O_RDONLY))],
+        "FICLONE": [lambda: fcntl.ioctl(fd, _FICLONE, source)],
         "ioctl of file flags (lsattr, chattr)": [lambda: fcntl.ioctl(fd, _GETFLAGS, bytes(8))],
         "ioctl FIEMAP (filefrag)": [lambda: fcntl.ioctl(fd, _FIEMAP, bytes(32))],
         "a file larger than 16 TiB, or than the cache's disk allows in one file": [
@@ -212,6 +212,8 @@ def refused(mount: Path) -> dict[str, list[Callable[[], object]]]:
         ],
         "a name longer than 255 bytes": [long_name],
     }
+    os.close(fd)
+    os.close(source)
 
 
 _FICLONE, _GETFLAGS, _FIEMAP = 0x40049409, 0x80086601, 0xC020660B
@@ -225,17 +227,17 @@ def test_what_is_refused_is_refused(mount: Path, driver: str):
     table = sections(SEMANTICS, 2)["What is refused"].split("### ")[0]
     titles, *told = rows(table)
     expected = {row[0]: row[titles.index(driver)] for row in told}
-    calls = refused(mount)
-    assert set(expected) - set(calls) == {"any change on a mount with `--read-only`"}
-    before = sorted(os.listdir(mount))
-    for what, tries in calls.items():
-        for attempt in tries:
-            with contextlib.nullcontext() if expected[what] == "works" else error(getattr(errno, expected[what])):
-                attempt()
-        if expected[what] == "works":
-            for name in set(os.listdir(mount)) - set(before):
-                (mount / name).unlink()
-        assert sorted(os.listdir(mount)) == before, what
+    with refused(mount) as calls:
+        assert set(expected) - set(calls) == {"any change on a mount with `--read-only`"}
+        before = sorted(os.listdir(mount))
+        for what, tries in calls.items():
+            for attempt in tries:
+                with contextlib.nullcontext() if expected[what] == "works" else error(getattr(errno, expected[what])):
+                    attempt()
+            if expected[what] == "works":
+                for name in set(os.listdir(mount)) - set(before):
+                    (mount / name).unlink()
+            assert sorted(os.listdir(mount)) == before, what
 
 
 @pytest.mark.mounted

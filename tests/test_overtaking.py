@@ -171,7 +171,7 @@ def test_readers_see_no_zeros_meanwhile(two):
     assert wrong == []
 
 
-def test_a_crash_leaves_no_mixture(two):
+def test_a_crash_leaves_no_mixture(two, monkeypatch: pytest.MonkeyPatch):
     """Goal: a client that is killed while a content becomes another version has nothing to send afterwards, and reads
     what was committed."""
     one, other = two
@@ -187,9 +187,10 @@ def test_a_crash_leaves_no_mixture(two):
         return other.servers.download(name)
 
     killed = RuntimeError("killed")
-    other.cache.index.save_clean = lambda contents: (_ for _ in ()).throw(killed)
-    with pytest.raises(RuntimeError):
-        overtake(second, newest(other, second), other.cache, download)
+    with monkeypatch.context() as patched:
+        patched.setattr(other.cache.index, "save_clean", lambda contents: (_ for _ in ()).throw(killed))
+        with pytest.raises(RuntimeError):
+            overtake(second, newest(other, second), other.cache, download)
     other.kill()
     assert other.cache.unsent() == []
     assert other.cache.index.load_unsent(other.cache.path_of) == []

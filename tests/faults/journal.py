@@ -5,7 +5,6 @@ way. Times are of CLOCK_MONOTONIC, which is one for all processes of the run.
 """
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +26,11 @@ class Journal:
     """Written by one process. Each line is one write, so readers never see half of one that was not the last."""
 
     def __init__(self, path: Path):
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = path.open("ab", buffering=0)
 
     def note(self, state: str, what: str, value: int, why: str = "") -> None:
         line = json.dumps(Line(time.monotonic(), state, what, value, why))
-        os.write(self._file, line.encode() + b"\n")
+        self._file.write(line.encode() + b"\n")
 
 
 class Reader:
