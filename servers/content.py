@@ -35,12 +35,13 @@ from dfsfuse.messages import (
 from servers import quota, records, references, undurable, versions
 from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 from servers.tree import at_place, existing, paths_to
 from servers.undurable import ROUND_NS, Needs, Undurable
 
 FILE_BYTES_MAX = 16 << 40
 _SEGMENTS_PER_REQUEST = 64
+_CHUNKS_PER_PAGE = 20_000
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
 
@@ -229,7 +230,7 @@ def _check_segments(tx: Transaction, inode: Inode, ids: list[bytes]) -> None:
             raise errors.BadRequest(f"no segment {segment_id.hex()}; put it again, then commit")
 
 
-def _part(tx: Transaction, manifest: Manifest, part: int) -> list[Entry]:
+def _part(tx: Reader, manifest: Manifest, part: int) -> list[Entry]:
     """The `part`-th 1,024 entries of a manifest."""
     if manifest.entries:
         return manifest.entries if part == 0 else []
@@ -240,25 +241,27 @@ def _part(tx: Transaction, manifest: Manifest, part: int) -> list[Entry]:
 # -- where the copies are
 
 
-def where(tx: Transaction, request: Lookup, group: Group) -> WhereReply:
+def where(tx: Reader, request: Lookup, group: Group) -> WhereReply:
     return _whereabouts(tx, *at_place(tx, request.base, request.names), group)
 
 
-def mappings(tx: Transaction, request: ListMappings, group: Group) -> Mappings:
-    """`where` for every regular file, in order of inode numbers; a page ends with the `limit`-th name."""
+def mappings(tx: Reader, request: ListMappings, group: Group) -> Mappings:
+    """`where` for every regular file, in order of inode numbers; a page ends with the `limit`-th name, or earlier where
+    files have very many chunks."""
     limit = max(1, min(request.limit, 1000))
     rows: list[WhereReply] = []
-    names = 0
+    names = chunks_counted = 0
     for ino, inode in records.inodes(tx, records.inode_key(request.after_ino + 1)):
-        if names >= limit:
+        if names >= limit or chunks_counted >= _CHUNKS_PER_PAGE:
             return Mappings(rows, True)
         if inode.is_file:
             rows.append(_whereabouts(tx, ino, inode, group))
             names += max(1, len(rows[-1].paths))
+            chunks_counted += rows[-1].chunks
     return Mappings(rows, False)
 
 
-def _whereabouts(tx: Transaction, ino: int, inode: Inode, group: Group) -> WhereReply:
+def _whereabouts(tx: Reader, ino: int, inode: Inode, group: Group) -> WhereReply:
     if stat.S_ISDIR(inode.mode):
         raise errors.IsADirectory("folders have no copies; name a file")
     manifest = manifest_of(inode)
@@ -276,7 +279,7 @@ def _whereabouts(tx: Transaction, ino: int, inode: Inode, group: Group) -> Where
     )
 
 
-def _copy(tx: Transaction, name: str, url: str, rank: int, chunk_names: set[bytes], group: Group) -> Whereabouts:
-    missing = sum(group.is_missing(tx, name, chunk) for chunk in chunk_names)
+def _copy(tx: Reader, name: str, url: str, rank: int, chunk_names: set[bytes], group: Group) -> Whereabouts:
+    missing = group.missing(tx, name, chunk_names)
     role = "replica" if rank else "primary"
     return Whereabouts(server=name, url=url, role=role, whole=missing == 0, missing_chunks=missing)

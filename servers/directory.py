@@ -30,7 +30,7 @@ from dfsfuse.messages import (
     Server,
     StatusReply,
 )
-from servers import content, quota, records, rename, sessions, tree, versions, xattrs
+from servers import content, quota, records, rename, sessions, tree, upgrade, xattrs
 from servers.attendance import PROMISE_LEASE_S, Attendance
 from servers.group import Group
 from servers.records import ServerRecord
@@ -93,7 +93,7 @@ class Directory:
         self._heartbeats: dict[str, tuple[float, Server]] = {}
         self._cluster: tuple[float, Cluster | None] = (now_s, None)
         store.transact(lambda tx: records.create_volume(tx, volume, uid, gid, now_ns))
-        store.transact(versions.build_references)
+        upgrade.build_references(store)
         self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         self.attendance = Attendance(store, now_s)
@@ -119,7 +119,7 @@ class Directory:
         return self._store.transact(lambda tx: content.open_file(tx, request))
 
     def put_segments(self, request: messages.PutSegments, now_s: float) -> Nothing:
-        group = self._group(now_s)
+        group = self.group(now_s)
         self._check_session(request.session)
         reply = self._store.transact(lambda tx: content.put_segments(tx, request, group))
         self.upkeep.committed(group.lacking(request.receipts))
@@ -130,18 +130,10 @@ class Directory:
         return self._once(request, lambda tx: operation(tx, request, now_ns), _reply_kind(request))
 
     def commit(self, request: messages.Commit, now_ns: int, now_s: float) -> Message:
-        group = self._group(now_s)
+        group = self.group(now_s)
         reply = self._once(request, lambda tx: content.commit(tx, request, group, now_ns), messages.Attributes)
         self.upkeep.committed(group.lacking(request.receipts))
         return reply
-
-    def where(self, request: messages.Lookup, now_s: float) -> messages.WhereReply:
-        group = self._group(now_s)
-        return self._store.read(lambda tx: content.where(tx, request, group))
-
-    def mappings(self, request: messages.ListMappings, now_s: float) -> messages.Mappings:
-        group = self._group(now_s)
-        return self._store.read(lambda tx: content.mappings(tx, request, group))
 
     def _once(self, request: Change, operation: Callable[[Transaction], Message], kind: type) -> Message:
         """Execute a change and remember its outcome in the same transaction; a repetition gets that outcome."""
@@ -241,7 +233,7 @@ class Directory:
         )
 
     def repair(self, request: messages.Repair, now_ns: int, now_s: float) -> messages.RepairWork:
-        reply = self.upkeep.repair(request, self._group(now_s).names, now_ns)
+        reply = self.upkeep.repair(request, self.group(now_s).names, now_ns)
         if reply.complete:
             self._cluster = (now_s, None)
         return reply
@@ -250,14 +242,15 @@ class Directory:
         return self.upkeep.collect(request)
 
     def trace(self, request: messages.Trace, now_s: float) -> messages.Traced:
-        return self.upkeep.trace(request, self._group(now_s))
+        return self.upkeep.trace(request, self.group(now_s))
 
     def settle(self, now_s: float) -> bool:
         """A bounded part of what goes on by itself. Is there more to do at once?"""
-        return self.upkeep.settle(self._group(now_s).names, now_s)
+        return self.upkeep.settle(self.group(now_s).names, now_s)
 
-    def _group(self, now_s: float) -> Group:
-        return Group(self.cluster(now_s), self.upkeep.states)
+    def group(self, now_s: float) -> Group:
+        """As it is now, and stays, whatever becomes of its servers."""
+        return Group(self.cluster(now_s), self.upkeep.states.copy())
 
     def cluster(self, now_s: float) -> Cluster:
         """The cluster as it was at most CLUSTER_S ago."""
@@ -298,7 +291,7 @@ class Directory:
             inodes=used.inodes,
             used_bytes=used.size_bytes,
             short_chunks=short,
-            conditions=self.upkeep.conditions(self._group(now_s).names),
+            conditions=self.upkeep.conditions(self.group(now_s).names),
             lost_files=self.upkeep.lost_files(),
         )
 

@@ -18,7 +18,7 @@ import msgspec
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
-from servers import check, dump
+from servers import check, content, dump
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.store import Store
@@ -81,8 +81,8 @@ class DirectoryService:
             "put_segments": (messages.PutSegments, lambda r: core.put_segments(r, boottime_s())),
             "commit": (messages.Commit, self._commit),
             "list": (messages.ListFolder, lambda r: core.list_folder(r, time.time_ns())),
-            "where": (messages.Lookup, lambda r: core.where(r, boottime_s())),
-            "mappings": (messages.ListMappings, lambda r: core.mappings(r, boottime_s())),
+            "where": (messages.Lookup, lambda r: self._look(content.where, r)),
+            "mappings": (messages.ListMappings, lambda r: self._look(content.mappings, r)),
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, core.end),
@@ -140,6 +140,11 @@ class DirectoryService:
     def _register(self, request: messages.Register) -> Any:
         reply = self.core.register(request, boottime_s())
         return self._after_sync(reply) if request.start else reply
+
+    def _look(self, look: Callable[..., Message], request: Message) -> Any:
+        """A file can have millions of chunks."""
+        group = self.core.group(boottime_s())
+        return self._surveys.once(lambda tx: look(tx, request, group))
 
     def _dump(self, request: messages.Dump) -> Any:
         copies, now_ns = self.core.copies, time.time_ns()

@@ -7,7 +7,7 @@ from dfsfuse import errors
 from dfsfuse.messages import ChunkReceipts, Cluster, Server
 from servers import records
 from servers.server_states import ServerState
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 from servers.undurable import Needs
 
 Numbers = dict[bytes, dict[str, int]]
@@ -106,8 +106,16 @@ class Group(NamedTuple):
                 elif tx.get(key) is not None:
                     tx.delete(key)
 
-    def is_missing(self, tx: Transaction, name: str, chunk: bytes) -> bool:
+    def is_missing(self, tx: Reader, name: str, chunk: bytes) -> bool:
         """Is this server not known to have the chunk?"""
+        return self._may_lack(name, chunk) or tx.get(records.short_key(name, chunk)) is not None
+
+    def _may_lack(self, name: str, chunk: bytes) -> bool:
         state = self.states.get(name)
-        unknown = state is not None and state.catching_up and chunk > state.cursor
-        return unknown or tx.get(records.short_key(name, chunk)) is not None
+        return state is not None and state.catching_up and chunk > state.cursor
+
+    def missing(self, tx: Reader, name: str, chunks: set[bytes]) -> int:
+        """How many of these `is_missing`. Mostly a server has all, and there is nothing to look for."""
+        if not tx.range(*records.within(records.short_key(name, b"")), 1):
+            return sum(self._may_lack(name, chunk) for chunk in chunks)
+        return sum(self.is_missing(tx, name, chunk) for chunk in chunks)

@@ -13,11 +13,12 @@ from blake3 import blake3
 from dfsfuse import errors
 from dfsfuse.messages import from_json
 from dfsfuse.messages.dumps import DUMP_FORMAT, DumpEnd, DumpInode, DumpLine, DumpName, DumpVolume
-from servers import records, references, undurable, versions
+from servers import records, references, undurable
 from servers.dump import SAME
 from servers.records import Inode, Usage
 from servers.references import ONLY_GROUP
 from servers.store import Store, Transaction
+from servers.upgrade import note_references
 
 LEAPS = 1 << 20
 _BATCH = 1000
@@ -84,12 +85,14 @@ class _Reading:
 
 
 def _load_some(tx: Transaction, reading: _Reading, used: Usage) -> bool:
-    """Up to _BATCH lines; are there more?"""
-    for _ in range(_BATCH):
+    """Some lines, with _BATCH rows or little more; are there others?"""
+    left = _BATCH
+    while left > 0:
         row = next(reading.rows, None)
         if row is None:
             return False
         _load_row(tx, row, reading.number, used)
+        left -= 1 if row.segment is None else sum(map(len, row.segment.entries))
     return True
 
 
@@ -130,6 +133,6 @@ def _finish(tx: Transaction, volume: DumpVolume, used: Usage, leap: int) -> None
     records.put_counter(tx, b"next_inode", volume.next_inode + (leap << 32))
     records.put_counter(tx, b"next_session", volume.next_session + (leap << 32))
     records.put_counter(tx, b"start_number", volume.start_number + leap)
-    versions.note_references(tx)
+    note_references(tx)
     records.put_record(tx, b"musage", used)
     records.put_record(tx, b"mquota", records.Limits(volume.inodes_max, volume.bytes_max))

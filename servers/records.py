@@ -15,7 +15,8 @@ v name                          ServerRecord
 m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
 
 Rows of kept contents (d, h, u), references (c, y), garbage (n), lost files (l) and file servers' states (w) are told
-where they are written: versions.py, references.py, garbage_log.py, losses.py, server_states.py.
+where they are written: versions.py, references.py, garbage_log.py, losses.py, server_states.py; so are further single
+values.
 """
 
 import stat

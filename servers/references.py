@@ -31,6 +31,10 @@ def upload_holder(ino: int, session: int) -> bytes:
     return b"u" + records.number(ino) + records.number(session)
 
 
+def segment_holder(segment_id: bytes) -> bytes:
+    return b"s" + segment_id
+
+
 def _prefix(group: int, target: bytes) -> bytes:
     kind = b"c" if len(target) == NAME_BYTES else b"g"
     return b"c" + group.to_bytes(2, "big") + kind + target
@@ -112,7 +116,7 @@ def put_segment(tx: Transaction, group: int, segment_id: bytes, entries: list[En
     """The segment's row, and references to what it lists. The caller holds the segment."""
     tx.delete(b"y" + segment_id)
     records.put_segment(tx, segment_id, entries)
-    hold(tx, group, chunks_of(entries), b"s" + segment_id)
+    hold(tx, group, chunks_of(entries), segment_holder(segment_id))
 
 
 def is_work_left(tx: Transaction) -> bool:
@@ -126,7 +130,7 @@ def work_off(tx: Transaction, limit: int) -> bool:
         return False
     segment_id, group, done = rows[0][0][1:], int.from_bytes(rows[0][1][:2], "big"), int.from_bytes(rows[0][1][2:])
     listed = sorted(chunks_of(records.get_segment(tx, segment_id) or []))
-    drop(tx, group, listed[done : done + limit], b"s" + segment_id)
+    drop(tx, group, listed[done : done + limit], segment_holder(segment_id))
     if done + limit < len(listed):
         tx.put(b"y" + segment_id, group.to_bytes(2, "big") + (done + limit).to_bytes(4, "big"))
     else:

@@ -1,18 +1,19 @@
-"""Walks over the whole volume as it was at one moment, for those who ask for their results page by page.
+"""What takes long to look at, as it was at one moment: in a thread of its own, so that the directory goes on answering.
+
+A single look (`once`) finds what there is to be found; walks over the whole volume give their results page by page.
 
 Page 0 begins a walk on a snapshot of the store, under a key that the caller has made; the latest page is kept, so one
 that did not arrive can be asked for again. A walk of which nobody has heard for IDLE_S ends.
 
-Pages are made in a thread of their own, one at a time, so the directory goes on answering; what a page costs is bounded
-by whoever makes it.
+One look or page is made at a time; what it costs is bounded by whoever makes it.
 
-Threads: all methods belong to the event loop; `_Survey.page` runs in the one thread of `_executor`.
+Threads: all methods belong to the event loop; looks and `_Survey.page` run in the one thread of `_executor`.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dfsfuse import errors
 from servers.store import Reader, Snapshot, Store
@@ -28,6 +29,7 @@ IDLE_S = 60.0
 SURVEYS_MAX = 8
 
 Pages = Callable[[Reader], Iterator[Page]]
+Found = TypeVar("Found")
 
 
 class _Survey:
@@ -62,12 +64,23 @@ class Surveys:
         self._executor = ThreadPoolExecutor(1, "survey")
         self._known: dict[bytes, _Survey] = {}
 
+    async def once(self, look: Callable[[Reader], Found]) -> Found:
+        """What `look` finds in a snapshot. Raises what it raises."""
+        snapshot = self._store.snapshot()
+        try:
+            return await self._in_thread(look, snapshot)
+        finally:
+            snapshot.close()
+
+    def _in_thread(self, work: Callable[..., Found], *arguments: object) -> "asyncio.Future[Found]":
+        return asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
     async def page(self, key: bytes, number: int, pages: Pages, now_s: float) -> Page:
         """Page `number` of what `pages` makes of a snapshot. Raises NotFound, Busy, OutOfSequence, BadRequest."""
         survey = self._known.get(key) or self._begin(key, number, pages, now_s)
         survey.used_s = now_s
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, survey.page, number)
+            return await self._in_thread(survey.page, number)
         except errors.OutOfSequence:
             raise
         except Exception:

@@ -35,10 +35,10 @@ from servers import (
     records,
     references,
     server_states,
+    settling,
     shortfall,
     tracing,
     undurable,
-    versions,
 )
 from servers.group import Group
 from servers.references import ONLY_GROUP
@@ -50,8 +50,8 @@ COUNTED_MAX = 10_000
 LATE_S = 3.0
 """A server that has not synced for so long is not waited for."""
 _PAGE_MAX = 1000
-_SETTLED = 50
-"""Of a step between which others are answered."""
+_TAKEN_APART = 50
+"""Chunks of a segment, in a step between which others are answered."""
 
 Reply = TypeVar("Reply")
 
@@ -66,7 +66,7 @@ class Upkeep:
         self._moved_s: dict[str, float] = {}
         self._may_find, self._looking = set(self.states), set[str]()
         self._to_confirm = set[str]()
-        self._settled = 0
+        self._settled = settling.Place()
 
     # -- what servers tell
 
@@ -222,15 +222,15 @@ class Upkeep:
         """Let go of older contents whose newer ones are on enough disks, of segments, and of the garbage log; a bounded
         part of each. Is there more to do at once?"""
         passed = min((self.states[name].collected for name in group if name in self.states), default=0)
-        after, nothing = self._settled, (0, versions.Settled(set(), set()))
+        place, nothing = self._settled, (settling.Place(), settling.Settled(set(), set()))
         wanted = self._store.read(lambda tx: (
-            bool(undurable.rows_after(tx, after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
+            bool(undurable.rows_after(tx, place.after, 1)), references.is_work_left(tx), garbage_log.is_left(tx, passed)
         ))  # fmt: skip
 
-        def run(tx: Transaction) -> tuple[int, versions.Settled, bool]:
+        def run(tx: Transaction) -> tuple[settling.Place, settling.Settled, bool]:
             late = functools.partial(self._late, now_s)
-            settled = versions.settle(tx, after, _SETTLED, late) if wanted[0] else nothing
-            apart = wanted[1] and references.work_off(tx, _SETTLED)
+            settled = settling.settle(tx, place, late) if wanted[0] else nothing
+            apart = wanted[1] and references.work_off(tx, _TAKEN_APART)
             cut = wanted[2] and garbage_log.cut(tx, passed)
             return *settled, apart or cut
 
@@ -238,7 +238,7 @@ class Upkeep:
         self._may_find_again(settled.late & self.states.keys())
         # These have got the chunks with another file's content since, and may not have synced them yet.
         self._to_confirm |= {name for name in settled.lacking & self.states.keys() if not self._is_short(name)}
-        return more or self._settled > 0
+        return more or self._settled != settling.Place()
 
     def _late(self, now_s: float, needs: Needs) -> set[str] | None:
         """None: a content that needs this is not on enough disks yet, or a server will have it on its disk soon."""

@@ -9,8 +9,7 @@ References (references.py) follow the contents: `keeping` compares what is neede
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -204,75 +203,3 @@ def uploads_of(tx: Transaction, session: int) -> set[int]:
         found |= {records.as_number(key[1:9]) for key, _ in rows if key[9:17] == records.number(session)}
         start = rows[-1][0] + b"\0"
     return found
-
-
-# -- becoming durable
-
-
-class Settled(NamedTuple):
-    """Servers that lack a chunk of a content that stays; and those that were not waited for."""
-
-    lacking: set[str]
-    late: set[str]
-
-
-def settle(tx: Transaction, after: int, limit: int, late: Callable[[Needs], set[str] | None]) -> tuple[int, Settled]:
-    """Let go what was kept for contents that are on enough disks: of `limit` files behind inode `after`; the last of
-    them, or 0 if there are no more. `late`: None if a content with these needs is not on enough disks; else the servers
-    that are not waited for. As nobody would know any more that they may not have it on their disks, they are to look
-    for it.
-    """
-    rows, settled = undurable.rows_after(tx, after, limit), Settled(set(), set())
-    for ino, row in rows:
-        names = _advance(tx, ino, row, late)
-        if names is not None:
-            settled.late.update(names)
-        else:
-            settled.lacking.update(name for needs in row.all_needs for name in needs.lacking)
-    return rows[-1][0] if len(rows) == limit else 0, settled
-
-
-def _advance(tx: Transaction, ino: int, row: Undurable, late: Callable[[Needs], set[str] | None]) -> set[str] | None:
-    """The newest content that is on enough disks is the one before; the servers that were not waited for."""
-    inode = records.get_inode(tx, ino)
-    for number in range(len(row.between), -1, -1):
-        needs = row.all_needs[number]
-        names = late(needs)
-        if names is not None:
-            content = row.between[number].content if number < len(row.between) else undurable.content_of(inode)
-            _look_later(tx, content, row.before, names)
-            with keeping(tx, ino, inode):
-                _let_go(tx, ino, row, number, content)
-            return names
-    return None
-
-
-def _let_go(tx: Transaction, ino: int, row: Undurable, number: int, content: Content) -> None:
-    if number == len(row.between):
-        undurable.delete(tx, ino)
-    else:
-        row.before, row.between = content, row.between[number + 1 :]
-        undurable.put(tx, ino, row)
-
-
-def _look_later(tx: Transaction, content: Content, before: Content, late: set[str]) -> None:
-    for part in undurable.parts(content) if late else ():
-        for chunk in undurable.new_in_part(tx, content, part, before):
-            for key in (records.short_key(name, chunk) for name in late):
-                tx.put(key, tx.get(key) or b"")
-
-
-def build_references(tx: Transaction) -> None:
-    """References of a volume that was made before there were any; once."""
-    if records.get_counter(tx, b"references"):
-        return
-    note_references(tx)
-    for ino, inode in records.inodes(tx):
-        references.hold(tx, inode.group, targets_of(inode), references.inode_holder(ino))
-        for segment_id in filter(None, inode.segments):
-            references.put_segment(tx, inode.group, segment_id, records.get_segment(tx, segment_id) or [])
-
-
-def note_references(tx: Transaction) -> None:
-    """The volume has them."""
-    records.put_counter(tx, b"references", 1)

@@ -13,6 +13,7 @@ from volumes import ENGINES, FILE, FOLDER, LINK, Volume, on, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, PIECES_MAX, Entry, Piece
 from dfsfuse.messages import SEGMENT_ENTRIES, Closed, Manifest, PutSegments, Segment
+from servers import content
 from servers.content import FILE_BYTES_MAX
 from servers.store import Transaction
 
@@ -134,7 +135,7 @@ def test_numbers_that_are_none(volume: Volume, number: int) -> None:
     with refused(volume, errors.InvalidArgument):
         volume.commit(ino, b"x", mtime_ns=10**30)
     with refused(volume, errors.InvalidArgument):
-        volume.core.mappings(messages.ListMappings(max(number, 2**64 - 1)), 0.0)
+        volume.look(content.mappings, messages.ListMappings(max(number, 2**64 - 1)))
 
 
 DAY_NS = 24 * 3600 * 10**9
@@ -528,7 +529,7 @@ def test_get_segments_refusals(volume: Volume) -> None:
 
 
 def where(volume: Volume, path: str) -> dict[str, tuple[str, bool, int]]:
-    reply = volume.core.where(messages.Lookup(names=[path.encode()]), volume.now_s)
+    reply = volume.look(content.where, messages.Lookup(names=[path.encode()]))
     return {copy.server: (copy.role, copy.whole, copy.missing_chunks) for copy in reply.copies}
 
 
@@ -542,7 +543,7 @@ def test_where_tells_roles_and_short_copies(volume: Volume) -> None:
     assert volume.core.status(messages.Server(kind="d", name="d", url="d"), volume.now_s).short_chunks == 1
     volume.commit(ino, b"one", receipts=[on("ABC", b"one")])
     assert where(volume, "f")["B"] == ("replica", True, 0)
-    reply = volume.core.where(messages.Lookup(ino), volume.now_s)
+    reply = volume.look(content.where, messages.Lookup(ino))
     assert (reply.path, reply.chunks, reply.attributes.version) == (b"/f", 1, 2)
 
 
@@ -554,7 +555,7 @@ def test_where_counts_the_chunks_of_segments(volume: Volume) -> None:
     put(volume, ino, *segments, receipts=receipts)
     volume.commit(ino, size=(SEGMENT_ENTRIES + 2) * ENTRY_BYTES, manifest=Manifest([], [b"s" * 16, b"t" * 16]))
     assert {name: copy[2] for name, copy in where(volume, "f").items()} == {"A": 1, "B": 0, "C": 1}
-    assert volume.core.where(messages.Lookup(ino), volume.now_s).chunks == 3
+    assert volume.look(content.where, messages.Lookup(ino)).chunks == 3
 
 
 def test_where_of_what_has_no_copies(volume: Volume) -> None:
@@ -578,7 +579,7 @@ def test_mappings_in_pages(volume: Volume, limit: int) -> None:
         volume.make(f"l{number}", LINK, target=b"x")
     found, after, more = [], 0, True
     while more:
-        page = volume.core.mappings(messages.ListMappings(after, limit), volume.now_s)
+        page = volume.look(content.mappings, messages.ListMappings(after, limit))
         assert len(page.rows) <= max(limit, 1)
         found += [row.attributes.ino for row in page.rows]
         more, after = page.more, found[-1]
@@ -587,9 +588,9 @@ def test_mappings_in_pages(volume: Volume, limit: int) -> None:
 
 def test_mappings_of_an_empty_volume_and_over_many_folders(volume: Volume) -> None:
     """Goal: no files, no rows; more folders than are read at a time do not end the list."""
-    assert volume.core.mappings(messages.ListMappings(), volume.now_s) == messages.Mappings([], False)
+    assert volume.look(content.mappings, messages.ListMappings()) == messages.Mappings([], False)
     for number in range(1100):
         volume.make(f"d{number}", FOLDER)
     ino = volume.make("f").ino
-    page = volume.core.mappings(messages.ListMappings(), volume.now_s)
+    page = volume.look(content.mappings, messages.ListMappings())
     assert [row.attributes.ino for row in page.rows] == [ino]

@@ -11,7 +11,7 @@ from volumes import ENGINES, Volume, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import chunk_name
 from dfsfuse.messages import Attributes
-from servers import references
+from servers import content, references
 from servers import undurable as undurable_rows
 
 
@@ -119,7 +119,7 @@ def test_an_emptied_disk_gets_everything(servers: Servers) -> None:
     servers.of["B"].empty_disk()
     assert servers.register("B").repair
     assert syncing(servers) == "B"
-    where = servers.volume.core.where(messages.Lookup(names=[b"f3"]), servers.volume.now_s)
+    where = servers.volume.look(content.where, messages.Lookup(names=[b"f3"]))
     assert [copy.whole for copy in where.copies] == [True, False, True]
     assert set(servers.repair("B", limit=3)) == set(map(chunk_name, contents))
     assert set(servers.of["B"].chunks) == set(map(chunk_name, contents))
@@ -625,23 +625,3 @@ def test_everything_in_use_in_pages(servers: Servers) -> None:
             found, more = found + page.chunks, page.more
             after = found[-1]
         assert found == sorted(set(map(chunk_name, contents)))
-
-
-def test_a_volume_that_was_made_before_there_were_references(servers: Servers) -> None:
-    """Goal: at its next start the directory knows who needs which chunk."""
-    volume = servers.volume
-    for i in range(3):
-        commit(servers, volume.make(f"f{i}").ino, b"content %d" % i)
-    servers.settle()
-
-    def forget(tx: object) -> None:
-        for key, _ in tx.range(b"c", b"d", 1000):
-            tx.delete(key)
-        tx.delete(b"mreferences")
-
-    volume.store.transact(forget)
-    volume.restart()
-    volume.check()
-    servers.settle()
-    servers.collect("A", inventory=True)
-    assert len(servers.of["A"].chunks) == 3

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Volume:
 
     def ask(self, request: messages.Message) -> Any:
         return self.core.query(request, self.now_ns)
+
+    def look(self, what: Callable[..., Any], request: messages.Message) -> Any:
+        """What a function of a reader, a request and the group finds (servers/content.py)."""
+        return self.store.read(lambda tx: what(tx, request, self.core.group(self.now_s)))
 
     def change(self, request: messages.Change) -> Any:
         return self.core.change(request, self.tick())
