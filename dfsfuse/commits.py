@@ -32,10 +32,10 @@ from dfsfuse.messages import (
     Segment,
 )
 from dfsfuse.pieces import plan
+from dfsfuse.segments import in_requests
 from dfsfuse.session import Session
 from dfsfuse.transfer import Confirmed, Transfer
 
-_SEGMENTS_A_REQUEST = 4
 _UNKNOWN_OUTCOMES = (errors.Unreachable, errors.Internal)
 """After these a commit may have happened: the directory did not answer, or failed when the transaction was through."""
 _ATTEMPTS = 8
@@ -223,8 +223,7 @@ class Committer:
         return Manifest([], ids)
 
     def _put_segments(self, content: Content, fresh: list[Segment], receipts: dict[bytes, ChunkReceipts]) -> None:
-        for start in range(0, len(fresh), _SEGMENTS_A_REQUEST):
-            batch = fresh[start : start + _SEGMENTS_A_REQUEST]
+        for batch in in_requests(fresh):
             names = chunks.chunks_of(entry for segment in batch for entry in segment.entries)
             request = PutSegments(
                 session=self._session.id,

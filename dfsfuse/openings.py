@@ -273,10 +273,11 @@ class Openings:
         known: dict[bytes, list[Entry]] = {b"": []}
         for part, segment_id in enumerate(held.segments):
             known[segment_id] = held.entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
-        missing = [segment_id for segment_id in ids if segment_id not in known]
-        for start in range(0, len(missing), _SEGMENTS_A_REQUEST):
-            reply: Segments = self._session.query(GetSegments(missing[start : start + _SEGMENTS_A_REQUEST]), Segments)
+        missing = list(dict.fromkeys(segment_id for segment_id in ids if segment_id not in known))
+        while missing:
+            reply: Segments = self._session.query(GetSegments(missing[:_SEGMENTS_A_REQUEST]), Segments)
             known.update((segment.id, segment.entries) for segment in reply.segments)
+            del missing[: len(reply.segments)]
         entries: list[Entry] = []
         for segment_id in ids:
             part = known[segment_id]

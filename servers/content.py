@@ -13,6 +13,7 @@ from dfsfuse.chunks import Entry
 from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
+    PUT_PIECES_MAX,
     SEGMENT_ENTRIES,
     XATTR_CAPABILITY,
     Attributes,
@@ -41,6 +42,7 @@ from servers.undurable import ROUND_NS, Needs, Undurable
 
 FILE_BYTES_MAX = 16 << 40
 _SEGMENTS_PER_REQUEST = 64
+_PIECES_PER_REPLY = 16 * SEGMENT_ENTRIES
 _CHUNKS_PER_PAGE = 20_000
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
@@ -76,36 +78,62 @@ def put_segments(tx: Transaction, request: PutSegments, group: Group) -> Nothing
     inode = existing(tx, request.ino)
     _check_file(inode)
     _check_base(inode, request)
-    new: set[bytes] = set()
+    _check_segments(tx, request.segments)
+    new = [_new_in(tx, inode, segment) for segment in request.segments]
+    receipts = group.checked(set().union(*new), request.receipts)
     for segment in request.segments:
-        _check_segment(tx, segment)
-        base = _part(tx, manifest_of(inode), segment.part)
-        new |= chunks.chunks_of(segment.entries) - chunks.chunks_of(base)
-    receipts = group.checked(new, request.receipts)
-    for segment in request.segments:
-        references.put_segment(tx, inode.group, segment.id, segment.entries)
-        needs = group.needs(chunks.chunks_of(segment.entries) & new, receipts)
-        versions.note_segment(tx, request.ino, inode.group, request.session, segment.part, segment.id, needs)
+        references.put_segment(tx, inode.group, segment.id, segment.entries, segment.first)
+    needs = [group.needs(chunk_names, receipts) for chunk_names in new]
+    versions.note_segments(tx, request.ino, inode.group, request.session, request.segments, needs)
     group.note_short(tx, receipts)
     inode.beside = True
     put_inode(tx, request.ino, inode)
     return Nothing()
 
 
+def _check_segments(tx: Transaction, segments: list[Segment]) -> None:
+    pieces = sum(len(entry) for segment in segments for entry in segment.entries)
+    if pieces > PUT_PIECES_MAX or len(segments) > _SEGMENTS_PER_REQUEST:
+        raise errors.BadRequest(f"at most {PUT_PIECES_MAX} pieces and {_SEGMENTS_PER_REQUEST} segments a request")
+    for segment in segments:
+        _check_segment(tx, segment)
+
+
 def _check_segment(tx: Transaction, segment: Segment) -> None:
-    if len(segment.id) != COMMIT_ID_BYTES or len(segment.entries) > SEGMENT_ENTRIES:
+    first, last = segment.first, segment.first + len(segment.entries)
+    if len(segment.id) != COMMIT_ID_BYTES or not 0 <= first <= last <= SEGMENT_ENTRIES:
         raise errors.BadRequest("a segment has an id of 16 bytes and at most 1,024 entries")
     if not 0 <= segment.part < _SEGMENTS_MAX:
         raise errors.BadRequest(f"a file has no part {segment.part}")
     _check_entries(segment.entries)
-    if records.get_segment(tx, segment.id) not in (None, segment.entries):
+    known = records.get_segment(tx, segment.id) or []
+    if first > len(known):
+        raise errors.ReceiptsVoid(f"segment {segment.id.hex()} has {len(known)} entries; put it from entry 0 on")
+    if known[first:last] != segment.entries[: len(known) - first]:
         raise errors.BadRequest(f"segment {segment.id.hex()} exists, and segments never change")
+
+
+def _new_in(tx: Transaction, inode: Inode, segment: Segment) -> set[bytes]:
+    """Chunks that the same part of the base has not. A segment of the base is not read: what it lists it holds."""
+    names = chunks.chunks_of(segment.entries)
+    if inode.entries:
+        return names - chunks.chunks_of(_part(tx, manifest_of(inode), segment.part))
+    base = inode.segments[segment.part] if segment.part < len(inode.segments) else b""
+    holder = references.segment_holder(base)
+    return {name for name in names if tx.get(references.key(inode.group, name, holder)) is None} if base else names
 
 
 def get_segments(tx: Transaction, request: GetSegments, now_ns: int) -> Segments:
     if len(request.ids) > _SEGMENTS_PER_REQUEST:
         raise errors.BadRequest(f"at most {_SEGMENTS_PER_REQUEST} segments a request")
-    return Segments([Segment(segment_id, 0, references.segment(tx, segment_id)) for segment_id in request.ids])
+    found: list[Segment] = []
+    pieces = 0
+    for segment_id in request.ids:
+        found.append(Segment(segment_id, 0, references.segment(tx, segment_id)))
+        pieces += sum(map(len, found[-1].entries))
+        if pieces >= _PIECES_PER_REPLY:
+            break
+    return Segments(found)
 
 
 def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attributes:
@@ -194,7 +222,7 @@ def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
     _check_base(inode, request)
     _check_manifest(request.manifest, request.size)
-    _check_segments(tx, inode, request.manifest.segments)
+    _check_there(tx, inode, request.manifest.segments)
 
 
 def _check_base(inode: Inode, request: Commit | PutSegments) -> None:
@@ -223,7 +251,7 @@ def _check_manifest(manifest: Manifest, size: int) -> None:
         raise errors.BadRequest("the manifest does not fit the file's size")
 
 
-def _check_segments(tx: Transaction, inode: Inode, ids: list[bytes]) -> None:
+def _check_there(tx: Transaction, inode: Inode, ids: list[bytes]) -> None:
     """Segments that the base does not have were put, and no power cut has taken them since."""
     for segment_id in set(ids) - set(inode.segments) - {b""}:
         if not references.is_segment(tx, segment_id):

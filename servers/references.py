@@ -112,10 +112,13 @@ def _beyond(first: bytes, chunk: bytes) -> bytes:
 # -- segments
 
 
-def put_segment(tx: Transaction, group: int, segment_id: bytes, entries: list[Entry]) -> None:
-    """The segment's row, and references to what it lists. The caller holds the segment."""
+def put_segment(tx: Transaction, group: int, segment_id: bytes, entries: list[Entry], first: int = 0) -> None:
+    """The segment's row, where it goes on with these entries as number `first`, and references to what they list. What
+    is there already is the same. The caller holds the segment."""
     tx.delete(b"y" + segment_id)
-    records.put_segment(tx, segment_id, entries)
+    known = records.get_segment(tx, segment_id) or []
+    if not known or first + len(entries) > len(known):
+        records.put_segment(tx, segment_id, known[:first] + entries)
     hold(tx, group, chunks_of(entries), segment_holder(segment_id))
 
 

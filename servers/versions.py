@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from dfsfuse.messages import Segment
 from servers import records, references, undurable
 from servers.group import Group
 from servers.records import Inode
@@ -23,10 +24,12 @@ _PAGE = 500
 
 
 class Upload(msgspec.Struct, array_like=True):
-    """`part`: the segment's place in the manifest."""
+    """What its chunks need. `part`: its place in the manifest. `following`: what those chunks need that came in further
+    requests, by the number of their first entry."""
 
     needs: Needs
     part: int = -1
+    following: dict[int, Needs] = {}
 
 
 # -- rows
@@ -157,18 +160,28 @@ def revert(tx: Transaction, ino: int, inode: Inode, row: Undurable, number: int,
 # -- segments that are not committed yet
 
 
-def note_segment(
-    tx: Transaction, ino: int, group: int, session: int, part: int, segment_id: bytes, needs: Needs
+def note_segments(
+    tx: Transaction, ino: int, group: int, session: int, segments: list[Segment], needs: list[Needs]
 ) -> None:
-    """In the place of what the session has put for this part before. The caller sees to it that the inode is
-    `beside`."""
-    holder = references.upload_holder(ino, session)
-    for owner, other, key in _uploads(tx, ino):
-        if owner == session and other != segment_id and _decode_upload(tx.get(key)).part == part:
-            tx.delete(key)
-            references.drop(tx, group, [other], holder)
-    references.hold(tx, group, [segment_id], holder)
-    tx.put(_upload_key(ino, session, segment_id), _encode(Upload(needs, part)))
+    """What each of them needs. They take the place of what the session has put for their parts before. The caller sees
+    to it that the inode is `beside`."""
+    holder, ids = references.upload_holder(ino, session), {segment.part: segment.id for segment in segments}
+    for owner, other, row in _uploads(tx, ino):
+        if owner == session and ids.get(row.part, other) != other:
+            _end_upload(tx, ino, group, session, other)
+    for segment, needed_now in zip(segments, needs, strict=True):
+        references.hold(tx, group, [segment.id], holder)
+        _put_upload(tx, _upload_key(ino, session, segment.id), segment, needed_now)
+
+
+def _put_upload(tx: Transaction, key: bytes, segment: Segment, needs: Needs) -> None:
+    row = tx.get(key)
+    upload = Upload(Needs(), segment.part) if row is None else _decode_upload(row)
+    if segment.first:
+        upload.following[segment.first] = needs
+    else:
+        upload.needs = needs
+    tx.put(key, _encode(upload))
 
 
 def uploaded_needs(tx: Transaction, ino: int, session: int, segment_ids: Iterable[bytes], states: States) -> Needs:
@@ -176,23 +189,28 @@ def uploaded_needs(tx: Transaction, ino: int, session: int, segment_ids: Iterabl
     needs = Needs()
     for segment_id in segment_ids:
         row = tx.get(_upload_key(ino, session, segment_id))
-        if row is not None:
-            needs = needs.joined(_decode_upload(row).needs, states)
+        upload = Upload(Needs()) if row is None else _decode_upload(row)
+        for more in (upload.needs, *upload.following.values()):
+            needs = needs.joined(more, states)
     return needs
 
 
 def end_uploads(tx: Transaction, ino: int, group: int, session: int) -> None:
     """The session needs none of what it has put for this file, or the file itself has it by now."""
-    for owner, segment_id, key in _uploads(tx, ino):
+    for owner, segment_id, _ in _uploads(tx, ino):
         if owner == session:
-            tx.delete(key)
-            references.drop(tx, group, [segment_id], references.upload_holder(ino, session))
+            _end_upload(tx, ino, group, session, segment_id)
 
 
-def _uploads(tx: Transaction, ino: int) -> list[tuple[int, bytes, bytes]]:
-    """(session, segment, key) of all segments that were put for a file."""
+def _end_upload(tx: Transaction, ino: int, group: int, session: int, segment_id: bytes) -> None:
+    tx.delete(_upload_key(ino, session, segment_id))
+    references.drop(tx, group, [segment_id], references.upload_holder(ino, session))
+
+
+def _uploads(tx: Transaction, ino: int) -> list[tuple[int, bytes, Upload]]:
+    """(session, segment, row) of all segments that were put for a file."""
     rows = tx.range(*records.within(b"u" + records.number(ino)), 100_000)
-    return [(records.as_number(key[9:17]), key[17:], key) for key, _ in rows]
+    return [(records.as_number(key[9:17]), key[17:], _decode_upload(row)) for key, row in rows]
 
 
 def uploads_of(tx: Transaction, session: int) -> set[int]:

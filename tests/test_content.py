@@ -11,7 +11,7 @@ import pytest
 from clients import Client, Servers, manifest_entries, uploaded
 from volumes import Volume
 
-from dfsfuse import chunks, direct_io, errors
+from dfsfuse import chunks, direct_io, errors, segments
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.content import Content
 from dfsfuse.disk_io import write_all
@@ -241,6 +241,21 @@ def test_a_file_of_many_entries(world: World) -> None:
     world.two.resize(content, 11 * ENTRY_BYTES)
     world.two.commit(content)
     assert world.committed() == bytes(10 * ENTRY_BYTES) + b"middle" + bytes(ENTRY_BYTES - 6)
+
+
+def test_a_manifest_of_many_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a segment with more pieces than one request carries is put in several, and is whole for other clients."""
+    monkeypatch.setattr(segments, "PUT_PIECES_MAX", 20)
+    content = world.one.create("f")
+    world.one.resize(content, 20 * ENTRY_BYTES)
+    for index in range(20):
+        for block in (1, 3, 5):
+            world.one.write(content, b"%d, %d" % (index, block), index * ENTRY_BYTES + block * BLOCK_BYTES)
+    world.one.commit(content)
+    assert len(manifest_entries(world.volume, content.ino)) == 20
+    reader = world.two.open("f")
+    assert world.two.read(reader, 0, 20 * ENTRY_BYTES) == world.committed()
+    assert world.committed()[19 * ENTRY_BYTES + 5 * BLOCK_BYTES :].startswith(b"19, 5")
 
 
 def test_cut_within_the_last_entry_of_a_segment_and_grown_again(world: World) -> None:

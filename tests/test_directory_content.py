@@ -12,8 +12,8 @@ from volumes import ENGINES, FILE, FOLDER, LINK, Volume, on, piece, volume_on
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, PIECES_MAX, Entry, Piece
-from dfsfuse.messages import SEGMENT_ENTRIES, Closed, Manifest, PutSegments, Segment
-from servers import content
+from dfsfuse.messages import PUT_PIECES_MAX, SEGMENT_ENTRIES, Closed, Manifest, PutSegments, Segment
+from servers import content, undurable
 from servers.content import FILE_BYTES_MAX
 from servers.store import Transaction
 
@@ -494,6 +494,39 @@ def test_a_segment_never_changes(volume: Volume) -> None:
     put(volume, one, Segment(b"s" * 16, 0, large(b"x")))
     with refused(volume, errors.BadRequest):
         put(volume, two, Segment(b"s" * 16, 0, large(b"y")))
+
+
+def test_a_segment_comes_in_runs(volume: Volume) -> None:
+    """Goal: entries come behind those that are there, repeated and late ones change nothing, each run is whole with its
+    references, and what one server lacks of any of them is known at the commit."""
+    ino, entries = volume.make("f").ino, large(*(b"chunk %d" % number for number in range(6)))
+    runs = [Segment(b"s" * 16, 0, entries[first : first + 2], first) for first in (0, 2, 4)]
+    with refused(volume, errors.ReceiptsVoid):
+        put(volume, ino, runs[1])
+    put(volume, ino, runs[0])
+    volume.check()
+    on_two = [messages.ChunkReceipts(e[0].chunk, [messages.Receipt(s, 1) for s in "AB"]) for e in runs[1].entries]
+    put(volume, ino, runs[1], receipts=on_two)
+    for run in (runs[0], runs[2], runs[1], runs[0]):
+        put(volume, ino, run, **({"receipts": on_two} if run is runs[1] else {}))
+    with refused(volume, errors.BadRequest):
+        put(volume, ino, Segment(b"s" * 16, 0, large(b"another"), 3))
+    assert volume.ask(messages.GetSegments([b"s" * 16])).segments == [Segment(b"s" * 16, 0, entries)]
+    volume.commit(ino, size=17 * ENTRY_BYTES, manifest=Manifest([], [b"s" * 16]))
+    volume.check()
+    assert volume.store.read(lambda tx: undurable.get(tx, ino)).needs.lacking == ["C"]
+
+
+def test_what_one_request_carries_is_bounded(volume: Volume) -> None:
+    """Goal: more pieces in one request are refused, and an answer has not more segments than are little work."""
+    ino, entry = volume.make("f").ino, [piece(b"x", offset) for offset in range(16)]
+    with refused(volume, errors.BadRequest):
+        put(volume, ino, Segment(b"s" * 16, 0, [entry] * (PUT_PIECES_MAX // 16 + 1)))
+    ids = [bytes([number]) * 16 for number in range(3)]
+    for part, segment_id in enumerate(ids):
+        for first in range(0, SEGMENT_ENTRIES, PUT_PIECES_MAX // 16):
+            put(volume, ino, Segment(segment_id, part, [entry] * (PUT_PIECES_MAX // 16), first))
+    assert [segment.id for segment in volume.ask(messages.GetSegments(ids)).segments] == ids[:1]
 
 
 def test_segments_on_another_base(volume: Volume) -> None:

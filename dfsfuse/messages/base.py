@@ -10,6 +10,8 @@ BODY_BYTES_MAX = 8 << 20
 COMMIT_ID_BYTES = 16
 SEGMENT_ENTRIES = 1024
 INLINE_ENTRIES = 16
+PUT_PIECES_MAX = 1024
+"""Pieces in one request of PutSegments: the directory answers nobody else while it notes who has them."""
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 XATTR_CREATE = 1

@@ -17,11 +17,12 @@ class Manifest(Message):
 
 class Segment(Message):
     """The `part`-th SEGMENT_ENTRIES entries of a large manifest; immutable, written before the commit that refers to
-    it."""
+    it. One with many pieces is put in several requests: `entries` are those from the `first` on, in order."""
 
     id: bytes
     part: int
     entries: list[Entry]
+    first: int = 0
 
 
 class Receipt(Message):
@@ -70,7 +71,8 @@ class Opened(Message, kw_only=True):
 
 
 class PutSegments(Message, kw_only=True):
-    """Store segments for a commit that will be based on (`base_version`, `base_commit_id`) of `ino`.
+    """Store segments for a commit that will be based on (`base_version`, `base_commit_id`) of `ino`: PUT_PIECES_MAX
+    pieces at most.
 
     `receipts` covers each chunk of the segments that the base does not have. Repeating it does no harm.
     """
@@ -88,6 +90,8 @@ class GetSegments(Message):
 
 
 class Segments(Message):
+    """The first of those that were asked for: at least one, and not more than are little work together."""
+
     segments: list[Segment]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from simulation import threads
 
 ENTRY_BYTES, BLOCK_BYTES = 2048, 256
-INLINE_ENTRIES, SEGMENT_ENTRIES = 2, 3
+INLINE_ENTRIES, SEGMENT_ENTRIES, PUT_PIECES_MAX = 2, 3, 16
 
 _MODULES = (
     "servers.directory_service",
@@ -109,3 +109,4 @@ def _cut_small() -> None:
     messages = importlib.import_module("dfsfuse.messages")
     for module in (messages, importlib.import_module("dfsfuse.messages.base")):
         module.INLINE_ENTRIES, module.SEGMENT_ENTRIES = INLINE_ENTRIES, SEGMENT_ENTRIES
+        module.PUT_PIECES_MAX = PUT_PIECES_MAX
