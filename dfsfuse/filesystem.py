@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
@@ -28,6 +28,7 @@ from dfsfuse.messages import (
     ROOT_INO,
     XATTR_NAMESPACES,
     Attributes,
+    Change,
     Create,
     FolderEntry,
     Link,
@@ -179,13 +180,14 @@ class FileSystem:
         self.files.named(attributes.ino, new)
         return attributes
 
-    def remove(self, place: Place, folder: bool) -> None:
+    def remove(self, place: Place, folder: bool, thread: int = 0) -> None:
+        """`thread`: of the program that asks. Raises LockLost where its process has lost locks."""
         self._check_change(place)
         request = Remove(base=place[0], names=list(place[1]), folder=folder)
         asked_at = self._attributes.now()
         try:
             with contextlib.nullcontext() if folder else self._removals.at(place):
-                removed: Removed = self.session.change(request, Removed)
+                removed: Removed = self._change_names(request, Removed, thread)
         except BaseException:
             self._attributes.forget_removed(place)
             raise
@@ -193,18 +195,27 @@ class FileSystem:
         if removed.unnamed:
             self.files.discard(removed.unnamed)
 
-    def rename(self, old: Place, new: Place, flags: int = 0) -> None:
+    def rename(self, old: Place, new: Place, flags: int = 0, thread: int = 0) -> None:
         """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""
         self._check_change(old)
         self._check_change(new)
         request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
         try:
             with self._removals.at(new):
-                renamed: Renamed = self.session.change(request, Renamed)
+                renamed: Renamed = self._change_names(request, Renamed, thread)
         finally:
             self._attributes.forget_all()
         if renamed.unnamed:
             self.files.discard(renamed.unnamed)
+
+    def _change_names(self, request: Change, reply: type, thread: int) -> Any:
+        """Not any more, either, where the locks are lost while the directory is waited for."""
+        self.program_locks.check_fence(thread)
+        try:
+            return self.session.change(request, reply, interrupted=lambda: self.program_locks.is_fenced(thread))
+        except errors.Interrupted:
+            self.program_locks.check_fence(thread)
+            raise
 
     def set_attributes(
         self,

@@ -12,8 +12,11 @@ descriptor that is being closed, asks again once it is closed.
 By then the kernel may have given the owner number of that description to the next one. So flocks are owned by numbers
 of our own, and who locks ranges with a number that is still that of a descriptor being closed comes after its close.
 
-Threads: `_changed` (a condition) guards which descriptors are being closed. Each lock that is waited for in the
-background has a thread of its own.
+Who has lost locks removes and renames nothing until he has closed what he had locked: what he knows of names, such as
+that of a journal, may long be another's, whose file he would take.
+
+Threads: changes of `_fenced` are atomic. `_changed` (a condition) guards which descriptors are being closed. Each lock
+that is waited for in the background has a thread of its own.
 """
 
 import contextlib
@@ -29,7 +32,8 @@ from dfsfuse.content import Content
 from dfsfuse.handles import Handle, Share
 from dfsfuse.messages import RangeGranted
 from dfsfuse.openfiles import OpenFiles
-from dfsfuse.range_locks import FileLock, RangeLockTable
+from dfsfuse.processes import process_of
+from dfsfuse.range_locks import FileLock, Owner, RangeLockTable
 from dfsfuse.session import Session
 from dfsfuse.sharing import Sharing
 from dfsfuse.waiting import Interrupted, never
@@ -51,6 +55,8 @@ class ProgramLocks:
         self._changed = threading.Condition()
         self._closing: dict[Handle, int] = {}
         self._waiting = 0
+        self._fenced: dict[Handle, Owner] = {}
+        ranges.on_lost(self._fenced.update)
 
     def on_content_changed(self, tell: Callable[[Content, int], None]) -> None:
         """`tell(content, ino)`: programs are about to see another version through descriptors that stay open. It must
@@ -116,6 +122,19 @@ class ProgramLocks:
             with self._changed:
                 self._waiting -= 1
 
+    # -- names
+
+    def is_fenced(self, thread: int) -> bool:
+        """Whether the process of this thread has a descriptor open through which it has lost locks."""
+        self._ranges.check_lease()
+        return bool(self._fenced) and process_of(thread) in {owner.pid for owner in list(self._fenced.values())}
+
+    def check_fence(self, thread: int) -> None:
+        if self.is_fenced(thread):
+            raise errors.LockLost(
+                "this program has lost locks: it changes no names until it has closed what it had locked"
+            )
+
     # -- closing
 
     def flush(self, handle: Handle, owner: int) -> None:
@@ -125,6 +144,9 @@ class ProgramLocks:
             self._files.flush(handle)
             committed = True
         finally:
+            fenced = self._fenced.get(handle)
+            if fenced is not None and fenced.number == owner:
+                self._fenced.pop(handle, None)
             if handle.share is not None:
                 self.flushed(handle, owner, committed)
 
@@ -135,6 +157,7 @@ class ProgramLocks:
             return
         with self.closing(handle):
             self._files.release(handle)
+        self._fenced.pop(handle, None)
 
     def flushed(self, handle: Handle, owner: int, committed: bool) -> None:
         """None of the process's locks on the file is left. Never raises."""

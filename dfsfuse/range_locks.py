@@ -69,6 +69,13 @@ class FileLock(NamedTuple):
         return self.kind == fcntl.F_WRLCK
 
 
+class Owner(NamedTuple):
+    """Who had locked something: the kernel's number, and the process."""
+
+    number: int
+    pid: int
+
+
 class Held:
     """What one owner has locked of a file, and through which descriptors."""
 
@@ -93,13 +100,13 @@ class RangeLockTable:
         self._held: dict[Key, Held] = {}
         self._uses: Counter[int] = Counter()
         self._until_s = 0.0
-        self._on_lost: Callable[[set[Any]], None] = lambda descriptors: None
+        self._on_lost: list[Callable[[dict[Any, Owner]], None]] = []
         lease.join(self)
         session.on_new_session(self._lose_all)
 
-    def on_lost(self, tell: Callable[[set[Any]], None]) -> None:
-        """`tell(descriptors)`: locks that were taken through them are lost. It must not wait."""
-        self._on_lost = tell
+    def on_lost(self, tell: Callable[[dict[Any, Owner]], None]) -> None:
+        """`tell({descriptor: owner})`: locks that were taken through them are lost. It must not wait."""
+        self._on_lost.append(tell)
 
     # -- looking
 
@@ -297,8 +304,10 @@ class RangeLockTable:
 
     def _lose(self, keys: list[Key]) -> None:
         with self._mutex:
-            lost = [self._held.pop(key) for key in keys if key in self._held]
-        for held in lost:
+            lost = {key: self._held.pop(key) for key in keys if key in self._held}
+        owners: dict[Any, Owner] = {}
+        for (_, _, number), held in lost.items():
             log.warning("locks of process %d on %s are lost", held.pid, held.path)
-        if lost:
-            self._on_lost(set().union(*(held.through for held in lost)))
+            owners.update(dict.fromkeys(held.through, Owner(number, held.pid)))
+        for tell in self._on_lost if owners else ():
+            tell(owners)

@@ -32,6 +32,7 @@ _LOW_INODES = 256
 
 _SLOT_IN_DOUBT = (
     errors.Unreachable,
+    errors.Interrupted,
     errors.OutOfSequence,
     errors.SessionEnded,
     errors.ServerError,
@@ -140,22 +141,35 @@ class Session:
         """A request that may be repeated without harm."""
         return self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, timeout_s)
 
-    def change(self, request: Change, reply: type, meanwhile: Callable[[], None] | None = None) -> Any:
-        """A request that is executed once. `meanwhile` as in `Rpc.call`.
+    def change(
+        self,
+        request: Change,
+        reply: type,
+        meanwhile: Callable[[], None] | None = None,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> Any:
+        """A request that is executed once, or perhaps not where it is `interrupted`. `meanwhile` as in `Rpc.call`.
 
         A directory that lost power may have lost the slot's latest numbers, with the changes that they were of: then it
         has executed nothing, and does so for a slot that it has never heard of.
         """
         try:
-            return self._change(self._take_slot(), request, reply, meanwhile)
+            return self._change(self._take_slot(), request, reply, interrupted, meanwhile)
         except errors.OutOfSequence:
-            return self._change(self._new_slot(), request, reply, meanwhile)
+            return self._change(self._new_slot(), request, reply, interrupted, meanwhile)
 
-    def _change(self, slot: list[int], request: Change, reply: type, meanwhile: Callable[[], None] | None) -> Any:
+    def _change(
+        self,
+        slot: list[int],
+        request: Change,
+        reply: type,
+        interrupted: Callable[[], bool] | None,
+        meanwhile: Callable[[], None] | None,
+    ) -> Any:
         slot[1] += 1
         request.slot, request.sequence, request.session = slot
         try:
-            answer = self._until_answered(OPERATIONS[type(request)], request, reply, meanwhile=meanwhile)
+            answer = self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, meanwhile=meanwhile)
         except _SLOT_IN_DOUBT:
             raise
         except errors.DfsError:

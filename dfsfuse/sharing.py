@@ -25,7 +25,7 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable
@@ -319,7 +319,7 @@ class Sharing:
         for share in shares:
             self._work.put(lambda share=share: self.settle(share.content))
 
-    def _lost(self, handles: set[Handle]) -> None:
+    def _lost(self, handles: Iterable[Handle]) -> None:
         """Nobody knows what others have done to the file meanwhile. Does not wait."""
         error = errors.LockLost("the locks of this program are lost: close the file, and open it again")
         for handle in handles:

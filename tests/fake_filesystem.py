@@ -228,7 +228,7 @@ class FakeFileSystem:
         self.inodes[ino].target = target
         return self.inodes[ino]
 
-    def remove(self, place: Place, folder: bool) -> None:
+    def remove(self, place: Place, folder: bool, thread: int = 0) -> None:
         ino = self._at(place)
         if folder != stat.S_ISDIR(self.inodes[ino].mode):
             raise errors.NotADirectory if folder else errors.IsADirectory
@@ -236,7 +236,7 @@ class FakeFileSystem:
             raise errors.NotEmpty
         del self.names[self._at((place[0], place[1][:-1])), place[1][-1]]
 
-    def rename(self, old: Place, new: Place, flags: int = 0) -> None:
+    def rename(self, old: Place, new: Place, flags: int = 0, thread: int = 0) -> None:
         ino, before = self._at(old), self._at((old[0], old[1][:-1]))
         after = self._at((new[0], new[1][:-1]))
         if flags & 1 and (after, new[1][-1]) in self.names:

@@ -68,7 +68,13 @@ class CoreSession:
             return carried(core.quota(request))
         return carried(self._volume.ask(request))
 
-    def change(self, request: messages.Change, reply: type, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    def change(
+        self,
+        request: messages.Change,
+        reply: type,
+        meanwhile: Callable[[], None] = lambda: None,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> Any:
         meanwhile()
         self.asked[type(request).__name__] += 1
         request.session, request.slot, request.sequence = self.id, next(self._slots), 1

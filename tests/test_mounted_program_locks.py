@@ -784,8 +784,42 @@ def test_a_client_that_slept_through_its_lease(fresh):
         wait_until(lambda: len(os.listdir(one.point)) == 2, "a copy beside the file")
         (copy,) = (name for name in os.listdir(one.point) if name != "file")
         assert copy.startswith("file (conflict ")
-        assert (one.point / copy).read_bytes()[:8] == b"too late"
+        wait_until(lambda: (one.point / copy).read_bytes()[:8] == b"too late", "the copy has its content")
         assert alive(client)
+
+
+def test_who_has_lost_locks_changes_no_names(fresh):
+    """Goal: S7. What a program knows of names it knows from when it had its locks. A client stands still for longer
+    than its lease, and another one's program has begun a journal under the same name: who goes on removes and replaces
+    neither that nor anything else, until it has closed what it had locked. Others on its mount do as they like."""
+    one, other = fresh.mount(), fresh.mount()
+    for name in ("db", "free"):
+        (one.point / name).write_bytes(b"content")
+    journal = "db-journal"
+    with programs(2) as (holder, successor):
+        begin(holder, one.point / "db")
+        begin(successor, other.point / "db")
+        holder.lock("w")
+        holder.open(one.point / journal, "O_RDWR|O_CREAT", "journal")
+        client = one.pid
+        os.kill(client, 19)
+        try:
+            successor.begin("lock(fd, 'w', 0, 0, 'SETLKW')")
+            successor.result(LEASE_S + 4)
+            successor.do(f"os.unlink({str(other.point / journal)!r})")
+            (other.point / journal).write_bytes(b"another one")
+        finally:
+            os.kill(client, 18)
+        holder.do("os.close(journal)")
+        for line in (f"os.unlink({str(one.point / journal)!r})", f"os.rename({str(one.point / 'free')!r}, 'x')"):
+            with error(errno.EIO):
+                holder.do(line.replace("'x'", repr(str(one.point / journal))))
+        assert (one.point / journal).read_bytes() == b"another one"
+        (one.point / "free").rename(one.point / "moved")
+        with error(errno.EIO):
+            holder.do("os.close(fd)")
+        holder.do(f"os.unlink({str(one.point / journal)!r})")
+        assert os.listdir(other.point) == ["db", "moved"]
 
 
 def test_unmounting_ends_locks(fresh):

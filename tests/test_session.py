@@ -72,6 +72,24 @@ def test_what_becomes_of_servers_is_told(field: str, value: object):
     assert told == [1]
 
 
+def test_a_change_that_is_given_up():
+    """Goal: who asks for a change may want it no more while the directory is silent; its slot, of which nobody knows
+    where it is, is not used again."""
+    directory, asked = Directory(), []
+    made = Session(directory, "", Identity("host", 1, "/m", "user"), 5.0)
+
+    def silent(url: str, operation: str, request: Message, *_: object) -> Any:
+        asked.append(request.slot)
+        raise errors.Unreachable("silent")
+
+    directory.call = silent
+    with pytest.raises(errors.Interrupted):
+        made.change(Create(names=[b"one"], ino=0, mode=FOLDER), Made, interrupted=lambda: len(asked) > 1)
+    with pytest.raises(errors.Interrupted):
+        made.change(Create(names=[b"one"], ino=0, mode=FOLDER), Made, interrupted=lambda: True)
+    assert asked == [1, 1, 2]
+
+
 class RealCore:
     """The directory's own core in the place of the connection to it; `asked` has the slots of changes. A power cut
     takes what happened since `save`; one that comes `before_reply` takes what was just executed."""

@@ -164,14 +164,14 @@ class Driver(mfusepy.Operations):
         self._look_again(old)
 
     def unlink(self, path: str) -> None:
-        self._fs.remove(place_of(path), folder=False)
+        self._fs.remove(place_of(path), folder=False, thread=mfusepy.fuse_get_context()[2])
         self._nodes.removed(path)
 
     def rmdir(self, path: str) -> None:
-        self._fs.remove(place_of(path), folder=True)
+        self._fs.remove(place_of(path), folder=True, thread=mfusepy.fuse_get_context()[2])
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        self._fs.rename(place_of(old), place_of(new), flags)
+        self._fs.rename(place_of(old), place_of(new), flags, mfusepy.fuse_get_context()[2])
         self._nodes.renamed(old, new, bool(flags & _RENAME_EXCHANGE))
 
     def chmod(self, path: str | None, mode: int, fi=None) -> None:

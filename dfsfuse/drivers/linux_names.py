@@ -188,7 +188,7 @@ class Names:
 
     def _remove(self, request: Request, folder: bool) -> bytes:
         parent, name = self._nodes.get(request.nodeid).ino, request.name()
-        self._fs.remove((parent, (name,)), folder)
+        self._fs.remove((parent, (name,)), folder, request.pid)
         self._nodes.removed((parent, name))
         return b""
 
@@ -204,7 +204,7 @@ class Names:
         old_name, new_name = request.two_names(start)
         old = self._nodes.get(request.nodeid).ino, old_name
         new = self._nodes.get(newdir).ino, new_name
-        self._fs.rename((old[0], (old[1],)), (new[0], (new[1],)), flags)
+        self._fs.rename((old[0], (old[1],)), (new[0], (new[1],)), flags, request.pid)
         self._nodes.renamed(old, new, bool(flags & RENAME_EXCHANGE))
         return b""
 
