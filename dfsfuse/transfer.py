@@ -171,8 +171,10 @@ class Transfer:
 
     def _add_receipts(self, server: Server, found: Confirmed) -> None:
         names = list(found)
-        for batch in (names[at : at + _CONFIRM_AT_ONCE] for at in range(0, len(names), _CONFIRM_AT_ONCE)):
-            reply: ConfirmReply = self._call(server, "confirm", Confirm(batch), ConfirmReply, _CHUNK_S)
+        while names:
+            request = Confirm(names[:_CONFIRM_AT_ONCE])
+            reply: ConfirmReply = self._call(server, "confirm", request, ConfirmReply, _CHUNK_S)
+            names[:_CONFIRM_AT_ONCE] = reply.left
             for row in reply.receipts:
                 found[row.chunk].receipts.extend(row.receipts)
 

@@ -22,6 +22,7 @@ import logging
 import os
 import pathlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ STALL_S = 10.0
 SYNC_EVERY_S = 1.0
 CONFIRM_MAX = 16384
 """Chunks in one confirmation: 64 GiB of content."""
+CONFIRM_S = 1.0
+"""Then it is answered with what is confirmed by then."""
 
 _CONTENT_TYPE, _RANGES = b"application/octet-stream", [(b"accept-ranges", b"bytes")]
 _ROLES = {b"": PRIMARY, b"role=acting": ACTING, b"role=copy": COPY}
@@ -148,9 +151,17 @@ class FileService:
     async def _confirm(self, request: messages.Confirm) -> messages.Confirmed:
         if len(request.chunks) > CONFIRM_MAX:
             raise errors.BadRequest(f"{len(request.chunks)} chunks; at most {CONFIRM_MAX} are confirmed at once")
-        numbers = await self._in(self._disk, self._store.confirm, request.chunks)
-        rows = [messages.ChunkReceipts(name, [messages.Receipt(self._name, n)]) for name, n in numbers.items()]
-        return messages.Confirmed(rows)
+        return await self._in(self._disk, self._confirm_some, request.chunks)
+
+    def _confirm_some(self, names: list[bytes]) -> messages.Confirmed:
+        """The first of them, at least one. After a start each is read and hashed, which can take hours for all."""
+        until, looked = time.monotonic() + CONFIRM_S, 0
+        rows: list[messages.ChunkReceipts] = []
+        while looked < len(names) and (not looked or time.monotonic() < until):
+            numbers = self._store.confirm([names[looked]])
+            rows += (messages.ChunkReceipts(name, [messages.Receipt(self._name, n)]) for name, n in numbers.items())
+            looked += 1
+        return messages.Confirmed(rows, names[looked:])
 
     async def _sync(self, request: messages.Sync) -> messages.Synced:
         own = functools.partial(self._in, self._syncer, self._store.sync)

@@ -1,5 +1,6 @@
 """The file service over HTTP: three real servers as processes, killed and stopped as a test wants."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,6 +16,9 @@ from file_group import DEADLINE_S, TOKEN, Directory, FileServer, Group, free_por
 
 from dfsfuse import messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from servers import file_service
+from servers.file_service import FileService
+from servers.peers import Peers
 
 
 @pytest.fixture
@@ -261,6 +265,26 @@ def test_replies_as_json(lone: FileServer):
     status, headers, body = lone.ask("GET", f"/v1/chunks/{_HEX}", Accept="application/json")
     assert (status, headers["content-type"]) == (404, "application/json")
     assert b'"chunk_missing"' in body
+
+
+def test_what_takes_long_to_confirm_is_answered_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Goal: a server that has to read all of it answers in time with what it has confirmed by then, at least one chunk,
+    and says what is left."""
+    service = FileService("A", "http://a", tmp_path, Peers("token"), "http://directory")
+    names = [chunk_name(data) for data in (b"one", b"two", b"three")]
+    for name, data in zip(names, (b"one", b"two", b"three"), strict=True):
+        service._store.store(name, data)
+    confirm = service.operations()["confirm"].handler
+
+    async def ask() -> messages.Confirmed:
+        return await confirm(messages.Confirm(names))
+
+    whole = asyncio.run(ask())
+    assert ([row.chunk for row in whole.receipts], whole.left) == (names, [])
+    monkeypatch.setattr(file_service, "CONFIRM_S", 0.0)
+    first = asyncio.run(ask())
+    assert ([row.chunk for row in first.receipts], first.left) == (names[:1], names[1:])
+    service.close()
 
 
 def test_confirm_and_sync(group: Group):

@@ -8,7 +8,7 @@ import pytest
 from clients import Client, Servers, uploaded
 from volumes import Volume
 
-from dfsfuse import errors
+from dfsfuse import errors, transfer
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.messages import INLINE_ENTRIES, Cluster, Collect, Confirm, Confirmed, Receipt, Server, Stored
 from dfsfuse.messages import ChunkReceipts as Row
@@ -122,9 +122,10 @@ def test_a_commit_in_doubt(world: World):
 
 
 class Group:
-    """A session with three file servers that have these chunks; None: it is away."""
+    """A session with three file servers that have these chunks; None: it is away. Each looks for so many at once."""
 
     timeout_s = 0.05
+    at_once = 1000
 
     def __init__(self, **chunks: list[bytes] | None):
         self.chunks, self.rpc, self.sent = chunks, self, []
@@ -134,7 +135,8 @@ class Group:
     def call(self, url: str, operation: str, request: Confirm, *_: object) -> Confirmed:
         if self.chunks[url] is None:
             raise errors.Unreachable(f"{url} is away")
-        return Confirmed([Row(name, [Receipt(url, 7)]) for name in request.chunks if name in self.chunks[url]])
+        looked, left = request.chunks[: self.at_once], request.chunks[self.at_once :]
+        return Confirmed([Row(name, [Receipt(url, 7)]) for name in looked if name in self.chunks[url]], left)
 
     def put_chunk(self, url: str, name: bytes, data: bytes, *_: object) -> Stored:
         if self.chunks[url] is None:
@@ -185,3 +187,14 @@ def test_what_the_directory_hears_is_worth_a_try():
     group = Group(A=[], B=None, C=None)
     Transfer(group).upload(DATA, {}, ask=True)
     assert group.sent == ["A"]
+
+
+def test_servers_that_read_what_they_confirm_are_asked_again(monkeypatch: pytest.MonkeyPatch):
+    """Goal: more chunks than a request names, and than a server looks at before it answers, are all asked for."""
+    monkeypatch.setattr(transfer, "_CONFIRM_AT_ONCE", 7)
+    names = [bytes([number]) * 32 for number in range(20)]
+    group = Group(A=names, B=names[:15], C=names[5:])
+    group.at_once = 3
+    confirmed = Transfer(group).confirm(names)
+    assert list(confirmed) == names
+    assert [len(confirmed[name].receipts) for name in names] == [2] * 5 + [3] * 10 + [2] * 5

@@ -186,9 +186,10 @@ class Confirm(Message):
 
 
 class Confirmed(Message):
-    """Receipts for those it has."""
+    """Receipts for those it has. It has not looked for what is `left`, as it reads for about a second: ask again."""
 
     receipts: list[ChunkReceipts]
+    left: list[bytes] = []
 
 
 class Sync(Message):
