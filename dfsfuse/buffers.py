@@ -21,13 +21,20 @@ class Buffers:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[memoryview]:
-        """One for the block. What was in it before is still there."""
-        try:
-            buffer = self._spare.pop()
-        except IndexError:
-            buffer = direct_io.memory(ENTRY_BYTES)
+        """One for the block."""
+        buffer = self.take()
         try:
             yield buffer
         finally:
-            if len(self._spare) < SPARE_MAX:
-                self._spare.append(buffer)
+            self.give(buffer)
+
+    def take(self) -> memoryview:
+        """One until it is given back. What was in it before is still there."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return direct_io.memory(ENTRY_BYTES)
+
+    def give(self, buffer: memoryview) -> None:
+        if len(self._spare) < SPARE_MAX:
+            self._spare.append(buffer)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from dfsfuse import chunks, disk_io, errors
 from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
-from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges, Span
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges
 from dfsfuse.in_doubt import InDoubt, cut
 from dfsfuse.messages import ChunkReceipts
 from dfsfuse.sparse_files import holds_data, punch_hole
@@ -166,30 +166,16 @@ class Content:
                 wanted += [i for i in after if not self.here(i)]
             return wanted
 
-    def fetch(self, index: int, download: Download) -> int:
-        """Bring one entry to the local disk; the bytes that travelled. What was written meanwhile stays."""
+    def chunk_at(self, offset: int, length: int) -> tuple[bytes, int] | None:
+        """The chunk that these bytes are a part of, and where in it they begin; None if they are not, or may not be as
+        the servers have them."""
+        index, first = divmod(offset, ENTRY_BYTES)
         with self.mutex:
-            entry = self.entries[index] if index < len(self.entries) else []
-        spans = [span for span in chunks.spans(entry) if span.chunk != HOLE]
-        fetched = {name: download(name) for name in {span.chunk for span in spans}}
-        with self.mutex:
-            current = self.entries[index] if index < len(self.entries) else []
-            if current == entry and entry and not self.present[index]:
-                try:
-                    for span in spans:
-                        self._lay(index, span, fetched[span.chunk])
-                except OSError:
-                    punch_hole(self.fd, index * ENTRY_BYTES, ENTRY_BYTES)
-                    raise
-                self.present[index] = 1
-                self.row_current = False
-        return sum(map(len, fetched.values()))
-
-    def _lay(self, index: int, span: Span, data: bytes) -> None:
-        if len(data) < span.start + span.length:
-            raise errors.ChunkCorrupt(f"chunk {span.chunk.hex()} is shorter than its piece")
-        part = memoryview(data)[span.start : span.start + span.length]
-        disk_io.write_all(self.fd, part, index * ENTRY_BYTES + span.offset)
+            if length <= 0 or self.changed or len(self.entries[index]) != 1:
+                return None
+            piece = self.entries[index][0]
+            within = piece.offset <= first and first + length <= piece.end
+            return (piece.chunk, first - piece.offset) if within and piece.chunk != HOLE else None
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Bytes of entries that are here; how many."""

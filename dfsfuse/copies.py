@@ -21,6 +21,7 @@ from dfsfuse.cache_index import Copy
 from dfsfuse.chunks import holes
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
+from dfsfuse.fetching import fetch
 from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import (
@@ -85,7 +86,7 @@ class Copies:
 
     def _bring_all(self, content: Content) -> None:
         missing = [index for index in range(len(content.entries)) if not content.here(index)]
-        for _ in self._transfer.each(lambda i: content.fetch(i, self._transfer.download), missing):
+        for _ in self._transfer.each(lambda i: fetch(content, i, self._transfer.latest.lend), missing):
             pass
 
     def _place_of(self, content: Content) -> tuple[tuple[int, list[bytes]], bytes, Attributes | None]:

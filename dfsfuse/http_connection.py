@@ -38,7 +38,8 @@ class ClosedEarly(Exception):
 class Wait:
     """How long a reply is waited for: until `deadline` (time.monotonic), and no longer than `stall_s` without a byte.
     `interrupted` is asked every 50 ms; Interrupted is raised once it is true. `meanwhile`, which must not raise, is
-    called when the request has been sent."""
+    called when the request has been sent. A body that is announced, and does not come with the head, goes to `into` if
+    that is large enough."""
 
     def __init__(
         self,
@@ -46,8 +47,10 @@ class Wait:
         stall_s: float | None = None,
         interrupted: Callable[[], bool] | None = None,
         meanwhile: Callable[[], None] | None = None,
+        into: memoryview | None = None,
     ):
         self.deadline, self.stall_s, self.interrupted, self.meanwhile = deadline, stall_s, interrupted, meanwhile
+        self.into = into
 
     def check(self, since: float) -> None:
         """After a system call that brought nothing, or not all; `since` is when the last byte came. Raises
@@ -87,7 +90,7 @@ class HttpConnection:
     def close(self) -> None:
         self._socket.close()
 
-    def exchange(self, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | bytearray]:
+    def exchange(self, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | memoryview]:
         """(status, body) of the reply. Raises ClosedEarly, OSError, TimeoutError, Interrupted, Unreachable; after an
         error the connection is of no more use."""
         self.reusable = False
@@ -108,7 +111,7 @@ class HttpConnection:
                 wait.check(since)
         return self._answer(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
 
-    def _answer(self, body: bytes | bytearray) -> tuple[int, bytes | bytearray]:
+    def _answer(self, body: bytes | memoryview) -> tuple[int, bytes | memoryview]:
         self.reusable = self._kept_alive
         return self._parser.get_status_code(), body
 
@@ -155,19 +158,19 @@ class HttpConnection:
                 raise error.__context__ from None
             raise errors.Unreachable(f"the reply is not HTTP: {error}") from None
 
-    def _announced_body(self, wait: Wait) -> bytearray:
+    def _announced_body(self, wait: Wait) -> memoryview:
         """The rest of a body of known length, past the parser; the next reply gets a fresh one."""
-        whole = bytearray(self._length)
+        fits = wait.into is not None and self._length <= len(wait.into)
+        whole = wait.into[: self._length] if fits else memoryview(bytearray(self._length))
         filled = 0
         for part in self._parts:
             whole[filled : filled + len(part)] = part
             filled += len(part)
-        view, since = memoryview(whole), time.monotonic()
+        since = time.monotonic()
         while filled < len(whole):
-            filled += self._receive(view[filled:], wait, since)
+            filled += self._receive(whole[filled:], wait, since)
             since = time.monotonic()
             wait.check(since)
-        view.release()
         return whole
 
     # -- httptools.HttpResponseParser

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.cache import Cache
 from dfsfuse.content import Content
+from dfsfuse.fetching import fetch
 from dfsfuse.full_disk import Need
 from dfsfuse.handles import Handle
 from dfsfuse.passing import Passing
@@ -17,7 +18,8 @@ from dfsfuse.transfer import Transfer
 
 class Reading:
     def __init__(self, cache: Cache, transfer: Transfer):
-        self._cache, self._transfer, self._passing = cache, transfer, Passing(transfer.download)
+        self._cache, self._transfer, self._latest = cache, transfer, transfer.latest
+        self._passing = Passing(transfer.latest)
 
     def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
@@ -34,9 +36,17 @@ class Reading:
             drops = content.drops
             if not self._brought(content, offset, offset + len(buffer)):
                 return self._passing.read_into(content, buffer, offset)
-            count = content.read_into(buffer, offset)
+            count = self._read_here(content, buffer, offset)
             if content.drops == drops:
                 return count
+
+    def _read_here(self, content: Content, buffer: memoryview, offset: int) -> int:
+        """What came last is in memory, and on the disk alone otherwise."""
+        length = min(len(buffer), content.size - offset)
+        chunk = content.chunk_at(offset, length)
+        if chunk is not None and self._latest.copy(*chunk, buffer[:length]):
+            return length
+        return content.read_into(buffer, offset)
 
     def _brought(self, content: Content, start: int, end: int) -> bool:
         """What is missing is here now; False: the disk has no room for it."""
@@ -77,4 +87,4 @@ class Reading:
             self._cache.note_growth(content, fetched)
 
     def _fetch(self, content: Content, index: int, need: Need) -> int:
-        return self._cache.with_room(lambda: content.fetch(index, self._transfer.download), need)
+        return self._cache.with_room(lambda: fetch(content, index, self._latest.lend), need)

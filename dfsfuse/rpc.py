@@ -87,20 +87,29 @@ class Rpc:
         return from_msgpack(self._ask(url, f"PUT /v1/chunks/{name.hex()}{query}", data, wait, timeout_s), Stored)
 
     def get_chunk(
-        self, url: str, name: bytes, timeout_s: float, interrupted: Callable[[], bool] | None = None
-    ) -> bytes | bytearray:
-        """One whole chunk, not yet verified."""
-        wait = Wait(time.monotonic() + timeout_s, _STALL_S, interrupted)
+        self,
+        url: str,
+        name: bytes,
+        buffer: memoryview,
+        timeout_s: float,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> int:
+        """One whole chunk into `buffer`, not yet verified; its length."""
+        wait = Wait(time.monotonic() + timeout_s, _STALL_S, interrupted, into=buffer)
         body = self._ask(url, f"GET /v1/chunks/{name.hex()}", b"", wait, timeout_s)
+        if len(body) > len(buffer):
+            raise errors.ChunkCorrupt(f"{url} has sent {len(body)} bytes as chunk {name.hex()}")
+        if not isinstance(body, memoryview):
+            buffer[: len(body)] = body
         self.received_bytes += len(body)
-        return body
+        return len(body)
 
     def close(self) -> None:
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
 
-    def _ask(self, url: str, line: str, body: Body, wait: Wait, timeout_s: float) -> bytes | bytearray:
+    def _ask(self, url: str, line: str, body: Body, wait: Wait, timeout_s: float) -> bytes | memoryview:
         address = _address(url)
         head = f"{line} HTTP/1.1\r\nhost: {address[0]}:{address[1]}\r\n{self._authorization}{len(body)}\r\n\r\n"
         try:
@@ -120,7 +129,7 @@ class Rpc:
             for tell in self._on_return:
                 tell()
 
-    def _exchange(self, address: Address, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | bytearray]:
+    def _exchange(self, address: Address, head: bytes, body: Body, wait: Wait) -> tuple[int, bytes | memoryview]:
         idle = self._idle.setdefault(address, [])
         while idle:
             try:
@@ -134,7 +143,7 @@ class Rpc:
 
     def _over(
         self, connection: HttpConnection, idle: list[HttpConnection], head: bytes, body: Body, wait: Wait
-    ) -> tuple[int, bytes | bytearray]:
+    ) -> tuple[int, bytes | memoryview]:
         try:
             return connection.exchange(head, body, wait)
         finally:
@@ -172,7 +181,7 @@ def _silence(url: str, error: Exception, timeout_s: float) -> errors.Unreachable
     return errors.Unreachable(f"{url} broke off: {error}")
 
 
-def _refusal(body: bytes | bytearray, status: int, asked: str) -> errors.DfsError:
+def _refusal(body: bytes | memoryview, status: int, asked: str) -> errors.DfsError:
     try:
         reply = _decode_error(body)
     except msgspec.MsgspecError:

@@ -18,6 +18,7 @@ from dfsfuse import errors
 from dfsfuse.buffers import Buffers
 from dfsfuse.chunks import chunk_name
 from dfsfuse.health import Health
+from dfsfuse.latest_chunks import LatestChunks
 from dfsfuse.messages import ChunkReceipts, Confirm, FilesStatus, Message, Server, Stored, Sync, Synced
 from dfsfuse.messages import Confirmed as ConfirmReply
 from dfsfuse.patience import Patience
@@ -45,6 +46,7 @@ class Transfer:
         self._health = Health(session.rpc, self._group)
         self._turn = itertools.count()
         self.buffers = Buffers()
+        self.latest = LatestChunks(self._download, self.buffers)
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="transfer")
         self.sent_bytes, self._tell = 0, tell
 
@@ -99,13 +101,19 @@ class Transfer:
 
     def download(self, name: bytes) -> bytes:
         """One whole chunk, verified."""
-        return self._patience.until_answered(lambda left_s: self._download_once(name, left_s))
+        with self.latest.lend(name) as data:
+            return bytes(data)
 
-    def _download_once(self, name: bytes, left_s: float) -> bytes:
+    def _download(self, name: bytes, buffer: memoryview) -> int:
+        """Into `buffer`, verified; its length."""
+        return self._patience.until_answered(lambda left_s: self._download_once(name, buffer, left_s))
+
+    def _download_once(self, name: bytes, buffer: memoryview, left_s: float) -> int:
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._health.sorted(self._readers())):
             try:
-                data = self._session.rpc.get_chunk(server.url, name, share_s, self._health.is_silent(server, share_s))
+                is_silent = self._health.is_silent(server, share_s)
+                length = self._session.rpc.get_chunk(server.url, name, buffer, share_s, is_silent)
             except (errors.Unreachable, errors.Interrupted) as error:
                 failure = self._has_failed(server, error)
                 continue
@@ -113,8 +121,8 @@ class Transfer:
                 log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)
                 failure = error
                 continue
-            if chunk_name(data) == name:
-                return data
+            if chunk_name(buffer[:length]) == name:
+                return length
             log.error("chunk %s: server %s sent other bytes; asking the next", name.hex(), server.name)
             failure = errors.ChunkCorrupt(f"no server has chunk {name.hex()} unbroken")
         raise failure

@@ -16,6 +16,8 @@ from dfsfuse.cache import Cache
 from dfsfuse.chunks import HOLE, Entry
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
+from dfsfuse.fetching import fetch
+from dfsfuse.latest_chunks import LatestChunks
 from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, ChunkReceipts, Manifest, Receipt
 from servers import content as versions
 
@@ -31,6 +33,14 @@ class Servers:
     before_store: Callable[[], None] = lambda: None
     number: int = 1
     buffers: Buffers = dataclasses.field(default_factory=Buffers)
+
+    def __post_init__(self) -> None:
+        self.latest = LatestChunks(self._bring, self.buffers)
+
+    def _bring(self, name: bytes, buffer: memoryview) -> int:
+        data = self.download(name)
+        buffer[: len(data)] = data
+        return len(data)
 
     # -- dfsfuse.transfer.Transfer
 
@@ -159,20 +169,20 @@ class Client:
 
     def read(self, content: Content, offset: int, length: int) -> bytes:
         for index in content.missing(offset, offset + length):
-            content.fetch(index, self.servers.download)
+            fetch(content, index, self.servers.latest.lend)
         buffer = bytearray(length)
         return bytes(buffer[: content.read_into(memoryview(buffer), offset)])
 
     def write(self, content: Content, data: bytes, offset: int) -> None:
         for index in content.unready(offset, offset + len(data)):
-            content.fetch(index, self.servers.download)
+            fetch(content, index, self.servers.latest.lend)
         if content.write(data, offset, self.volume.now_ns):
             self.cache.mark_open(content)
 
     def resize(self, content: Content, size: int) -> None:
         if size < content.size and size % chunks.ENTRY_BYTES:
             for index in content.unready(size, size + 1):
-                content.fetch(index, self.servers.download)
+                fetch(content, index, self.servers.latest.lend)
         content.resize(size, self.volume.now_ns)
         self.cache.mark_open(content)
 

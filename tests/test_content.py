@@ -1,5 +1,6 @@
 """Content against a bytearray: what is read is what was written, what is uploaded is what is there, and not more."""
 
+import contextlib
 import errno
 import os
 import random
@@ -15,6 +16,7 @@ from dfsfuse import chunks, direct_io, errors, segments
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.content import Content
 from dfsfuse.disk_io import write_all
+from dfsfuse.fetching import fetch
 from dfsfuse.holes import allocated_bytes
 from dfsfuse.messages import SEGMENT_ENTRIES
 from dfsfuse.sparse_files import punch_hole
@@ -202,6 +204,7 @@ def test_only_what_is_missing_is_fetched(world: World) -> None:
     content = world.file(noise(4 * ENTRY_BYTES))
     reader = world.two.open("f")
     world.two.read(reader, 0, 4 * ENTRY_BYTES)
+    world.servers.latest._kept.clear()
     world.two.close(reader)
     world.one.write(content, b"new", 2 * ENTRY_BYTES + 100_000)
     world.one.commit(content)
@@ -393,11 +396,11 @@ def test_what_was_written_while_an_entry_was_fetched_stays(world: World) -> None
     world.one.close(world.file(noise(ENTRY_BYTES)), write=True)
     content = world.two.open("f", write=True)
 
-    def download(name: bytes) -> bytes:
+    def lend(name: bytes) -> contextlib.AbstractContextManager[memoryview]:
         content.write(b"n" * ENTRY_BYTES, 0, 1)
-        return world.servers.download(name)
+        return world.servers.latest.lend(name)
 
-    content.fetch(0, download)
+    fetch(content, 0, lend)
     assert world.two.read(content, 0, 5) == b"nnnnn"
 
 
@@ -406,7 +409,7 @@ def test_a_chunk_that_is_too_short_is_corrupt(world: World) -> None:
     world.one.close(world.file(b"data"), write=True)
     content = world.two.open("f")
     with pytest.raises(errors.ChunkCorrupt):
-        content.fetch(0, lambda name: b"dat")
+        fetch(content, 0, lambda name: contextlib.nullcontext(memoryview(b"dat")))
     assert content.missing(0, 4) == [0]
 
 
@@ -417,7 +420,7 @@ def test_fetching_does_not_hide_that_the_index_is_behind(world: World) -> None:
     content = world.two.open("f", write=True)
     world.two.write(content, b"a" * ENTRY_BYTES, 0)
     world.two.commit(content)
-    content.fetch(1, world.servers.download)
+    fetch(content, 1, world.servers.latest.lend)
     assert content.write(b"b", 0, 1), "the index must be told"
 
 

@@ -15,7 +15,7 @@ from support import MountedCluster, clean_up, error, wait_until
 from volumes import Volume
 
 from dfsfuse import errors, full_disk, mountpoint
-from dfsfuse.passing import CHUNKS_KEPT
+from dfsfuse.latest_chunks import KEPT_MAX
 from servers.store.memory import MemoryStore
 
 MIB = 1 << 20
@@ -77,8 +77,7 @@ def test_a_file_that_is_larger_than_the_disk_is_read(machines):
         there.write(path, data)
     for path, data in [*contents.items(), *contents.items()]:
         assert in_steps(here, path) == data
-    passing = here.files.files.read_into.__self__._passing
-    assert len(passing._kept) <= CHUNKS_KEPT
+    assert len(here.servers.latest._kept) <= KEPT_MAX
 
 
 def test_nothing_at_all_is_left(machines, disk):
@@ -104,7 +103,10 @@ def test_the_cache_is_used_again(machines, disk, monkeypatch):
     reading = here.files.files.read_into.__self__
     monkeypatch.setattr(reading._passing, "_until_s", 0.0)
     assert in_steps(here, "/file") == noise(MIB)
-    assert not reading._passing._kept
+    here.servers.latest._kept.clear()
+    before = here.servers.received_bytes
+    assert in_steps(here, "/file") == noise(MIB)
+    assert here.servers.received_bytes == before
     assert here.cache.peek(here.stat("/file").ino).present == b"\1"
 
 
