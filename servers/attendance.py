@@ -3,19 +3,25 @@
     live      renewed within PROMISE_LEASE_S
     silent    not; its write locks are gone after LOCK_LEASE_S, which is noted in its record, so that nobody waits for
               it after a restart
-    ended     silent for PROMISE_LEASE_S + OPEN_ROWS_S: it and its open rows go
+    gone      silent for PROMISE_LEASE_S + OPEN_ROWS_S, or ended by a client that could not send everything: it is
+              refused as one that has ended, and its open rows go, but for those for writing. Its client's cache may
+              have content that is based on these versions: without them a copy of it could not be made
+    ended     taken over by the next session of the same cache, or gone for KEPT_S: nothing is left of it
 
-When a session was heard of is not stored: after a start each stored one has its time anew.
+When a session was heard of is not stored: after a start each stored one has its time anew. For how long one is gone is
+counted while the directory runs, each COUNT_EVERY_S, as clocks are set and machines sleep.
 """
 
 from dfsfuse import errors
-from dfsfuse.messages import AllocateInodes, Begin, End, InodeRange, Renew, SessionRow
+from dfsfuse.messages import AllocateInodes, Begin, End, InodeRange, Renew, SessionRow, TakenOver, TakeOver
 from servers import sessions
 from servers.store import Store
 
 PROMISE_LEASE_S = 4.0
 LOCK_LEASE_S = 8.0
 OPEN_ROWS_S = 600.0
+KEPT_S = 7 * 24 * 3600.0
+COUNT_EVERY_S = 60.0
 
 
 class Attendance:
@@ -23,10 +29,13 @@ class Attendance:
 
     def __init__(self, store: Store, now_s: float):
         self._store = store
-        self._lapsed = store.read(sessions.lapsed_sessions)
-        self._seen_s = {row.session: now_s for row in store.read(sessions.all_sessions)}
+        known = store.read(sessions.all_records)
+        self._gone = {session: record.gone_s for session, record in known.items() if record.gone}
+        self._lapsed = {session for session, record in known.items() if record.lapsed and not record.gone}
+        self._seen_s = dict.fromkeys(known.keys() - self._gone.keys(), now_s)
         self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCK_LEASE_S - 1))
         self._unsent = dict.fromkeys(self._seen_s, 0)
+        self._counted_s = now_s
 
     def begin(self, request: Begin, now_s: float) -> int:
         session = self._store.transact(lambda tx: sessions.begin(tx, request))
@@ -53,21 +62,55 @@ class Attendance:
         return True
 
     def end(self, request: End) -> None:
-        self._store.transact(lambda tx: sessions.end(tx, request.session))
-        self._seen_s.pop(request.session, None)
-        self._unsent.pop(request.session, None)
-        self._lapsed.discard(request.session)
+        session = request.session
+        if request.keeps:
+            self._leave(session)
+        else:
+            self._store.transact(lambda tx: sessions.end(tx, session))
+            self._forget(session)
+
+    def take_over(self, request: TakeOver) -> TakenOver:
+        self.check(request.session)
+        taken = self._store.transact(lambda tx: sessions.take_over(tx, request))
+        for former in request.formers:
+            if former != request.session:
+                self._forget(former)
+        return taken
+
+    def _leave(self, session: int) -> None:
+        record = self._store.transact(lambda tx: sessions.leave(tx, session))
+        self._forget(session)
+        if record is not None:
+            self._gone[session] = record.gone_s
+
+    def _forget(self, session: int) -> None:
+        self._gone.pop(session, None)
+        self._seen_s.pop(session, None)
+        self._unsent.pop(session, None)
+        self._lapsed.discard(session)
 
     def allocate(self, request: AllocateInodes) -> InodeRange:
         return self._store.transact(lambda tx: sessions.allocate(tx, request))
 
     def end_lapsed(self, now_s: float) -> None:
-        """End the sessions that have been silent for longer than their open rows last; note whose locks are gone."""
+        """What becomes of sessions by time alone; done now and then."""
         for session, seen_s in list(self._seen_s.items()):
             if now_s - seen_s > PROMISE_LEASE_S + OPEN_ROWS_S:
-                self.end(End(session))
+                self._leave(session)
             elif now_s - seen_s > LOCK_LEASE_S and session not in self._lapsed:
                 self._set_lapsed(session, True)
+        if now_s - self._counted_s >= COUNT_EVERY_S:
+            self._count_gone(min(now_s - self._counted_s, 2 * COUNT_EVERY_S))
+            self._counted_s = now_s
+
+    def _count_gone(self, seconds: float) -> None:
+        if not self._gone:
+            return
+        found = self._store.transact(lambda tx: sessions.count_gone(tx, self._gone, seconds))
+        self._gone = {session: record.gone_s for session, record in found.items()}
+        for session, gone_s in list(self._gone.items()):
+            if gone_s >= KEPT_S:
+                self.end(End(session))
 
     def _set_lapsed(self, session: int, lapsed: bool) -> None:
         self._store.transact(lambda tx: sessions.set_lapsed(tx, session, lapsed))
@@ -88,8 +131,18 @@ class Attendance:
     def rows(self, now_s: float) -> list[SessionRow]:
         """All sessions, for people."""
         live = set(self._seen_within(PROMISE_LEASE_S, now_s))
-        rows: list[SessionRow] = self._store.read(sessions.all_sessions)
-        for row in rows:
-            row.live = row.session in live
-            row.unsent_files = self._unsent.get(row.session, 0)
-        return rows
+        return [
+            SessionRow(
+                session=session,
+                host=record.host,
+                pid=record.pid,
+                mountpoint=record.mountpoint,
+                user=record.user,
+                live=session in live,
+                unsent_files=self._unsent.get(session, 0),
+                gone=record.gone,
+                kept_files=record.kept_files,
+                kept_s=max(0.0, KEPT_S - self._gone[session]) if session in self._gone else 0.0,
+            )
+            for session, record in self._store.read(sessions.all_records).items()
+        ]

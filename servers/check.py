@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from dfsfuse.messages import NAME_BYTES_MAX, ROOT_INO, bytes_as_text
 from dfsfuse.messages.checks import Checked, Problem
-from servers import check_content, records
+from servers import check_content, open_rows, records
 from servers.records import Inode, Usage
 from servers.store import Reader
 
@@ -113,8 +113,7 @@ def _of_inode(tx: Reader, ino: int, inode: Inode, above: _Above) -> Found:
 
 
 def _of_links(tx: Reader, ino: int, inode: Inode, names: int, subfolders: int) -> Found:
-    is_open = bool(tx.range(*records.within(b"o" + records.number(ino)), 1))
-    if not names and not is_open and ino != ROOT_INO:
+    if not names and not open_rows.has_any(tx, ino) and ino != ROOT_INO:
         yield _problem("unnamed", ino, "nothing leads to it, and nobody has it open", INTO_LOST_AND_FOUND)
         return
     if inode.is_folder and names > 1:
@@ -216,7 +215,7 @@ def _of_strays(tx: Reader) -> Found:
                 yield _problem("xattr_bytes", ino, what, "it counts them")
     for key, _ in records.rows(tx, b"o"):
         yield None
-        ino, session = records.as_number(key[1:9]), records.as_number(key[9:17])
+        ino, session = records.as_number(key[1:9]), open_rows.session_of(key)
         if tx.get(records.session_key(session)) is None or records.get_inode(tx, ino) is None:
             what = f"it is open in session {session}, and one of them is gone"
             yield _problem("open_stray", ino, what, "it is open there no more", other=session, name=key[17:])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dfsfuse import chunks
 from dfsfuse.chunks import NAME_BYTES
 from dfsfuse.messages.checks import Problem
-from servers import records, references, versions
+from servers import open_rows, records, references, versions
 from servers.records import Inode
 from servers.references import ONLY_GROUP
 from servers.store import Reader
@@ -95,8 +95,7 @@ def is_kept_rightly(tx: Reader, key: bytes) -> bool:
     if records.get_inode(tx, ino) is None:
         return False
     if key[:1] == b"h":
-        opened = tx.range(*records.within(b"o" + records.number(ino)), 100_000)
-        return any(row[17:] == key[9:] for row, _ in opened)
+        return open_rows.is_open(tx, ino, records.as_number(key[9:17]))
     return key[:1] == b"d" or _may_be_session(tx, records.as_number(key[9:17]))
 
 

@@ -33,7 +33,7 @@ from dfsfuse.messages import (
     WhereReply,
     without_set_ids,
 )
-from servers import quota, records, references, undurable, versions
+from servers import open_rows, quota, records, references, undurable, versions
 from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Reader, Transaction
@@ -58,7 +58,9 @@ def open_file(tx: Transaction, request: Open) -> Opened:
         inode.fence, inode.locking = max(request.token, inode.fence), inode.locking or notes
         inode.atime_ns = request.atime_ns or inode.atime_ns
         put_inode(tx, ino, inode)
-    records.put_open(tx, ino, request.session, inode.version, request.opening)
+    # A file without a name goes with its program, also where that is killed.
+    writing = request.token > 0 and inode.nlink > 0
+    open_rows.put(tx, ino, request.session, inode.version, request.opening, writing)
     known = (request.have_version, request.have_commit_id) == (inode.version, inode.commit_id)
     known = known and request.have_version > 0
     manifest = None if known else manifest_of(inode)
@@ -146,8 +148,7 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
     needs = _needs(tx, inode, request, group)
     records.add_usage(tx, 0, request.size - inode.size, stored_bytes - inode.allocated_bytes)
     if request.opening:
-        tx.delete(records.open_key(request.ino, request.session, request.base_version))
-        records.put_open(tx, request.ino, request.session, inode.version + 1, request.opening)
+        open_rows.move(tx, request.ino, request.session, request.base_version, request.opening)
     with versions.keeping(tx, request.ino, inode):
         before = undurable.content_of(inode)
         _take_content(inode, request, stored_bytes)

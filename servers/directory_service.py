@@ -86,6 +86,7 @@ class DirectoryService:
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, core.end),
+            "take_over": (messages.TakeOver, self._durably(core.attendance.take_over)),
             "allocate": (messages.AllocateInodes, self._durably(core.attendance.allocate)),
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),

@@ -8,7 +8,7 @@ import stat
 
 from dfsfuse.messages import ROOT_INO
 from dfsfuse.messages.checks import Problem
-from servers import check, records, tree
+from servers import check, open_rows, records, tree
 from servers.records import Inode, entry_key, get_inode, parent_key, put_inode
 from servers.store import Transaction
 
@@ -132,8 +132,7 @@ def _count_links(tx: Transaction, ino: int) -> bool:
 
 def adopt_unnamed(tx: Transaction, problem: Problem, now_ns: int) -> bool:
     inode = get_inode(tx, problem.ino)
-    opened = tx.range(*records.within(b"o" + records.number(problem.ino)), 1)
-    if inode is None or problem.ino == ROOT_INO or opened or _places(tx, problem.ino):
+    if inode is None or problem.ino == ROOT_INO or open_rows.has_any(tx, problem.ino) or _places(tx, problem.ino):
         return False
     _adopt(tx, problem.ino, inode, now_ns)
     return True

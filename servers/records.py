@@ -6,7 +6,6 @@ e ino:8 name                    entry: ino:8 of what the name points to, its typ
 p ino:8 parent:8 name           parent row, empty value: a name that leads to `ino`
 x ino:8 name                    the value of an extended attribute
 g segment-id                    Segment entries of a large manifest
-o ino:8 session:8 version:8     open row: the number of the session's latest open of this version (opening:8)
 q server 0 chunk                short row, empty value: this file server lacks this chunk
 r session:8 slot:4              slot row: sequence:8 and the reply, or error, to it
 s session:8                     SessionRecord
@@ -14,9 +13,9 @@ k key                           session:8 that was begun under this client-made 
 v name                          ServerRecord
 m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
 
-Rows of kept contents (d, h, u), references (c, y), garbage (n), lost files (l) and file servers' states (w) are told
-where they are written: versions.py, references.py, garbage_log.py, losses.py, server_states.py; so are further single
-values.
+Open rows (o), rows of kept contents (d, h, u), references (c, y), garbage (n), lost files (l) and file servers' states
+(w) are told where they are written: open_rows.py, versions.py, references.py, garbage_log.py, losses.py,
+server_states.py; so are further single values.
 """
 
 import stat
@@ -86,7 +85,9 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
 
 
 class SessionRecord(msgspec.Struct, array_like=True):
-    """`lapsed`: it was silent for longer than its locks live, so nobody waits for it after a restart."""
+    """`lapsed`: it was silent for longer than its locks live, so nobody waits for it after a restart. `gone`: it has
+    ended, but for its open rows for writing, which are of `kept_files` files; since `gone_s` seconds, in which the
+    directory ran."""
 
     key: bytes
     host: str
@@ -94,6 +95,9 @@ class SessionRecord(msgspec.Struct, array_like=True):
     mountpoint: str
     user: str
     lapsed: bool = False
+    gone: bool = False
+    gone_s: float = 0.0
+    kept_files: int = 0
 
 
 class ServerRecord(msgspec.Struct, array_like=True):
@@ -154,10 +158,6 @@ def xattr_key(ino: int, name: bytes) -> bytes:
     return b"x" + number(ino) + name
 
 
-def open_key(ino: int, session: int, version: int) -> bytes:
-    return b"o" + number(ino) + number(session) + number(version)
-
-
 def short_key(server: str, chunk: bytes) -> bytes:
     return b"q" + server.encode() + b"\0" + chunk
 
@@ -188,16 +188,6 @@ def put_inode(tx: Transaction, ino: int, inode: Inode) -> None:
     except OverflowError:
         raise errors.InvalidArgument("a number that does not fit 64 bits") from None
     tx.put(inode_key(ino), row)
-
-
-def put_open(tx: Transaction, ino: int, session: int, version: int, opening: int) -> None:
-    """An open row, unless the open has no number, or no session whose end would delete the row. A repeated request may
-    come after a later one, so the larger number stays; and a session that still has the row asks with its number,
-    so nothing is to be written."""
-    if opening and session:
-        key, row = open_key(ino, session, version), number(opening)
-        if row > (tx.get(key) or b""):
-            tx.put(key, row)
 
 
 def delete_inode(tx: Transaction, ino: int, inode: Inode) -> None:

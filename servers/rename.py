@@ -9,7 +9,7 @@ from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename, Renamed,
 from servers import records
 from servers.records import Inode, entry_key
 from servers.store import Transaction
-from servers.tree import add_name, child, drop_name, existing, forget_unnamed, has_entries, new_place
+from servers.tree import add_name, child, drop_name, existing, has_entries, new_place, removed
 
 
 class _Name:
@@ -40,7 +40,7 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Renamed:
         _exchange(tx, source, target, now_ns)
         return Renamed()
     _check_replace(tx, source, target)
-    _move(tx, source, target, now_ns)
+    _move(tx, source, target, request.session, now_ns)
     replaced = target.inode
     return Renamed(target.ino if replaced is not None and replaced.is_file and not replaced.nlink else 0)
 
@@ -93,10 +93,10 @@ def _check_replace(tx: Transaction, source: _Name, target: _Name) -> None:
         raise errors.NotEmpty(f"the folder {shown!r} is not empty")
 
 
-def _move(tx: Transaction, source: _Name, target: _Name, now_ns: int) -> None:
+def _move(tx: Transaction, source: _Name, target: _Name, session: int, now_ns: int) -> None:
     if target.inode is not None:
         target.drop(tx, now_ns)
-        forget_unnamed(tx, target.ino, target.inode)
+        removed(tx, target.ino, target.inode, session)
     source.drop(tx, now_ns)
     target.add(tx, source.ino, source.inode, now_ns)
 

@@ -5,21 +5,21 @@ reply (or the error), written in the transaction of the operation itself: so a r
 executed again, and one that is not the next is refused. (As the session slots of NFSv4.1, RFC 8881 section 2.10.6.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from dfsfuse import errors
-from dfsfuse.messages import AllocateInodes, Begin, Change, Closed, InodeRange, SessionRow
-from servers import records, references, versions
+from dfsfuse.messages import AllocateInodes, Begin, Change, Closed, InodeRange, TakenOver, TakeOver
+from servers import open_rows, records, references, versions
+from servers.open_rows import OpenRow
 from servers.records import SessionRecord
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 from servers.tree import forget_unnamed
 
 INODES_PER_RANGE = 1024
 _INODES_PER_RANGE_MAX = 1 << 20
-_PAGE = 500
 
 Reply = TypeVar("Reply")
 
@@ -41,7 +41,7 @@ def begin(tx: Transaction, request: Begin) -> int:
 
 def check(tx: Transaction, session: int) -> SessionRecord:
     record = records.get_record(tx, records.session_key(session), SessionRecord)
-    if record is None:
+    if record is None or record.gone:
         raise errors.SessionEnded(f"session {session} has ended; begin a new one")
     return record
 
@@ -52,24 +52,15 @@ def set_lapsed(tx: Transaction, session: int, lapsed: bool) -> None:
     records.put_record(tx, records.session_key(session), record)
 
 
-def lapsed_sessions(tx: Transaction) -> set[int]:
-    rows = tx.range(*records.within(b"s"), 100_000)
-    return {records.as_number(key[1:]) for key, row in rows if msgspec.msgpack.decode(row, type=SessionRecord).lapsed}
+def all_records(tx: Reader) -> dict[int, SessionRecord]:
+    rows = records.rows(tx, b"s")
+    return {records.as_number(key[1:]): msgspec.msgpack.decode(row, type=SessionRecord) for key, row in rows}
 
 
 def allocate(tx: Transaction, request: AllocateInodes) -> InodeRange:
     check(tx, request.session)
     count = max(1, min(request.count, _INODES_PER_RANGE_MAX))
     return InodeRange(records.allocate_inodes(tx, count), count)
-
-
-def all_sessions(tx: Transaction) -> list[SessionRow]:
-    rows = tx.range(*records.within(b"s"), 100_000)
-    found = [(records.as_number(key[1:]), msgspec.msgpack.decode(row, type=SessionRecord)) for key, row in rows]
-    return [
-        SessionRow(session=session, host=row.host, pid=row.pid, mountpoint=row.mountpoint, user=row.user)
-        for session, row in found
-    ]
 
 
 # -- once, however often asked
@@ -99,52 +90,82 @@ def remember(tx: Transaction, request: Change, reply: bytes) -> None:
 def close_rows(tx: Transaction, session: int, closed: list[Closed]) -> None:
     """Delete open rows, unless the session has opened the same version again since."""
     for row in closed:
-        key = records.open_key(row.ino, session, row.version)
-        latest = tx.get(key)
-        if latest is not None and records.as_number(latest) <= row.opening:
-            tx.delete(key)
-            _closed(tx, row.ino, row.version)
+        latest = open_rows.get(tx, row.ino, session, row.version)
+        if latest is not None and latest.opening <= row.opening:
+            _close(tx, session, latest)
 
 
-def _closed(tx: Transaction, ino: int, version: int) -> None:
-    inode = records.get_inode(tx, ino)
+def _close(tx: Transaction, session: int, row: OpenRow) -> None:
+    tx.delete(open_rows.key(row.ino, session, row.version))
+    inode = records.get_inode(tx, row.ino)
     if inode is not None:
-        versions.closed(tx, ino, inode, version)
-        forget_unnamed(tx, ino, inode)
+        versions.closed(tx, row.ino, inode, row.version)
+        forget_unnamed(tx, row.ino, inode)
+
+
+# -- the end
 
 
 def end(tx: Transaction, session: int) -> None:
     """Everything of the session goes: open rows, slots, and itself."""
+    _end(tx, session, lambda row: False)
+
+
+def leave(tx: Transaction, session: int) -> SessionRecord | None:
+    """It ends, but for its open rows for writing, which wait for a session that takes them over; None: there are none,
+    and nothing of it is left. What nobody has committed yet is no base."""
+    return _end(tx, session, lambda row: row.writing and row.version > 0)
+
+
+def _end(tx: Transaction, session: int, stays: Callable[[OpenRow], bool]) -> SessionRecord | None:
     record = records.get_record(tx, records.session_key(session), SessionRecord)
     if record is None:
-        return
-    for ino, version in _open_rows(tx, session):
-        tx.delete(records.open_key(ino, session, version))
-        _closed(tx, ino, version)
+        return None
+    kept = set()
+    for row in open_rows.of_session(tx, session):
+        if stays(row):
+            kept.add(row.ino)
+        else:
+            _close(tx, session, row)
+    _forget_replies(tx, session, record)
+    if kept:
+        record.gone, record.kept_files = True, len(kept)
+        records.put_record(tx, records.session_key(session), record)
+        return record
+    tx.delete(records.session_key(session))
+    return None
+
+
+def _forget_replies(tx: Transaction, session: int, record: SessionRecord) -> None:
+    """Nothing that the session has asked for, or put, is asked for again."""
     for ino in versions.uploads_of(tx, session):
         versions.end_uploads(tx, ino, references.ONLY_GROUP, session)
-    _each(tx, b"r" + records.number(session), lambda key, row: tx.delete(key))
+    for key, _ in list(records.rows(tx, b"r" + records.number(session))):
+        tx.delete(key)
     tx.delete(b"k" + record.key)
-    tx.delete(records.session_key(session))
 
 
-def _open_rows(tx: Transaction, session: int) -> list[tuple[int, int]]:
-    """(ino, version) of all open rows of a session. Sessions end rarely, so all open rows are read."""
-    found: list[tuple[int, int]] = []
-    wanted = records.number(session)
+def take_over(tx: Transaction, request: TakeOver) -> TakenOver:
+    """Repeated, it finds what it has done. A version has a row at each moment, so it is kept throughout."""
+    check(tx, request.session)
+    wanted = set(request.inos)
+    for former in request.formers:
+        for row in open_rows.of_session(tx, former):
+            if row.writing and row.ino in wanted:
+                open_rows.put(tx, row.ino, request.session, row.version, request.opening, writing=True)
+        if former != request.session:
+            end(tx, former)
+    rows = (row for ino in request.inos for row in open_rows.of(tx, ino, request.session))
+    return TakenOver([Closed(row.ino, row.version, row.opening) for row in rows])
 
-    def look(key: bytes, row: bytes) -> None:
-        if key[9:17] == wanted:
-            found.append((records.as_number(key[1:9]), records.as_number(key[17:25])))
 
-    _each(tx, b"o", look)
+def count_gone(tx: Transaction, sessions: Iterable[int], seconds: float) -> dict[int, SessionRecord]:
+    """They are gone for so much longer; their records now."""
+    found: dict[int, SessionRecord] = {}
+    for session in sessions:
+        record = records.get_record(tx, records.session_key(session), SessionRecord)
+        if record is not None:
+            record.gone_s += seconds
+            records.put_record(tx, records.session_key(session), record)
+            found[session] = record
     return found
-
-
-def _each(tx: Transaction, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> None:
-    start, stop = records.within(prefix)
-    page = tx.range(start, stop, _PAGE)
-    while page:
-        for key, row in page:
-            visit(key, row)
-        page = tx.range(page[-1][0] + b"\0", stop, _PAGE)

@@ -34,7 +34,7 @@ from dfsfuse.messages import (
     bytes_as_text,
     without_set_ids,
 )
-from servers import access, modes, quota, records, versions
+from servers import access, modes, open_rows, quota, records, versions
 from servers.records import Inode, attributes_of, entry_key, get_inode, parent_key, put_inode, touch
 from servers.store import Transaction
 
@@ -179,7 +179,7 @@ def _create_unnamed(tx: Transaction, request: Create, now_ns: int) -> Made:
 
 def _count_new(tx: Transaction, ino: int, request: Create) -> None:
     records.add_usage(tx, 1, 0, 0)
-    records.put_open(tx, ino, request.session, 0, request.opening)
+    open_rows.put(tx, ino, request.session, 0, request.opening, request.token > 0 and not request.unnamed)
 
 
 def free_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inode, bytes]:
@@ -288,17 +288,19 @@ def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
         raise errors.NotADirectory(f"{bytes_as_text(name)!r} is not a folder")
     if not request.folder and kind == stat.S_IFDIR:
         raise errors.IsADirectory(f"{bytes_as_text(name)!r} is a folder")
-    inode = remove_name(tx, parent, folder, name, ino, now_ns)
-    return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0)
-
-
-def remove_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, now_ns: int) -> Inode:
     inode = existing(tx, ino)
     if inode.is_folder and has_entries(tx, ino):
         raise errors.NotEmpty(f"the folder {bytes_as_text(name)!r} is not empty")
     drop_name(tx, parent, folder, name, ino, inode, now_ns)
+    removed(tx, ino, inode, request.session)
+    return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0)
+
+
+def removed(tx: Transaction, ino: int, inode: Inode, session: int) -> None:
+    """The session has taken a name of this inode."""
+    if inode.is_file and not inode.nlink:
+        open_rows.give_up_writing(tx, ino, session)
     forget_unnamed(tx, ino, inode)
-    return inode
 
 
 def has_entries(tx: Transaction, ino: int) -> bool:
@@ -307,7 +309,7 @@ def has_entries(tx: Transaction, ino: int) -> bool:
 
 def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
     """Delete an inode that has neither a name nor an open row."""
-    if inode.nlink > (1 if inode.is_folder else 0) or tx.range(*records.within(b"o" + records.number(ino)), 1):
+    if inode.nlink > (1 if inode.is_folder else 0) or open_rows.has_any(tx, ino):
         return
     records.delete_inode(tx, ino, inode)
     records.add_usage(tx, -1, -inode.size if inode.is_file else 0, -inode.allocated_bytes)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from dfsfuse.messages import Segment
-from servers import records, references, undurable
+from servers import open_rows, records, references, undurable
 from servers.group import Group
 from servers.records import Inode
 from servers.store import Reader, Transaction
@@ -83,7 +83,7 @@ def committed(tx: Transaction, ino: int, inode: Inode, before: Content, commit: 
     """Within `keeping`: the content `before` has been replaced by what the inode has now. Who has it open keeps it; and
     until the new one is on enough disks, so does the file. What the new one has of `before` needs what that did; it
     must not be lost already (Starting)."""
-    if before.version and _is_open(tx, ino, before.version):
+    if before.version and open_rows.is_open(tx, ino, before.version):
         _hold(tx, ino, inode, before)
     earlier = undurable.get(tx, ino)
     if earlier is not None:
@@ -110,14 +110,9 @@ def _hold(tx: Transaction, ino: int, inode: Inode, content: Content) -> None:
     inode.beside = True
 
 
-def _is_open(tx: Transaction, ino: int, version: int) -> bool:
-    rows = tx.range(*records.within(b"o" + records.number(ino)), 100_000)
-    return any(key[17:] == records.number(version) for key, _ in rows)
-
-
 def closed(tx: Transaction, ino: int, inode: Inode, version: int) -> None:
     """An open row of this version is gone."""
-    if inode.beside and tx.get(_held_key(ino, version)) is not None and not _is_open(tx, ino, version):
+    if inode.beside and tx.get(_held_key(ino, version)) is not None and not open_rows.is_open(tx, ino, version):
         with keeping(tx, ino, inode):
             tx.delete(_held_key(ino, version))
 
@@ -142,7 +137,7 @@ def revert(tx: Transaction, ino: int, inode: Inode, row: Undurable, number: int,
     before = row.between[number].content if number >= 0 else row.before
     with keeping(tx, ino, inode):
         lost = undurable.content_of(inode)
-        if _is_open(tx, ino, lost.version):
+        if open_rows.is_open(tx, ino, lost.version):
             _hold(tx, ino, inode, lost)
         allocated = inode.allocated_bytes
         inode.history = [commit_id, *inode.history[lost.version - before.version :]][: records.HISTORY_MAX]

@@ -11,7 +11,7 @@ from volumes import FOLDER, Volume, piece, volume_on
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
-from servers import check, mend, records, references, versions
+from servers import check, mend, open_rows, records, references, versions
 from servers.mend import _REPAIRS
 from servers.records import Usage, entry_key, parent_key
 from servers.store import Transaction
@@ -132,8 +132,8 @@ BROKEN: dict[str, tuple[Break, set[str]]] = {
         lambda tx, ino: tx.put(records.xattr_key(ino("fifo"), b"user.a"), b"b"), {"xattr_bytes"}),
     "attributes that are counted wrongly": (
         lambda tx, ino: tx.put(records.xattr_key(ino("a"), b"user.x"), b"b"), {"xattr_bytes"}),
-    "open in no session": (lambda tx, ino: records.put_open(tx, ino("a/small"), 99, 2, 1), {"open_stray"}),
-    "open, and gone": (lambda tx, ino: records.put_open(tx, 1 << 40, 1, 2, 1), {"open_stray"}),
+    "open in no session": (lambda tx, ino: open_rows.put(tx, ino("a/small"), 99, 2, 1), {"open_stray"}),
+    "open, and gone": (lambda tx, ino: open_rows.put(tx, 1 << 40, 1, 2, 1), {"open_stray"}),
     "the sums": (lambda tx, ino: records.put_record(tx, b"musage", Usage(5, 6, 7)), {"usage"}),
     "what is no hole": (inode(stored_bytes=3), {"stored_bytes", "usage"}),
     "numbers to be given out": (lambda tx, ino: records.put_counter(tx, b"next_inode", 3), {"next_inode"}),

@@ -14,7 +14,7 @@ from volumes import ENGINES, FOLDER, LINK, Volume, on, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import Piece
 from dfsfuse.messages import Manifest, Segment
-from servers import dump, garbage_log, losses, records, references, server_states, undurable, versions
+from servers import dump, garbage_log, losses, open_rows, records, references, server_states, undurable, versions
 from servers.load import LEAPS, load
 from servers.store.memory import MemoryStore
 
@@ -140,7 +140,7 @@ def test_what_ends_with_the_directory_is_left_out(volume: Volume) -> None:
 
 def test_each_kind_of_row_is_dumped_or_left_out_on_purpose() -> None:
     """Goal: who adds a kind of row decides whether dumps have it."""
-    modules = (garbage_log, losses, references, server_states, undurable, versions)
+    modules = (garbage_log, losses, open_rows, references, server_states, undurable, versions)
     kinds = {line[0] for line in records.__doc__.split("value\n")[1].splitlines() if line[1:2] == " "}
     kinds |= {kind for module in modules for kind in re.findall(r"^    ([a-z]) ", module.__doc__, flags=re.M)}
     assert kinds == {"i", "e", "p", "x", "g", "q", "c"} | {key.decode() for key in LEFT_OUT}

@@ -69,6 +69,8 @@ from dfsfuse.messages.cluster import (
     Stored,
     Sync,
     Synced,
+    TakenOver,
+    TakeOver,
 )
 from dfsfuse.messages.codec import (
     bytes_as_text,
@@ -254,6 +256,8 @@ __all__ = [
     "Confirmed",
     "Sync",
     "Synced",
+    "TakeOver",
+    "TakenOver",
     "FilesStatus",
     "Acquire",
     "Granted",

@@ -65,7 +65,9 @@ class Registered(Message, kw_only=True):
 
 
 class SessionRow(Message, kw_only=True):
-    """One mounted client. `unsent_files` are those whose upload has failed so far."""
+    """One mounted client. `unsent_files` are those whose upload has failed so far. `gone`: silent for so long that it
+    counts as ended, but of `kept_files` files that it had open for writing the versions that they had are kept for its
+    next mount, for `kept_s` more seconds."""
 
     session: int
     host: str
@@ -74,6 +76,9 @@ class SessionRow(Message, kw_only=True):
     user: str = ""
     live: bool = True
     unsent_files: int = 0
+    gone: bool = False
+    kept_files: int = 0
+    kept_s: float = 0.0
 
 
 class StatusReply(Message, kw_only=True):
@@ -161,9 +166,27 @@ class QuotaReply(Message, kw_only=True):
 
 
 class End(Message):
-    """The session ends; its open rows go."""
+    """The session ends; its open rows go. With `keeps` those for writing stay until another session takes them over:
+    not all that was written is sent."""
 
     session: int
+    keeps: bool = False
+
+
+class TakeOver(Message, kw_only=True):
+    """The session takes over the open rows for writing that `formers`, earlier sessions of the same client's cache,
+    have of these inodes; they end with that. `opening` is the number that the rows have from now on."""
+
+    session: int
+    formers: list[int]
+    inos: list[int]
+    opening: int
+
+
+class TakenOver(Message):
+    """The open rows that the session has of these inodes now."""
+
+    rows: list[Closed]
 
 
 class AllocateInodes(Message):
