@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dfsfuse import errors
@@ -55,6 +55,8 @@ class Cache:
         self._full = FullDisk(self._mutex, self.evict_all, self.in_use, self.index.forget_present, reserve)
         self._keep_reserve, self.with_room = reserve.keep, self._full.with_room
         self._numbers = itertools.count(max(self._take_stock(), default=0) + 1)
+        for row in self.index.bases():
+            self._open_rows.inherited(*row)
 
     def _take_stock(self) -> set[int]:
         """Sizes of all files, and the order in which they were used, which their atimes tell; a file without a row is
@@ -181,15 +183,11 @@ class Cache:
             self._open_rows.opened(content, content.ino, version, opening)
             return [] if content.users else self._open_rows.closed(content)
 
-    def committed(self, content: Content, base: int, version: int, opening: int) -> None:
-        """The row of a content in use is that of the version which its commit has made."""
+    @contextlib.contextmanager
+    def open_rows(self) -> Iterator[OpenRows]:
+        """The directory's open rows for what is here, for a moment."""
         with self._mutex:
-            self._open_rows.committed(content, base, version, opening)
-
-    def overtaken(self, content: Content, former: int, version: int, opening: int) -> list[OpenRow]:
-        """A content in use has become the version that the directory has answered with; the rows to close."""
-        with self._mutex:
-            return self._open_rows.overtaken(content, former, version, opening)
+            yield self._open_rows
 
     def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
         number = next(self._numbers)
@@ -257,7 +255,7 @@ class Cache:
             self._remember(content)
 
     def close_one(self, content: Content) -> list[OpenRow]:
-        """One user less; the directory's open rows that nobody here needs any more."""
+        """One user less; the directory's open rows that nobody here needs any more. What is not sent needs its own."""
         with self._mutex:
             content.users -= 1
             if content.users:
@@ -267,7 +265,7 @@ class Cache:
                 self._sizes.note(closed.row, size_bytes)
             self._settle(content)
             self.make_room()
-            return self._open_rows.closed(content)
+            return [] if content.changed else self._open_rows.closed(content)
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""
@@ -328,6 +326,12 @@ class Cache:
         with self._mutex:
             self.detach(content)
             self._delete(content.row)
+
+    def drop(self, content: Content) -> list[OpenRow]:
+        """As `delete`, of a content that nobody has in use and that need not be sent; the rows to close."""
+        with self._mutex:
+            self.delete(content)
+            return self._open_rows.closed(content)
 
     def discard(self, ino: int) -> None:
         """The content of an inode that nobody uses any more, if the servers have it: its file when there is time, a row

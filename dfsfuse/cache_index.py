@@ -231,6 +231,12 @@ class CacheIndex:
         content.resized = bool(resized)
         return content
 
+    def bases(self) -> list[tuple[int, int, int]]:
+        """(number, inode number, version) of all contents that may not be on the servers, of files with a name."""
+        statement = "SELECT number, ino, version FROM contents WHERE state > 0 AND path != x''"
+        with self._mutex:
+            return self._db.execute(statement).fetchall()
+
     def clean_rows(self) -> set[int]:
         """Numbers of all rows that may be evicted."""
         with self._mutex:

@@ -169,6 +169,9 @@ def _add_cluster(add: Add) -> None:
     unmount.add_argument("mountpoint", metavar="MOUNTPOINT", type=given.path, help="where a volume is mounted")
     flush = "first wait until everything is on the servers; what is not goes on being sent by the next mount otherwise"
     unmount.add_argument("--flush", action="store_true", help=flush)
+    what = "let go what the directory keeps for clients that are silent or gone, and do not come back"
+    forget = add("forget", "commands.sessions:forget", what)
+    forget.add_argument("sessions", nargs="+", metavar="SESSION", type=int, help="its number, from `dfs status`")
     start = actions.add_parser("start", help="start it, to go on without mounts", description="Start the cluster.")
     start.set_defaults(run="commands.clusters:start", embedded=True)
     stop = actions.add_parser("stop", help="let it end with its last user", description="Stop the cluster.")

@@ -15,7 +15,6 @@ from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.openings import Openings
 from dfsfuse.options import ClientOptions
-from dfsfuse.private_folder import make_private_folder
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.recovery import Recovery
@@ -24,20 +23,11 @@ from dfsfuse.sending import Sending
 from dfsfuse.sent_bytes import SentBytes
 from dfsfuse.session import Session, identity
 from dfsfuse.sharing import Sharing
+from dfsfuse.succession import Succession
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 
 RECOVER_S = 2.0
-
-
-def _succeed(session: Session, record: Path) -> None:
-    """End the session of the client that used this folder before, if it could not do so itself: it is dead, as its
-    folder could be claimed, and its locks need not wait for the end of their lease."""
-    with contextlib.suppress(OSError, ValueError):
-        session.end_other(int(record.read_text()))
-    make_private_folder(record.parent)
-    record.write_text(str(session.id))
-    session.on_new_session(lambda: record.write_text(str(session.id)))
 
 
 def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
@@ -45,8 +35,16 @@ def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
     undo.callback(rpc.close)
     session = Session(rpc, options.url, identity(options.mountpoint), options.timeout_s, options.refind)
     undo.callback(session.close)
-    _succeed(session, options.folder / "session")
     return session
+
+
+def _cache(undo: contextlib.ExitStack, session: Session, options: ClientOptions) -> Cache:
+    cache = Cache(options.folder, options.cache_bytes)
+    undo.callback(cache.close)
+    succession = Succession(session, cache, options.folder)
+    succession.begin()
+    undo.callback(succession.close)
+    return cache
 
 
 def _transfer(undo: contextlib.ExitStack, session: Session, folder: Path) -> Transfer:
@@ -65,8 +63,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
     """
     with contextlib.ExitStack() as undo:
         session = _session(undo, options)
-        cache = Cache(options.folder, options.cache_bytes)
-        undo.callback(cache.close)
+        cache = _cache(undo, session, options)
         transfer = _transfer(undo, session, options.folder)
         lease = LockLease(session)
         undo.callback(lease.close)

@@ -153,7 +153,8 @@ class Committer:
             content.trying = b""
             raise
         self._cache.index.commit_happened(request.commit_id)
-        self._cache.committed(content, request.base_version, attributes.version, request.opening)
+        with self._cache.open_rows() as rows:
+            rows.committed(content, request.base_version, attributes.version, request.opening)
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)
         content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)

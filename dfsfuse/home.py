@@ -34,6 +34,7 @@ SUPERVISOR_LOG = "supervisor.log"
 SERVER_LOG = "server.log"
 CLIENTS = "clients"
 CLIENT_LOCK = "client.lock"
+SESSIONS = "session"
 LOG_BYTES_MAX = 10 << 20
 _NAME_BYTES_MAX = 200
 
@@ -99,6 +100,20 @@ def read_cluster(home: Path) -> RunningCluster | None:
 def client_folder(home: Path, volume: str, mountpoint: str) -> Path:
     """The folder of the client that is mounted there: a readable name, unique for each mountpoint."""
     return home / CLIENTS / (_as_name(volume) or "volume") / (_as_name(mountpoint.strip("/")) or "client")
+
+
+def sessions_in(folder: Path) -> list[int]:
+    """The sessions of a client's folder that were not taken over yet, and last that of its latest client; none where
+    that cannot be read."""
+    try:
+        return [int(number) for number in (folder / SESSIONS).read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def write_sessions(folder: Path, sessions: list[int]) -> None:
+    make_private_folder(folder)
+    (folder / SESSIONS).write_text(" ".join(map(str, sessions)))
 
 
 def _as_name(text: str) -> str:

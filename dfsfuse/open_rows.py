@@ -1,7 +1,8 @@
 """The open rows that the directory keeps for this client, and the contents that need each.
 
 A row is (inode, version) with the number of the session's latest open of it. It keeps an unlinked inode alive until it
-is closed, so it is closed with the last content that needs it, and with the latest number: an open that has come since
+is closed, and the version on which a content is based that is not sent yet. So it is closed with the last content that
+needs it, and with the latest number: an open that has come since
 has a larger one, and keeps the row. An open with a smaller number may have been answered with the same version, and not
 be known here yet: while one is under way, the row is held back, and taken up again if that open needs it.
 
@@ -9,6 +10,7 @@ Threads: the cache's, which calls this under its mutex.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from dfsfuse.content import Content
@@ -27,7 +29,7 @@ Key = tuple[int, int]
 
 
 class OpenRows:
-    """Contents are known by their number in the index."""
+    """Contents are known by their number in the index, a row by (inode number, version)."""
 
     def __init__(self):
         self._latest: dict[Key, int] = {}
@@ -53,12 +55,33 @@ class OpenRows:
     def _older_than(self, opening: int) -> bool:
         return min(self._under_way, default=opening) < opening
 
+    def inherited(self, number: int, ino: int, version: int) -> None:
+        """An earlier client has left a content that is not sent, based on this version."""
+        self._opened(number, (ino, version), 0)
+
+    def needed(self) -> list[Key]:
+        return list(self._latest)
+
+    def taken_over(self, rows: Iterable[OpenRow]) -> list[OpenRow]:
+        """The session has these rows now, of inodes of which it needed some; what is to be closed now."""
+        numbers: dict[int, set[int]] = defaultdict(set)
+        for (ino, _), needed_by in self._needed_by.items():
+            numbers[ino] |= needed_by
+        closed: list[OpenRow] = []
+        for row in rows:
+            for number in numbers[row.ino]:
+                self._opened(number, (row.ino, row.version), row.opening)
+            closed += [] if numbers[row.ino] else self._close((row.ino, row.version), row.opening)
+        return closed
+
     def opened(self, content: Content, ino: int, version: int, opening: int) -> None:
         """The directory has answered an open of this version, for this content."""
-        key = ino, version
+        self._opened(content.row, (ino, version), opening)
+
+    def _opened(self, number: int, key: Key, opening: int) -> None:
         self._latest[key] = max(opening, self._latest.get(key, 0), self._held_back.pop(key, 0))
-        self._needed_by[key].add(content.row)
-        self._needs[content.row].add(key)
+        self._needed_by[key].add(number)
+        self._needs[number].add(key)
 
     def committed(self, content: Content, base: int, version: int, opening: int) -> None:
         """A commit has moved the content's row from the version that it was based on to the one that it has made."""
@@ -87,7 +110,7 @@ class OpenRows:
         return []
 
     def closed(self, content: Content) -> list[OpenRow]:
-        """Nobody has the content open any more: the rows that nobody needs now."""
+        """Nobody has the content open any more, and all of it is sent: the rows that nobody needs now."""
         rows: list[OpenRow] = []
         for key in self._needs.pop(content.row, ()):
             latest = self._not_needed(key, content)

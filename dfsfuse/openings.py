@@ -221,7 +221,9 @@ class Openings:
 
     def overtaken(self, content: Content, former: int, newest: Version) -> None:
         """The content was version `former` and is the newest one now."""
-        self._close_rows(self._cache.overtaken(content, former, newest.attributes.version, newest.opening))
+        with self._cache.open_rows() as rows:
+            closed = rows.overtaken(content, former, newest.attributes.version, newest.opening)
+        self._close_rows(closed)
 
     # -- rows
 

@@ -47,7 +47,7 @@ class Recovery:
             try:
                 self._recover(content, state, pending)
             except FileNotFoundError:
-                self._cache.index.delete(content.row)
+                self._forget(content)
             except errors.DfsError as error:
                 log.error("%s cannot be recovered yet: %s", os.fsdecode(content.where), error)
                 self._take_up(content, state)
@@ -72,15 +72,19 @@ class Recovery:
     def _recover(self, content: Content, state: State, pending: bytes) -> None:
         if not content.where:
             # It never had a name, and goes with its program, as on a local disk.
-            self._cache.delete(content)
+            self._forget(content)
             return
         # A commit that the row knows of is what the content is based on: what differs was written after it.
         unsettled = pending if pending != content.commit_id else b""
         find_changes(content, self._transfer.download)
         if not content.changed or (unsettled and self._has_happened(content, unsettled)):
-            self._cache.delete(content)
+            self._forget(content)
         else:
             self._take_up(content, state)
+
+    def _forget(self, content: Content) -> None:
+        for row in self._cache.drop(content):
+            self._session.closed(*row)
 
     def _take_up(self, content: Content, state: State) -> None:
         """Programs see at once what one of them had closed; what was half written they never see under this name."""

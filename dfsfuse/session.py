@@ -19,7 +19,22 @@ from typing import Any
 
 from dfsfuse import errors, messages
 from dfsfuse.closed_rows import ClosedRows
-from dfsfuse.messages import Begin, Begun, Change, Cluster, End, InodeRange, Message, Nothing, Renew, Renewed
+from dfsfuse.messages import (
+    Base,
+    Begin,
+    Begun,
+    Change,
+    Closed,
+    Cluster,
+    End,
+    InodeRange,
+    Message,
+    Nothing,
+    Renew,
+    Renewed,
+    TakenOver,
+    TakeOver,
+)
 from dfsfuse.patience import Patience
 from dfsfuse.rpc import Rpc
 
@@ -75,7 +90,8 @@ class Identity(messages.Message):
 
 
 class Session:
-    """Begun at construction; `start` begins the renewals, `close` ends the session.
+    """Begun at construction; `start` begins the renewals, `close` ends the session; with `leaves_unsent` the directory
+    keeps its open rows for writing for the next one.
 
     `refind` returns the directory's current URL when it does not answer (an embedded cluster may have moved).
     """
@@ -91,6 +107,8 @@ class Session:
         self._unsent_files = 0
         self._stopping = threading.Event()
         self._on_new_session: list[Callable[[], None]] = []
+        self._to_tell: list[Callable[[], None]] = []
+        self.leaves_unsent = False
         self._on_servers_changed: list[Callable[[], None]] = []
         self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
         self._begin()
@@ -118,16 +136,29 @@ class Session:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.end_other(self.id)
+        if self.leaves_unsent:
+            # What was closed since the last renewal is not to be kept with the rest.
+            with contextlib.suppress(errors.DfsError):
+                self.renew()
+        self._end_at(self.url, End(self.id, self.leaves_unsent))
+        self.end_locks(self.id)
 
-    def end_other(self, session: int) -> None:
-        """End a session whose client is gone, or this one: its open rows and its locks go."""
-        locks = self.cluster.locks
-        for url in (self.url, *([locks.url] if locks is not None else [])):
-            try:
-                self.rpc.call(url, "end", End(session), Nothing, _END_TIMEOUT_S)
-            except errors.DfsError as error:
-                log.warning("session %d could not be ended, it will lapse: %s", session, error)
+    def end_locks(self, session: int) -> None:
+        """The locks of a session whose client is gone, or of this one, are free."""
+        if self.cluster.locks is not None:
+            self._end_at(self.cluster.locks.url, End(session))
+
+    def _end_at(self, url: str, request: End) -> None:
+        try:
+            self.rpc.call(url, "end", request, Nothing, _END_TIMEOUT_S)
+        except errors.DfsError as error:
+            log.warning("session %d could not be ended, it will lapse: %s", request.session, error)
+
+    def take_over(self, formers: list[int], bases: list[Base], opening: int) -> list[Closed]:
+        """The open rows of the inodes of these bases, which this session has in the place of former ones now."""
+        request = TakeOver(session=self.id, formers=formers, bases=bases, opening=opening)
+        taken: TakenOver = self._until_answered("take_over", request, TakenOver)
+        return taken.rows
 
     # -- requests
 
@@ -263,14 +294,17 @@ class Session:
             log.warning("session %d has ended at the directory; beginning a new one", self.id)
             self._begin()
             self.closed_rows.forget()
-            for tell in self._on_new_session:
-                tell()
+            self._to_tell = list(self._on_new_session)
         except errors.DfsError:
             self.closed_rows.put_back(closed)
             raise
+        while self._to_tell:
+            self._to_tell[0]()
+            del self._to_tell[0]
 
     def on_new_session(self, tell: Callable[[], None]) -> None:
-        """`tell()` is called after the session was lost and another begun."""
+        """`tell()` is called after the session was lost and another begun; once more with the next renewal where it
+        raises."""
         self._on_new_session.append(tell)
 
     def on_servers_changed(self, tell: Callable[[], None]) -> None:

@@ -188,7 +188,8 @@ class Unsent:
         log.info("%s is on the servers now", os.fsdecode(content.where))
 
     def _check_base(self, content: Content) -> None:
-        """Raises VersionConflict before anything is sent in vain; but a commit in doubt may be the newest version."""
+        """Raises VersionConflict or Stale before anything is sent in vain; but a commit in doubt may be the newest
+        version. Another client may have removed the file, which is there for the sake of its base alone."""
         request = Open(
             session=self._session.id,
             base=content.ino,
@@ -197,6 +198,8 @@ class Unsent:
             have_commit_id=content.commit_id,
         )
         newest: Attributes = self._session.query(request, Opened).attributes
+        if not newest.nlink and content.users == 1:
+            raise errors.Stale("the file was removed")
         same = (newest.version, newest.commit_id) == (content.version, content.commit_id)
         if not same and content.in_doubt is None:
             raise errors.VersionConflict(

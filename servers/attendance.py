@@ -71,10 +71,11 @@ class Attendance:
 
     def take_over(self, request: TakeOver) -> TakenOver:
         self.check(request.session)
+        if request.session in request.formers:
+            raise errors.BadRequest("a session cannot take over from itself")
         taken = self._store.transact(lambda tx: sessions.take_over(tx, request))
         for former in request.formers:
-            if former != request.session:
-                self._forget(former)
+            self._forget(former)
         return taken
 
     def _leave(self, session: int) -> None:

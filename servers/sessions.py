@@ -148,14 +148,18 @@ def _forget_replies(tx: Transaction, session: int, record: SessionRecord) -> Non
 def take_over(tx: Transaction, request: TakeOver) -> TakenOver:
     """Repeated, it finds what it has done. A version has a row at each moment, so it is kept throughout."""
     check(tx, request.session)
-    wanted = set(request.inos)
+    inos = {base.ino: None for base in request.bases}
+    kept = [row for former in request.formers for row in open_rows.of_session(tx, former)]
+    for row in kept:
+        if row.writing and row.ino in inos:
+            open_rows.put(tx, row.ino, request.session, row.version, request.opening, writing=True)
+    for base in request.bases:
+        inode = records.get_inode(tx, base.ino)
+        if inode is not None and inode.version == base.version:
+            open_rows.put(tx, base.ino, request.session, base.version, request.opening, writing=True)
     for former in request.formers:
-        for row in open_rows.of_session(tx, former):
-            if row.writing and row.ino in wanted:
-                open_rows.put(tx, row.ino, request.session, row.version, request.opening, writing=True)
-        if former != request.session:
-            end(tx, former)
-    rows = (row for ino in request.inos for row in open_rows.of(tx, ino, request.session))
+        end(tx, former)
+    rows = (row for ino in inos for row in open_rows.of(tx, ino, request.session))
     return TakenOver([Closed(row.ino, row.version, row.opening) for row in rows])
 
 

@@ -104,6 +104,8 @@ class Sending:
         self._openings += 1
         return self._openings
 
+    def closed(self, ino: int, version: int, opening: int) -> None: ...
+
     def query(self, request: messages.PutSegments, reply: type) -> Any:
         return self._volume.core.put_segments(request, self._volume.now_s)
 

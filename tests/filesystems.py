@@ -33,6 +33,7 @@ from dfsfuse.recovery import Recovery
 from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
 from dfsfuse.sharing import Sharing
+from dfsfuse.succession import Succession
 from dfsfuse.unsent import Unsent
 
 _tokens = itertools.count(1)
@@ -53,6 +54,7 @@ class CoreSession:
         self._openings, self._slots = itertools.count(1), itertools.count(1)
         self.closed_rows = ClosedRows()
         self._new_session: list[Callable[[], None]] = []
+        self.leaves_unsent = False
         self.renew()
 
     def query(self, request: Message, reply: type, interrupted: object = None, timeout_s: float | None = None) -> Any:
@@ -96,6 +98,24 @@ class CoreSession:
         closed = self.closed_rows.take()
         self.space = self._volume.core.renew(Renew(session=self.id, closed=closed), self._volume.now_s)
         self.cluster = self.space.cluster
+
+    def begin_anew(self) -> None:
+        """The session has ended, as the next renewal finds."""
+        self.closed_rows.forget()
+        self.id = self._volume.begin()
+        for tell in self._new_session:
+            tell()
+
+    def close(self) -> None:
+        if self.leaves_unsent:
+            self.renew()
+        self._volume.core.end(messages.End(self.id, self.leaves_unsent))
+
+    def take_over(self, formers: list[int], bases: list[messages.Base], opening: int) -> list[messages.Closed]:
+        request = messages.TakeOver(session=self.id, formers=formers, bases=bases, opening=opening)
+        return self._volume.core.attendance.take_over(request).rows
+
+    def end_locks(self, session: int) -> None: ...
 
     def on_new_session(self, tell: Callable[[], None]) -> None:
         self._new_session.append(tell)
@@ -143,6 +163,8 @@ class Machine:
     def start(self) -> None:
         self.session = CoreSession(self.volume)
         self.cache = Cache(self.home, 1 << 40)
+        self._succession = Succession(self.session, self.cache, self.home)
+        self._succession.begin()
         locks, table = FreeLocks(self.session), AttributeTable(self._hold_s)
         committer = Committer(self.session, self.servers, self.cache)
         copies = Copies(self.session, locks, self.cache, self.servers, committer)
@@ -158,9 +180,14 @@ class Machine:
         self.unsent.retry()
 
     def kill(self) -> None:
-        """Another client takes the folder, and nothing was closed; the directory ends the dead session."""
-        self.volume.core.end(messages.End(self.session.id))
+        """Another client takes the folder, and nothing was closed."""
         self.start()
+
+    def unmount(self) -> None:
+        """No program has anything open."""
+        self._succession.close()
+        self.cache.close()
+        self.session.close()
 
     # -- short ways
 

@@ -18,7 +18,7 @@ from dfs_command import RUN_S, Dfs, environment, running, write_files
 from dfsfuse.messages import text_as_bytes
 
 COMMANDS = ["cat", "put", "get", "write", "ls", "mkdir", "mv", "rm", "stat", "where", "mappings", "locks", "quota",
-            "status", "unmount", "shell", "cluster"]  # fmt: skip
+            "status", "unmount", "forget", "shell", "cluster"]  # fmt: skip
 ODD = b"\xff odd \n\x1b[31m \xc3\xa9"
 
 

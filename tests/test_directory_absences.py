@@ -9,7 +9,7 @@ from volumes import ENGINES, Volume, volume_on
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import chunk_name
-from dfsfuse.messages import End, Renew, TakenOver, TakeOver
+from dfsfuse.messages import Base, End, Renew, TakenOver, TakeOver
 from servers import references
 from servers.attendance import COUNT_EVERY_S, KEPT_S, OPEN_ROWS_S, PROMISE_LEASE_S
 
@@ -50,7 +50,7 @@ def go(volume: Volume) -> None:
 
 
 def take_over(volume: Volume, session: int, former: int, *inos: int) -> TakenOver:
-    request = TakeOver(session=session, formers=[former], inos=list(inos), opening=9)
+    request = TakeOver(session=session, formers=[former], bases=[Base(ino, 1) for ino in inos], opening=9)
     return volume.core.attendance.take_over(request)
 
 
@@ -128,6 +128,31 @@ def test_what_is_taken_over_is_kept_for_the_next_but_one(volume: Volume) -> None
     assert is_kept(volume, b"base")
     assert row_of(volume, second).gone
     assert take_over(volume, volume.begin(), second, ino).rows == [messages.Closed(ino, 1, 9)]
+
+
+def test_what_a_commit_in_doubt_has_made_is_taken_over_too(volume: Volume) -> None:
+    """Goal: a commit has happened and its client never heard of it: what the cache has is based on the version before,
+    of which it lacks what the newer one has as well."""
+    former = volume.begin()
+    ino = written(volume, former)
+    volume.commit(ino, b"unheard", session=former, slot=1, sequence=1, token=1, opening=2)
+    volume.commit(ino, b"replaced by another client", token=2)
+    assert take_over(volume, volume.begin(), former, ino).rows == [messages.Closed(ino, 2, 9)]
+    assert is_kept(volume, b"unheard")
+
+
+def test_the_newest_version_needs_no_former_session(volume: Volume) -> None:
+    """Goal: a directory that knows none of the client's sessions, as after a load, keeps the bases that there are."""
+    session = volume.begin()
+    ino, gone = written(volume, 0), written(volume, 0, "gone")
+    volume.commit(gone, b"replaced by another client", token=2)
+    assert take_over(volume, session, 12345, ino, gone).rows == [messages.Closed(ino, 1, 9)]
+    volume.commit(ino, b"replaced by another client", token=2)
+    go(volume)
+    assert is_kept(volume, b"base")
+    itself = volume.begin()
+    with pytest.raises(errors.BadRequest):
+        take_over(volume, itself, itself, ino)
 
 
 def test_a_client_that_ends_with_unsent_content(volume: Volume) -> None:

@@ -74,3 +74,30 @@ def test_files_that_wait_at_an_absent_cluster(fresh):
         subprocess.run(["umount", mount.point], check=True)
         wait_until(lambda: not os.path.ismount(mount.point), "it is unmounted")
         assert_listed(*status(dfs)[1:], "/file", mount.folder)
+
+
+def sessions(dfs: Dfs) -> dict[str, dict[str, Any]]:
+    """Of `dfs status`, by their mountpoints."""
+    return {row["mountpoint"]: row for row in dfs.json("status")["sessions"]}
+
+
+def test_a_client_that_does_not_come_back(fresh):
+    """Goal: S15. What is kept for a client that ended with unsent content is told, with how long it will be; `dfs
+    forget` ends that, and ends nothing of a client that lives."""
+    mount, other, dfs = fresh.mount("--timeout", 1), fresh.mount(), Dfs(fresh)
+    (mount.point / "file").write_bytes(b"base")
+    write_in_vain(mount, "file")
+    mount.unmount()
+    gone, lives = (sessions(dfs)[str(one.point)] for one in (mount, other))
+    assert (gone["gone"], gone["live"], gone["kept_files"]) == (True, False, 1)
+    assert (lives["gone"], lives["live"], lives["kept_files"]) == (False, True, 0)
+    _, _, text = status(dfs)
+    assert "1 file for " in text
+    assert "\ngone: " in text
+    assert dfs.failure("forget", lives["session"]).startswith(f"session {lives['session']} is live: ")
+    assert "no session 12345" in dfs.failure("forget", gone["session"], 12345)
+    assert str(mount.point) in sessions(dfs)
+    dfs("forget", gone["session"])
+    assert str(mount.point) not in sessions(dfs)
+    fresh.mount(point=mount.point)
+    wait_until(lambda: (other.point / "file").read_bytes() == b"kept", "it is sent all the same", 20)

@@ -3,7 +3,6 @@
 Read from the indexes of all clients of the home, running or not, without disturbing them.
 """
 
-import contextlib
 import os
 import sqlite3
 import urllib.parse
@@ -82,9 +81,8 @@ def copies_in(home: Path, ask: Ask) -> list[Copy]:
 def caches_by_session(home: Path, volume: str) -> dict[int, str]:
     """The caches of this home by the sessions of their latest clients."""
     found = {}
-    for record in (home / homes.CLIENTS / volume).glob("*/session"):
-        with contextlib.suppress(OSError, ValueError):
-            found[int(record.read_text())] = str(record.parent)
+    for cache in (home / homes.CLIENTS / volume).glob("*"):
+        found.update((session, str(cache)) for session in homes.sessions_in(cache)[-1:])
     return found
 
 

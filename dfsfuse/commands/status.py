@@ -21,11 +21,15 @@ from dfsfuse.commands.upkeep import Condition
 from dfsfuse.copies import WHY
 from dfsfuse.messages import FilesStatus, Nothing, Server, SessionRow, StatusReply, bytes_as_text, size_as_text
 from dfsfuse.rpc import Rpc
-from dfsfuse.tables import count_text, shown, time_text, yes_or_no
+from dfsfuse.tables import age_text, count_text, shown, time_text, yes_or_no
 
 _SILENT = (
     "silent: not heard of for 4 s, so it was killed, hangs or is cut off; its locks are free after 8 s,\n"
     "and what it has open is kept for 10 min"
+)
+_GONE = (
+    "gone: killed more than 10 min ago, or unmounted with files that could not be sent; the versions that these\n"
+    "are based on are kept until its next mount, as long as KEPT says, or until dfs forget SESSION"
 )
 
 
@@ -160,10 +164,12 @@ def _write(found: Found) -> None:
     upkeep.write(found.conditions, whole.lost_files if whole is not None else [])
     if whole is not None and whole.sessions:
         tables.write_line("")
-        titles = ["SESSION", "HOST", "USER", "PID", "STATE", "UNSENT", "MOUNTPOINT"]
+        titles = ["SESSION", "HOST", "USER", "PID", "STATE", "UNSENT", "KEPT", "MOUNTPOINT"]
         tables.write_table(titles, map(_session_row, whole.sessions), right=["SESSION", "PID", "UNSENT"])
-        if not all(row.live for row in whole.sessions):
-            tables.write_line(_SILENT)
+        states = {_state(row) for row in whole.sessions}
+        for state, meaning in (("silent", _SILENT), ("gone", _GONE)):
+            if state in states:
+                tables.write_line(meaning)
     if found.uploads:
         tables.write_line("\nnot on the servers yet:")
         titles = ["SIZE", "PATH", "REASON", "CACHE"]
@@ -181,8 +187,16 @@ def _service_row(service: Service) -> list[str]:
 
 
 def _session_row(row: SessionRow) -> list[str]:
-    return [str(row.session), shown(row.host), shown(row.user), str(row.pid), "live" if row.live else "silent",
-            str(row.unsent_files), shown(row.mountpoint)]  # fmt: skip
+    return [str(row.session), shown(row.host), shown(row.user), str(row.pid), _state(row), str(row.unsent_files),
+            _kept_text(row), shown(row.mountpoint)]  # fmt: skip
+
+
+def _state(row: SessionRow) -> str:
+    return "gone" if row.gone else "live" if row.live else "silent"
+
+
+def _kept_text(row: SessionRow) -> str:
+    return f"{count_text(row.kept_files, 'file')} for {age_text(row.kept_s)}" if row.gone else ""
 
 
 def _upload_row(upload: Upload) -> list[str]:
@@ -236,5 +250,6 @@ def _service_json(service: Service) -> dict[str, object]:
 def _session_json(row: SessionRow) -> dict[str, object]:
     return {
         "session": row.session, "host": row.host, "user": row.user, "pid": row.pid, "mountpoint": row.mountpoint,
-        "live": row.live, "unsent_files": row.unsent_files,
+        "live": row.live, "unsent_files": row.unsent_files, "gone": row.gone, "kept_files": row.kept_files,
+        "kept_s": row.kept_s,
     }  # fmt: skip

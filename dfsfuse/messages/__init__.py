@@ -48,6 +48,7 @@ from dfsfuse.messages.checks import (
 )
 from dfsfuse.messages.cluster import (
     AllocateInodes,
+    Base,
     Begin,
     Begun,
     Closed,
@@ -251,6 +252,7 @@ __all__ = [
     "QuotaReply",
     "End",
     "AllocateInodes",
+    "Base",
     "Stored",
     "Confirm",
     "Confirmed",

@@ -173,13 +173,21 @@ class End(Message):
     keeps: bool = False
 
 
+class Base(Message):
+    """A version of an inode, on which content that is not sent is based."""
+
+    ino: int
+    version: int
+
+
 class TakeOver(Message, kw_only=True):
     """The session takes over the open rows for writing that `formers`, earlier sessions of the same client's cache,
-    have of these inodes; they end with that. `opening` is the number that the rows have from now on."""
+    have of the inodes of these bases; they end with that. Where a base is the newest version, it gets a row in any
+    case. `opening` is the number that the rows have from now on."""
 
     session: int
     formers: list[int]
-    inos: list[int]
+    bases: list[Base]
     opening: int
 
 
