@@ -98,13 +98,15 @@ def closes() -> Callable[[float, float], list[dict]]:
     return run
 
 
-@pytest.mark.parametrize(("round_trip_s", "took_s_max"), [(0.0, 2.1), (0.2, 2.6)])
+@pytest.mark.parametrize(("round_trip_s", "took_s_max"), [(0.0, 2.1), (0.2, 2.8)])
 def test_a_close_passes_over_a_primary_that_stands_still(closes, round_trip_s: float, took_s_max: float):
-    """Goal: S9. To the first close of a client a standstill of the primary is 2 s and some round trips, whenever it
+    """Goal: S9. To the first close of a client a standstill of the primary is 2 s and four round trips, whenever it
     begins: OVERDUE_S, SIGN_S and DOUBTED_S, and nothing besides. Time is simulated, so this is exact."""
     found = closes(1e6, round_trip_s)
     assert len(found) == 12
-    assert all(close["acted"] for close in found)
+    # Who was through with the primary before it stood still has not waited.
+    assert all(close["acted"] or close["took_s"] < 0.05 for close in found)
+    assert sum(close["acted"] for close in found) >= 9
     assert max(close["took_s"] for close in found) < took_s_max
 
 

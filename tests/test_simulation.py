@@ -23,6 +23,19 @@ def test_promises_are_kept() -> None:
     assert status == 0, output
 
 
+def test_what_ran_before_changes_nothing() -> None:
+    """Goal: a failing seed is replayed alone: it is the same run as after others in one process."""
+
+    def each(row: int) -> list[str]:
+        status, output = simulate("--seeds", "24", "--each", "--row", str(row))
+        assert status == 0, output
+        return sorted(line for line in output.splitlines() if line.startswith("seed "))
+
+    together, alone = each(12), each(1)
+    assert len(alone) == 24
+    assert together == alone
+
+
 @pytest.mark.parametrize("seed", ["3", "10"])
 def test_a_seed_replays_exactly(seed: str) -> None:
     """Goal: a failure can be looked at again: two runs of a seed have the same trace to the last line."""

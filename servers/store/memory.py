@@ -18,9 +18,12 @@ class MemoryTransaction:
         return self.changes[key] if key in self.changes else self._store.values.get(key)
 
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        keys = self._store.keys
-        stored = (keys[index] for index in range(bisect_left(keys, start), bisect_left(keys, end)))
+        keys, first = self._store.keys, bisect_left(self._store.keys, start)
         changed = sorted(key for key in self.changes if start <= key < end)
+        if not changed:
+            after = bisect_left(keys, end, first, min(len(keys), first + max(0, limit)))
+            return [(key, self._store.values[key]) for key in keys[first:after]]
+        stored = (keys[index] for index in range(first, bisect_left(keys, end, first)))
         found: list[tuple[bytes, bytes]] = []
         for key in merge(stored, changed) if limit > 0 else ():
             value = self.get(key)

@@ -4,6 +4,8 @@
     --seed N                one seed, with its whole trace
     --disaster KIND         each run has this kind (disasters.py)
     --fault NAME            with a deliberate fault (faults.py), to see whether it is found
+    --each                  a line for each seed; two runs in which anything happened differently differ in it
+    --row N                 so many seeds one after the other in each process
 
 Run in tests/. Exit status 1 if a promise was broken.
 """
@@ -30,8 +32,10 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace, twist: Twist) -> int:
     began, ended, failed = time.monotonic(), [], 0
-    for outcome in runner.outcomes(arguments.first, arguments.seeds, twist, arguments.jobs):
+    for outcome in runner.outcomes(arguments.first, arguments.seeds, twist, arguments.jobs, arguments.row):
         ended.append(outcome)
+        if arguments.each:
+            print(f"seed {outcome.seed}: {outcome.operations} operations; {outcome.digest}")
         if outcome.violation:
             failed += 1
             print(f"seed {outcome.seed} breaks a promise; {len(ended)} seeds were run", flush=True)
@@ -63,6 +67,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--disaster", default="", choices=["", *disasters.KINDS], metavar="KIND", help="in each run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one for each core)")
     parser.add_argument("--go-on", action="store_true", help="do not end at the first seed that fails")
+    parser.add_argument("--each", action="store_true", help="a line for each seed")
+    parser.add_argument("--row", type=int, default=runner.SEEDS_IN_A_ROW, help="seeds of a process")
     return parser.parse_args()
 
 

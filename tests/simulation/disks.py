@@ -116,7 +116,9 @@ class Shelf:
     """servers.packs.Packs as far as ChunkStore uses it."""
 
     def __init__(self, home: Home, on_broken: Callable[[bytes], None]):
-        self.disk, self._on_broken = home.disk, on_broken
+        from servers.pack_file import Place
+
+        self.disk, self._on_broken, self._place = home.disk, on_broken, Place
 
     @property
     def chunks(self) -> int:
@@ -145,10 +147,8 @@ class Shelf:
         return name in self.disk.chunks
 
     def find(self, name: bytes) -> Any:
-        from servers.pack_file import Place
-
         data = self.disk.chunks.get(name)
-        return None if data is None else Place(1, 0, len(data))
+        return None if data is None else self._place(1, 0, len(data))
 
     def read(self, name: bytes, place: Any, offset: int, length: int) -> bytes:
         return self.disk.chunks[name][offset : offset + length]

@@ -26,7 +26,7 @@ class Servers:
     """All servers of the cluster; `lives` has those that run."""
 
     def __init__(self, loop: SimulatedLoop, network: Network, source: random.Random):
-        self._loop, self._network, self._random = loop, network, source
+        self._loop, self._network, self.random = loop, network, source
         self.directory_disk = disks.DirectoryDisk()
         self.chunk_disks = {name: disks.ChunkDisk(source) for name in FILE_SERVERS}
         self.lives: dict[str, Life] = {}
@@ -49,7 +49,7 @@ class Servers:
     def start(self, name: str) -> None:
         if name in self.lives:
             return
-        life = self.lives[name] = Life(name, self._random.uniform(0, 1e6))
+        life = self.lives[name] = Life(name, self.random.uniform(0, 1e6))
         self._runs[name].append((self._loop.now, life))
         self._network.dark.discard(name)
         self._loop.within(life, lambda: self._loop.create_task(self._service(name)))

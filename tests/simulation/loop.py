@@ -6,7 +6,7 @@ Only the network and the world schedule across lives. Each life has its own cloc
 depend on.
 
 Events of one moment come in the order in which they were scheduled, as asyncio promises; that of different hosts is
-shuffled by the network's delays.
+shuffled by the network's delays. Context variables are not kept: the product has none.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Life:
         self.name, self.ahead_s = name, ahead_s
         self.alive, self.paused = True, False
         self.pauses: list[list[float]] = []
-        self.deferred: list[Event] = []
+        self.deferred: list[Due] = []
 
     def pause(self, now: float) -> None:
         if not self.paused:
@@ -43,30 +43,32 @@ class Life:
         return since
 
 
-class Event:
-    """A callback that is due; what call_soon and call_at return."""
+Due = tuple[Life, Callable, tuple]
+"""A callback whose time has come, with its arguments."""
 
-    __slots__ = ("life", "callback", "arguments", "context", "due", "_cancelled")
 
-    def __init__(self, life: Life, due: float, callback: Callable, arguments: tuple, context: Any):
-        self.life, self.due = life, due
-        self.callback, self.arguments, self.context = callback, arguments, context
-        self._cancelled = False
+class Timer:
+    """What call_later and call_at return."""
+
+    __slots__ = ("life", "when_due", "callback", "arguments", "is_cancelled")
+
+    def __init__(self, life: Life, when_due: float, callback: Callable, arguments: tuple):
+        self.life, self.when_due, self.callback, self.arguments = life, when_due, callback, arguments
+        self.is_cancelled = False
 
     def cancel(self) -> None:
-        self._cancelled = True
+        self.is_cancelled = True
 
     def cancelled(self) -> bool:
-        return self._cancelled
+        return self.is_cancelled
 
     def when(self) -> float:
-        return self.due
+        return self.when_due
 
     def run(self) -> None:
-        if self.context is None:
+        """Another event of its moment may have cancelled it."""
+        if not self.is_cancelled:
             self.callback(*self.arguments)
-        else:
-            self.context.run(self.callback, *self.arguments)
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
@@ -78,10 +80,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.life = self.world
         self.events = 0
         self._disk_s = disk_s
-        self._ready: deque[Event] = deque()
-        self._timers: list[tuple[float, int, Event]] = []
+        self._ready: deque[Due] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: list[tuple[Life, asyncio.Task]] = []
+        self._tasks_kept = 0
         self.failures: list[str] = []
 
     # -- what asyncio asks of a loop
@@ -104,22 +107,27 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def create_task(self, work: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task:
         task = asyncio.Task(work, loop=self, name=name, context=context)
         # Of a life that has ended nothing runs any more, not even what a task does when it is given up.
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.append((self.life, task))
+        if len(self._tasks) > 2 * self._tasks_kept + 50:
+            self.forget_done()
         return task
 
-    def call_soon(self, callback: Callable, *arguments: Any, context: Any = None) -> Event:
-        event = Event(self.life, self.now, callback, arguments, context)
-        self._ready.append(event)
-        return event
+    def forget_done(self) -> None:
+        """An exception that nobody has asked a task for is told now."""
+        self._tasks = [(life, task) for life, task in self._tasks if not (life.alive and task.done())]
+        self._tasks_kept = len(self._tasks)
+
+    def call_soon(self, callback: Callable, *arguments: Any, context: Any = None) -> None:
+        """It cannot be cancelled."""
+        self._ready.append((self.life, callback, arguments))
 
     call_soon_threadsafe = call_soon
 
-    def call_later(self, delay: float, callback: Callable, *arguments: Any, context: Any = None) -> Event:
-        return self.call_at(self.now + delay, callback, *arguments, context=context)
+    def call_later(self, delay: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
+        return self._at(self.life, self.now + delay, callback, arguments)
 
-    def call_at(self, when: float, callback: Callable, *arguments: Any, context: Any = None) -> Event:
-        return self._at(self.life, when, callback, arguments, context)
+    def call_at(self, when: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
+        return self._at(self.life, when, callback, arguments)
 
     def run_in_executor(self, executor: Any, work: Callable, *arguments: Any) -> asyncio.Future:
         """The work is done at one moment, a disk's time from now: nothing of a killed program's."""
@@ -147,9 +155,18 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     # -- the simulation's part
 
-    def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> Event:
+    def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> Timer:
         """An event of another life."""
-        return self._at(life, self.now + delay, callback, arguments, None)
+        return self._at(life, self.now + delay, callback, arguments)
+
+    def hand_over(self, life: Life, callback: Callable, *arguments: Any) -> None:
+        """Within an event of the world: what comes of it for another life, if that goes on, comes at once."""
+        if life.paused:
+            life.deferred.append((life, callback, arguments))
+        elif life.alive:
+            self.life = life
+            callback(*arguments)
+            self.life = self.world
 
     def within(self, life: Life, work: Callable[[], Any]) -> Any:
         """Do something as that life: what it schedules belongs to it."""
@@ -165,44 +182,44 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._ready.extend(life.deferred)
         life.deferred.clear()
 
-    def _at(self, life: Life, when: float, callback: Callable, arguments: tuple, context: Any) -> Event:
-        event = Event(life, when, callback, arguments, context)
-        heapq.heappush(self._timers, (when, next(self._order), event))
-        return event
+    def _at(self, life: Life, when: float, callback: Callable, arguments: tuple) -> Timer:
+        timer = Timer(life, when, callback, arguments)
+        if when > self.now:
+            heapq.heappush(self._timers, (when, next(self._order), timer))
+        else:
+            self._ready.append((life, timer.run, ()))
+        return timer
 
-    def run_until(self, end: float, done: Callable[[], bool] | None = None) -> bool:
-        """Whether `done` came true by `end`; without it, time is `end` afterwards."""
+    def run_until(self, end: float) -> None:
+        """All that is due by `end`, which is the time afterwards."""
+        timers = self._timers
         asyncio._set_running_loop(self)
         try:
-            while True:
+            self._run_ready()
+            while timers and timers[0][0] <= end:
+                self.now = timers[0][0]
                 self._take_due()
-                if done is not None and done():
-                    return True
-                if self._ready:
-                    self._run_ready()
-                elif self._timers and self._timers[0][0] <= end:
-                    self.now = max(self.now, self._timers[0][0])
-                else:
-                    self.now = max(self.now, end)
-                    return False
+                self._run_ready()
+            self.now = max(self.now, end)
         finally:
             asyncio._set_running_loop(None)
 
     def _take_due(self) -> None:
         timers = self._timers
-        while timers and timers[0][0] <= self.now:
-            self._ready.append(heapq.heappop(timers)[2])
+        while timers and timers[0][0] == self.now:
+            _, _, timer = heapq.heappop(timers)
+            if not timer.is_cancelled:
+                self._ready.append((timer.life, timer.run, ()))
 
     def _run_ready(self) -> None:
-        for _ in range(len(self._ready)):
-            event = self._ready.popleft()
-            life = event.life
-            if event._cancelled or not life.alive:
-                continue
+        """Also what is added meanwhile."""
+        ready = self._ready
+        while ready:
+            life, callback, arguments = ready.popleft()
             if life.paused:
-                life.deferred.append(event)
-                continue
-            self.life = life
-            self.events += 1
-            event.run()
+                life.deferred.append((life, callback, arguments))
+            elif life.alive:
+                self.life = life
+                self.events += 1
+                callback(*arguments)
         self.life = self.world

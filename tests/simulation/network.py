@@ -45,10 +45,6 @@ class Call:
         self.done: Callable[[Outcome], None] | None = None
         self.on_gone: list[Callable[[], None]] = []
 
-    @property
-    def line(self) -> str:
-        return self.head.partition(b" HTTP/1.1")[0].decode()
-
     def answer(self, reply: Outcome) -> None:
         """The server's reply sets out."""
         self.network.answer(self, reply)
@@ -73,7 +69,7 @@ class Network:
     arrives."""
 
     def __init__(self, loop: SimulatedLoop, source: random.Random):
-        self._loop, self._random = loop, source
+        self._loop, self.random = loop, source
         self._listening: dict[str, tuple[Life, Handler]] = {}
         self.cut: set[tuple[str, str]] = set()
         self.dark: set[str] = set()
@@ -109,7 +105,7 @@ class Network:
         for message in held:
             if self._blocked(*message[:2]):
                 self._held.append(message)
-            elif self._random.random() < 0.5:
+            elif self.random.random() < 0.5:
                 self._carry(*message)
 
     def _blocked(self, source: str, target: str) -> bool:
@@ -118,19 +114,19 @@ class Network:
     # -- messages
 
     def delay_s(self) -> float:
-        chance = self._random.random()
-        return 0.0002 + 0.003 * chance * chance + (self._random.random() * self.slow_s if self.slow_s else 0.0)
+        chance = self.random.random()
+        return 0.0002 + 0.003 * chance * chance + (self.random.random() * self.slow_s if self.slow_s else 0.0)
 
     def _carry(self, source: str, target: str, life: Life, deliver: Callable[[], None]) -> None:
-        cuts = self._power_cuts[source], self._power_cuts[target]
+        cuts = self._power_cuts.get(source), self._power_cuts.get(target)
 
         def arrive() -> None:
-            if cuts != (self._power_cuts[source], self._power_cuts[target]):
+            if cuts != (self._power_cuts.get(source), self._power_cuts.get(target)):
                 return
             if self._blocked(source, target):
                 self._held.append((source, target, life, deliver))
             else:
-                self._loop.for_life(life, 0.0, deliver)
+                self._loop.hand_over(life, deliver)
 
         self._loop.for_life(self._loop.world, self.delay_s(), arrive)
 
@@ -139,15 +135,15 @@ class Network:
         call = Call(self, caller, host, head, body)
         call.done = done
         self._waiting.setdefault(caller, {})[call] = None
-        for _ in range(1 + (self._random.random() < self.doubling)):
+        for _ in range(1 + (self.random.random() < self.doubling)):
             self._send(call)
         return call
 
     def _send(self, call: Call) -> None:
-        if self._random.random() < self.loss:
-            if self._random.random() < 0.7:
+        if self.random.random() < self.loss:
+            if self.random.random() < 0.7:
                 self._carry(call.caller.name, call.caller.name, call.caller, lambda: call.arrive(Broken("reset")))
-            if self._random.random() < 0.5:
+            if self.random.random() < 0.5:
                 return
         self._carry(call.caller.name, call.host, self._loop.world, lambda: self._deliver(call))
 
@@ -158,7 +154,7 @@ class Network:
             return
         self._under_way.setdefault(call.host, []).append(call)
         call.server = life
-        self._loop.for_life(life, 0.0, handler, call)
+        self._loop.hand_over(life, handler, call)
         if call.done is None:
             self._tell_gone(call)
 
@@ -166,7 +162,7 @@ class Network:
         under_way = self._under_way.get(call.host, [])
         if call in under_way:
             under_way.remove(call)
-        if self._random.random() < self.loss:
+        if self.random.random() < self.loss:
             reply = Broken("reset")
         self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(reply))
 

@@ -10,6 +10,7 @@ Use it in a process of its own: what was imported before keeps the real modules.
 import contextlib
 import importlib
 import random
+import sqlite3
 import sys
 import time as real_time
 import types
@@ -49,6 +50,17 @@ def _time_ns() -> int:
     return EPOCH_NS + int(_now() * 1e9)
 
 
+_databases: dict[str, sqlite3.Connection] = {}
+
+
+def _connect(path: Any, **options: Any) -> sqlite3.Connection:
+    """A database in memory that outlives who has opened it, as a file does."""
+    name = f"file:{path}?vfs=memdb"
+    if name not in _databases:
+        _databases[name] = sqlite3.connect(name, uri=True)
+    return sqlite3.connect(name, uri=True, **options)
+
+
 def _module(name: str, **contents: Any) -> types.ModuleType:
     module = types.ModuleType(name)
     vars(module).update(contents)
@@ -64,6 +76,7 @@ def stand_ins() -> dict[str, types.ModuleType]:
     }  # fmt: skip
     return {
         "time": _module("time", **clock),
+        "sqlite3": _module("sqlite3", **{**vars(sqlite3), "connect": _connect}),
         "secrets": _module("secrets", token_bytes=Randomness.token_bytes),
         "queue": _module("queue", SimpleQueue=threads.SimpleQueue),
         "concurrent.futures": _module(
@@ -110,3 +123,6 @@ def _cut_small() -> None:
     for module in (messages, importlib.import_module("dfsfuse.messages.base")):
         module.INLINE_ENTRIES, module.SEGMENT_ENTRIES = INLINE_ENTRIES, SEGMENT_ENTRIES
         module.PUT_PIECES_MAX = PUT_PIECES_MAX
+    # Last, as it brings others along, which take these numbers over.
+    full_disk = importlib.import_module("dfsfuse.full_disk")
+    full_disk.RESERVE_BYTES = full_disk._STEP_BYTES

@@ -72,9 +72,10 @@ class Standstill(World):
 def main(stands_s: float, round_trip_s: float) -> None:
     logging.disable(logging.CRITICAL)
     product.load()
-    for seed in range(RUNS):
-        close = runner.result(*runner.in_fork(lambda seed=seed: Standstill(seed, round_trip_s).close(stands_s)))
-        sys.stdout.write(json.dumps(Close(*close)._asdict()) + "\n")
+    with runner.in_memory():
+        for seed in range(RUNS):
+            close = runner.result(*runner.in_fork(lambda seed=seed: Standstill(seed, round_trip_s).close(stands_s)))
+            sys.stdout.write(json.dumps(Close(*close)._asdict()) + "\n")
 
 
 if __name__ == "__main__":

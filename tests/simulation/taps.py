@@ -1,5 +1,7 @@
 """What is looked at within the product while it runs, besides what programs see: S5, S6, S8. Changes nothing."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from simulation.history import Violation
@@ -9,25 +11,38 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
-def install(world: "World") -> None:
-    _watch_locks(world)
-    _watch_grants(world)
-    _watch_fences(world)
-    _watch_deletions(world)
+@contextlib.contextmanager
+def installed(world: "World") -> Iterator[None]:
+    """Within this context."""
+    with contextlib.ExitStack() as undo:
+
+        def replace(owner: type, name: str, make: Callable[[Callable], Callable]) -> None:
+            former = getattr(owner, name)
+            setattr(owner, name, make(former))
+            undo.callback(setattr, owner, name, former)
+
+        for watch in (_watch_locks, _watch_grants, _watch_fences, _watch_deletions):
+            watch(world, replace)
+        yield
 
 
-def _watch_locks(world: "World") -> None:
+Replace = Callable[[type, str, Callable[[Callable], Callable]], None]
+"""(class, name, what makes the new method of the former one)."""
+
+
+def _watch_locks(world: "World", replace: Replace) -> None:
     """S5: whenever a client comes to hold a lock, no other one holds it by its own clock."""
     from dfsfuse.locks import LockTable
 
-    receive = LockTable._receive
+    def watched(receive: Callable) -> Callable:
+        def run(self: Any, *arguments: Any) -> Any:
+            lock = receive(self, *arguments)
+            _check_alone(world, self, lock)
+            return lock
 
-    def watched(self: Any, *arguments: Any) -> Any:
-        lock = receive(self, *arguments)
-        _check_alone(world, self, lock)
-        return lock
+        return run
 
-    LockTable._receive = watched
+    replace(LockTable, "_receive", watched)
 
 
 def _check_alone(world: "World", table: Any, lock: Any) -> None:
@@ -48,49 +63,61 @@ def _check_alone(world: "World", table: Any, lock: Any) -> None:
             )  # fmt: skip
 
 
-def _watch_grants(world: "World") -> None:
+def _watch_grants(world: "World", replace: Replace) -> None:
     """S7: a lock is granted to those alone who are there to hear of it."""
     from servers.claims import Grant
     from servers.lock_service import LockService
 
-    tell = LockService._tell
+    def watched(tell: Callable) -> Callable:
+        def run(self: Any, events: Any, now: float) -> None:
+            for event in events:
+                if isinstance(event, Grant) and (event.session, event.ticket) not in self._callers:
+                    text = f"S7: session {event.session} was granted a lock and does not wait any more"
+                    world.broken(Violation(text))
+            tell(self, events, now)
 
-    def watched(self: Any, events: Any, now: float) -> None:
-        for event in events:
-            if isinstance(event, Grant) and (event.session, event.ticket) not in self._callers:
-                world.broken(Violation(f"S7: session {event.session} was granted a lock and does not wait any more"))
-        tell(self, events, now)
+        return run
 
-    LockService._tell = watched
+    replace(LockService, "_tell", watched)
 
 
-def _watch_fences(world: "World") -> None:
+def _watch_fences(world: "World", replace: Replace) -> None:
     """S6: once somebody has opened a file under a lock, nobody commits it with an older one."""
     from servers.directory import Directory
 
-    open_file, commit = Directory.open, Directory.commit
+    def watched_open(open_file: Callable) -> Callable:
+        def run(self: Any, request: Any) -> Any:
+            reply = open_file(self, request)
+            if request.token:
+                ino = reply.attributes.ino
+                world.fences[ino] = max(request.token, world.fences.get(ino, 0))
+            return reply
 
-    def watched_open(self: Any, request: Any) -> Any:
-        reply = open_file(self, request)
-        if request.token:
-            ino = reply.attributes.ino
-            world.fences[ino] = max(request.token, world.fences.get(ino, 0))
-        return reply
+        return run
 
-    def watched_commit(self: Any, request: Any, *arguments: Any) -> Any:
-        reply = commit(self, request, *arguments)
-        world.note("directory", f"commit of inode {request.ino}: version {reply.version} on {request.base_version}")
-        if request.commit_id not in world.commit_ids:
-            world.commit_ids.add(request.commit_id)
-            _check_receipts(world, request.receipts)
-            if request.token < world.fences.get(request.ino, 0):
-                world.broken(
-                    Violation(f"S6: inode {request.ino} was committed under token {request.token:#x}, and had been "
-                              f"opened under {world.fences[request.ino]:#x}")
-                )  # fmt: skip
-        return reply
+    def watched_commit(commit: Callable) -> Callable:
+        def run(self: Any, request: Any, *arguments: Any) -> Any:
+            reply = commit(self, request, *arguments)
+            world.note("directory", f"commit of inode {request.ino}: version {reply.version} on {request.base_version}")
+            if request.commit_id not in world.commit_ids:
+                world.commit_ids.add(request.commit_id)
+                _check_commit(world, request)
+            return reply
 
-    Directory.open, Directory.commit = watched_open, watched_commit
+        return run
+
+    replace(Directory, "open", watched_open)
+    replace(Directory, "commit", watched_commit)
+
+
+def _check_commit(world: "World", request: Any) -> None:
+    _check_receipts(world, request.receipts)
+    fence = world.fences.get(request.ino, 0)
+    if request.token < fence:
+        world.broken(
+            Violation(f"S6: inode {request.ino} was committed under token {request.token:#x}, and had been opened "
+                      f"under {fence:#x}")
+        )  # fmt: skip
 
 
 def _check_receipts(world: "World", receipts: Any) -> None:
@@ -111,19 +138,20 @@ def _is_known_to_lack(world: "World", server: str, chunk: bytes) -> None:
         world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, which the directory counts on"))
 
 
-def _watch_deletions(world: "World") -> None:
+def _watch_deletions(world: "World", replace: Replace) -> None:
     """S8: nothing is deleted that a file needs, unless the directory knows that it is lacking there."""
     from servers.chunkstore import ChunkStore
 
-    delete = ChunkStore.delete
+    def watched(delete: Callable) -> Callable:
+        def run(self: Any, names: Any, below: int) -> Any:
+            gone = delete(self, names, below)
+            for chunk in world.servers.needed().intersection(gone) if gone else ():
+                _is_known_to_lack(world, Scheduler.loop.life.name, chunk)
+            return gone
 
-    def watched(self: Any, names: Any, below: int) -> Any:
-        gone = delete(self, names, below)
-        for chunk in world.servers.needed().intersection(gone) if gone else ():
-            _is_known_to_lack(world, Scheduler.loop.life.name, chunk)
-        return gone
+        return run
 
-    ChunkStore.delete = watched
+    replace(ChunkStore, "delete", watched)
 
 
 def check_copies(world: "World", ino: int) -> None:

@@ -71,24 +71,22 @@ def spawn(work: Callable[[], None]) -> greenlet:
     return thread
 
 
-class Waiters:
+class Waiters(deque[Wait]):
     """Threads that wait for something, first come first served."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Wait] = deque()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether it was woken within the time."""
         mine = Wait()
-        self._waiting.append(mine)
+        self.append(mine)
         mine.until(timeout_s)
         if not mine.woken:
-            self._waiting.remove(mine)
+            self.remove(mine)
         return mine.woken
 
     def wake(self, count: int = 1) -> None:
-        for _ in range(min(count, len(self._waiting))):
-            self._waiting.popleft().wake()
+        while self and count:
+            self.popleft().wake()
+            count -= 1
 
 
 class RLock:
@@ -103,11 +101,12 @@ class RLock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = getcurrent()
-        if self._owner is me and self.again:
+        if self._owner is None:
+            if blocking and me is not Scheduler.hub and Scheduler.yields():
+                sleep(0.0)
+        elif self._owner is me and self.again:
             self._depth += 1
             return True
-        if self._owner is None and is_thread() and blocking and Scheduler.yields():
-            sleep(0.0)
         while self._owner is not None:
             if not blocking:
                 return False
@@ -118,14 +117,14 @@ class RLock:
 
     __enter__ = acquire
 
-    def release(self) -> None:
+    def release(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth:
             self._owner = None
-            self._waiters.wake()
+            if self._waiters:
+                self._waiters.wake()
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    __exit__ = release
 
     def locked(self) -> bool:
         return self._owner is not None

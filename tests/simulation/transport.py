@@ -5,6 +5,7 @@ through its real App, from the token to the encoded reply.
 """
 
 import asyncio
+import functools
 from collections.abc import Coroutine
 from typing import Any
 
@@ -20,10 +21,8 @@ class Exchange:
 
     def __init__(self, call: Call):
         self._call = call
-        self.method, path = call.line.split(" ", 1)
-        self.path, _, query = path.partition("?")
-        self.query, self.body = query.encode(), bytes(call.body)
-        self.headers = _headers(call.head)
+        self.method, self.path, self.query, self.headers = _parsed(call.head)
+        self.body = bytes(call.body)
         self.length: int | None = len(self.body)
         self.replied, self.error = False, None
         self._gone: asyncio.Future[None] | None = None
@@ -59,20 +58,24 @@ class Exchange:
         self._call.answer(Reply(self._status, b"".join(self._parts)) if whole else Broken("within the reply"))
 
 
-def _headers(head: bytes) -> dict[bytes, bytes]:
-    lines = head.split(b"\r\n")[1:]
-    return {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines if line)}
+@functools.cache
+def _parsed(head: bytes) -> tuple[str, str, bytes, dict[bytes, bytes]]:
+    """(method, path, query, headers)"""
+    line, *lines = head.split(b"\r\n")
+    method, target, _ = line.split(b" ")
+    path, _, query = target.partition(b"?")
+    headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines if line)}
+    return method.decode(), path.decode(), query, headers
 
 
 def server_of(network: Network) -> Any:
     """What stands for servers.http.serve: requests come from the network."""
+    from dfsfuse import errors
 
     async def serve(app: Any, host: str, port: int, *background: Coroutine[Any, Any, None]) -> None:
         life = Scheduler.loop.life
 
         def handle(call: Call) -> None:
-            from dfsfuse import errors
-
             exchange = Exchange(call)
             try:
                 app.admit(exchange)

@@ -25,6 +25,7 @@ WINDOW_S = 1.6
 HANG_S = 40.0
 """No call takes longer: there are time-outs of 6 s, which follow each other where an open meets several servers."""
 SETTLE_S = 60.0
+LOOK_S = 0.02
 
 
 class World:
@@ -53,9 +54,7 @@ class World:
         self.network = Network(self.loop, self.fork("network"))
         self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"))
         hosts.wire_clients(self.network)
-        taps.install(self)
-        top = "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
-        self.home = pathlib.Path(tempfile.mkdtemp(prefix="dfs-simulation-", dir=top))
+        self.home = pathlib.Path(tempfile.mkdtemp())
         names = [f"client{number}" for number in range(1, self.profile.clients + 1)]
         self.clients = [hosts.Client(n, self.loop, self.network, self.home, self.fork(n)) for n in names]
 
@@ -64,6 +63,11 @@ class World:
     def fork(self, what: str) -> random.Random:
         """A source of its own for each part, so that one that draws more does not change the others."""
         return random.Random(f"{self.seed} {what}")
+
+    def drawn(self) -> str:
+        """Two runs in which anything happened differently differ in it."""
+        sources = self.network.random, self.servers.random, product.Randomness.source
+        return " ".join(f"{source.getrandbits(32):08x}" for source in sources)
 
     @property
     def now(self) -> float:
@@ -125,24 +129,32 @@ class World:
 
     def run(self) -> None:
         """Raises Violation, or whatever the product lets out."""
-        try:
-            self._start()
-            disasters.Disasters(self).schedule()
-            self._until(lambda: False, self.profile.work_s)
-            self._heal()
-            self._settle()
-            self._check_names()
-        finally:
-            shutil.rmtree(self.home, ignore_errors=True)
+        with taps.installed(self):
+            try:
+                self._start()
+                disasters.Disasters(self).schedule()
+                self._until(lambda: False, self.profile.work_s)
+                self._heal()
+                self._settle()
+                self._check_names()
+                self.loop.forget_done()
+                self._check_failures()
+            finally:
+                shutil.rmtree(self.home, ignore_errors=True)
 
     def _until(self, done: Any, seconds: float) -> bool:
-        """Whether it came true; a violation ends everything."""
-        came = self.loop.run_until(self.now + seconds, lambda: self._violation is not None or done())
+        """Whether it came true, looking every LOOK_S; a violation ends everything."""
+        end = self.now + seconds
+        while not (came := done()) and self.now < end:
+            self.loop.run_until(min(end, self.now + LOOK_S))
+            self._check_failures()
+        return came
+
+    def _check_failures(self) -> None:
         if self._violation is not None:
             raise self._violation
         if self.loop.failures:
             raise Violation(f"a task failed: {self.loop.failures[0]}")
-        return came
 
     def _in_client(self, client: Any, work: Any, what: str) -> Any:
         """The result of `work`, done by a thread of the client's."""
