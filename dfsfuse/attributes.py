@@ -1,165 +1,358 @@
-"""Names and attributes that the client may use without asking: for `hold_s`, as long as there is no promise.
+"""Names and attributes that the client may use without asking: what the directory has promised to call back about,
+until it does or the lease ends; and all else for `hold_s`.
 
 What is known is known as of the moment at which it was asked for. A change by this client makes all earlier knowledge
-of what it touched void, also answers that are still under way.
+of what it touched void, also answers that are still under way; and so does a broken promise. As the directory promises
+nothing while a client has not heard of a change, an answer that was asked for later than that is as new as the change.
 
-Threads: one mutex around both tables; it is never held across a request.
+A path is promised where each name on the way is. What was asked for by a path as a whole counts for the hold alone, as
+a folder on the way may move.
+
+Threads: one mutex around all tables; it is never held across a request.
 """
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from dfsfuse import errors
-from dfsfuse.messages import NAME_BYTES_MAX, Attributes
+from dfsfuse.known_names import ABSENT, UNKNOWN, Names
+from dfsfuse.messages import EVERYTHING, NAME_BYTES_MAX, Attributes, Doubt, Renamed
+from dfsfuse.promise_lease import PromiseLease
 
 HOLD_S = 0.7
-_ITEMS_MAX = 10_000
+ITEMS_MAX = 100_000
+"""Of names, and of inodes: together they take some 700 bytes."""
+_BROKEN_MAX = 10_000
 
 Place = tuple[int, tuple[bytes, ...]]
 """(base inode number, path below it)."""
 
+OnBroken = Callable[[int, bytes], None]
+"""As `Broken`: (inode number or EVERYTHING, name or b"")."""
+
 
 class AttributeTable:
-    """place -> (asked at, inode number) and inode number -> (asked at, attributes); 0 and None stand for "not
-    known"."""
+    """inode number -> (asked at, attributes), None where they are not known; and names by folder."""
 
-    def __init__(self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic):
-        self._hold_s, self._clock = hold_s, clock
+    def __init__(self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic, items_max: int = ITEMS_MAX):
+        self._hold_s, self._clock, self._max = hold_s, clock, items_max
         self._mutex = threading.Lock()
-        self._inos: dict[Place, tuple[float, int]] = {}
-        self._attributes: dict[int, tuple[float, Attributes | None]] = {}
-        self._void_before = 0.0
+        self._inodes: dict[int, tuple[float, Attributes | None]] = {}
+        self._names = Names()
+        self._paths: dict[Place, tuple[float, int]] = {}
+        self._broken: dict[int, float] = {}
+        self._void_before = self._held_since = 0.0
+        self._lease = PromiseLease()
+        self._on_broken: list[OnBroken] = []
+
+    def __len__(self) -> int:
+        return max(len(self._inodes), self._names.count)
 
     def now(self) -> float:
         """The time to give as `asked_at` to what is asked next."""
         return self._clock()
 
+    # -- asking
+
     def get(self, place: Place) -> Attributes | None:
-        oldest = self._clock() - self._hold_s
-        base, names = place
+        """What may be told without asking; `promised` says whether that is so until `on_broken` tells otherwise."""
         with self._mutex:
-            asked_at, ino = self._inos.get(place, (0.0, 0)) if names else (oldest, base)
-            if not ino or asked_at < oldest:
+            now = self._clock()
+            ino, promised = self._ino_at(place, now)
+            asked_at, attributes = self._inodes.get(ino, (0.0, None))
+            if attributes is None or not self._counts(asked_at, attributes.promised, now):
                 return None
-            asked_at, attributes = self._attributes.get(ino, (0.0, None))
-            return attributes if asked_at >= oldest else None
+            if attributes.promised and not (promised and self._lease.counts(now)):
+                return msgspec.structs.replace(attributes, promised=False)
+            return attributes
 
-    def put(self, place: Place, attributes: Attributes, asked_at: float) -> None:
-        """`asked_at` is when the request was sent: the answer is no younger than that."""
+    def _ino_at(self, place: Place, now: float) -> tuple[int, bool]:
+        """(inode number, whether each name on the way is promised). UNKNOWN where nothing may be said; ABSENT only
+        where that is promised."""
+        ino, names = place
+        promised = True
+        for name in names:
+            known = self._names.get(ino, name)
+            if not self._counts(known.asked_at, known.promised, now) or known.ino == ABSENT and not known.promised:
+                return self._ino_at_path(place, now), False
+            ino, promised = known.ino, promised and known.promised
+            if ino <= 0:
+                break
+        return ino, promised
+
+    def _ino_at_path(self, place: Place, now: float) -> int:
+        asked_at, ino = self._paths.get(place, (0.0, UNKNOWN))
+        return ino if self._counts(asked_at, False, now) else UNKNOWN
+
+    def is_absent(self, place: Place) -> bool:
+        """The directory has promised that nothing is there."""
         with self._mutex:
-            self._make_room()
-            if asked_at < max(self._void_before, self._inos.get(place, (0.0, 0))[0]):
-                return
-            self._inos[place] = (asked_at, attributes.ino)
-            self._put_inode(attributes, asked_at)
+            return self._ino_at(place, self._clock())[0] == ABSENT
 
-    def put_changed(self, attributes: Attributes) -> None:
-        """What a change has just answered, whatever name leads to it. Who asked during the change may have been
-        answered before it, so such an answer is void. So are the answers of two changes that arrive in another order
-        than the directory's, where the older one comes last."""
-        with self._mutex:
-            self._make_room()
-            known = self._attributes.get(attributes.ino, (0.0, None))[1]
-            newest = known is None or _age(attributes) >= _age(known)
-            self._attributes[attributes.ino] = (self._clock(), attributes if newest else None)
-
-    def name_changed(self, place: Place, folder: Attributes, asked_at: float) -> None:
-        """A change that was asked for at `asked_at` has made a name, and this is its folder since."""
-        with self._mutex:
-            self._make_room()
-            known = self._is_unchanged(folder.ino, asked_at)
-            self._forget(place)
-            self._attributes[folder.ino] = (self._clock(), folder if known else None)
-
-    def name_removed(self, place: Place, folder: Attributes, asked_at: float) -> None:
-        """The same for a name that was removed. What it led to may have other names, so where that is not known,
-        nothing is any more."""
-        with self._mutex:
-            self._make_room()
-            known = self._is_unchanged(folder.ino, asked_at)
-            if self._inos.get(place, (0.0, 0))[1]:
-                self._forget(place)
-            else:
-                self._clear()
-            self._attributes[folder.ino] = (self._clock(), folder if known else None)
-
-    def _is_unchanged(self, ino: int, asked_at: float) -> bool:
-        """Nothing was learnt of an inode since then. Otherwise nobody knows whether that is newer than the answer to
-        what was asked then."""
-        return max(self._void_before, self._attributes.get(ino, (0.0, None))[0]) < asked_at
+    def _counts(self, asked_at: float, promised: bool, now: float) -> bool:
+        return promised and self._lease.counts(now) or asked_at >= max(now - self._hold_s, self._held_since)
 
     def learnt(self, place: Place, ino: int) -> float:
         """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
+        base, names = place
         with self._mutex:
-            asked_at, known = self._inos.get(place, (0.0, 0)) if place[1] else (self._clock(), place[0])
+            if not names:
+                return self._clock() if base == ino else 0.0
+            known, asked_at = self._last_at(place)
             return asked_at if known == ino else 0.0
+
+    def _last_at(self, place: Place) -> tuple[int, float]:
+        """(the inode that a place was last known to lead to, however long ago; when that was asked for)."""
+        base, names = place
+        if not names:
+            return base, self._clock()
+        if len(names) == 1:
+            known = self._names.get(base, names[0])
+            return known.ino, known.asked_at
+        asked_at, ino = self._paths.get(place, (0.0, UNKNOWN))
+        return ino, asked_at
+
+    def promised_version(self, ino: int) -> int:
+        """The version of the content that is promised to be the newest; 0 where none is."""
+        known = self.get((ino, ()))
+        return known.version if known is not None and known.promised else 0
 
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
         with self._mutex:
-            return self._attributes.get(ino, (0.0, None))[1]
+            return self._inodes.get(ino, (0.0, None))[1]
 
     def is_newest(self, attributes: Attributes) -> bool:
         """Nothing was learnt of the inode since these were put here."""
+        known = self.last(attributes.ino)
+        return (
+            known is attributes
+            or known is not None
+            and known == msgspec.structs.replace(attributes, promised=known.promised)
+        )
+
+    # -- answers
+
+    def put(self, place: Place, attributes: Attributes, asked_at: float) -> None:
+        """`asked_at` is when the request was sent: the answer is no younger than that. If it is promised, so is the
+        entry that leads there."""
         with self._mutex:
-            return self._attributes.get(attributes.ino, (0.0, None))[1] is attributes
+            if self._put_name(place, attributes, asked_at):
+                self._put_inode(attributes, asked_at)
+            gone = self._make_room()
+        self._tell_gone(gone)
+
+    def _put_name(self, place: Place, attributes: Attributes, asked_at: float) -> bool:
+        base, names = place
+        if len(names) == 1:
+            floor = self._floor(base)
+            if attributes.promised:
+                self._names.promised(base, asked_at, floor)
+            return self._names.put(base, names[0], attributes.ino, asked_at, floor)
+        if names:
+            if asked_at < max(self._void_before, self._paths.get(place, (0.0, 0))[0]):
+                return False
+            self._paths[place] = asked_at, attributes.ino
+        return True
 
     def _put_inode(self, attributes: Attributes, asked_at: float) -> None:
-        if asked_at >= max(self._void_before, self._attributes.get(attributes.ino, (0.0, None))[0]):
-            self._attributes[attributes.ino] = (asked_at, attributes)
+        ino = attributes.ino
+        if asked_at > self._floor(ino) and asked_at >= self._inodes.get(ino, (0.0, None))[0]:
+            self._inodes[ino] = asked_at, attributes
+
+    def listed(self, ino: int, asked_at: float) -> None:
+        """All entries of a folder have been put since then, and each answer was promised."""
+        with self._mutex:
+            self._names.listed(ino, asked_at, self._floor(ino))
+
+    # -- changes by this client
+
+    def put_changed(self, attributes: Attributes, asked_at: float) -> None:
+        """What a change has answered, whatever name leads to it. Who asked during the change may have been answered
+        before it, so such an answer is void. So are the answers of two changes that arrive in another order than the
+        directory's, where the older one comes last. A promise that was broken meanwhile may be of what is here."""
+        with self._mutex:
+            ino = attributes.ino
+            known = self._inodes.get(ino, (0.0, None))[1]
+            newest = known is None or _age(attributes) >= _age(known)
+            if attributes.promised and asked_at <= self._floor(ino):
+                attributes = msgspec.structs.replace(attributes, promised=False)
+            self._inodes[ino] = self._clock(), attributes if newest else None
+            gone = self._make_room()
+        self._tell_gone(gone)
+
+    def name_changed(self, place: Place, folder: Attributes, asked_at: float, ino: int = UNKNOWN) -> None:
+        """A change that was asked for at `asked_at` has made a name lead to `ino`, or ABSENT, and this is its folder
+        since. A driver that knows paths asks again."""
+        with self._mutex:
+            now, floor = self._clock(), self._floor(folder.ino)
+            unchanged = max(floor, self._inodes.get(folder.ino, (0.0, None))[0]) < asked_at
+            self._forget_path(place)
+            if folder.promised:
+                self._names.promised(folder.ino, asked_at, floor)
+            self._names.changed(folder.ino, place[1][-1], ino, asked_at, now)
+            # Where anything was learnt of the folder since, nobody knows which of the two is the newer.
+            self._inodes[folder.ino] = now, folder if unchanged else None
+            gone = self._make_room()
+        self._tell_gone(gone)
+
+    def folder_made(self, ino: int, asked_at: float) -> None:
+        """A new folder, which is promised: it is empty."""
+        with self._mutex:
+            self._names.made(ino, asked_at, self._floor(ino))
+
+    def renamed(self, old: Place, new: Place, renamed: Renamed, exchanged: bool, asked_at: float) -> None:
+        """Paths below a folder that has moved go with it."""
+        led_to = renamed.other if exchanged else ABSENT, renamed.ino
+        with self._mutex:
+            if len(old[1]) > 1 or len(new[1]) > 1:
+                self._clear()
+            self._forget_paths()
+            for (base, names), ino in zip((old, new), led_to, strict=True):
+                self._names.changed(base, names[-1], ino, asked_at, self._clock())
+                self._forget_inode(base)
+            self._forget_inode(renamed.ino)
+            self._forget_inode(renamed.other)
+
+    # -- forgetting
 
     def forget_place(self, place: Place) -> None:
-        """A name was made, removed or replaced: it and its folder's attributes are no longer known."""
+        """A name was made, removed or replaced: it, what it led to, and its folder are no longer known."""
+        base, names = place
         with self._mutex:
-            self._make_room()
-            self._forget(place)
-            if place[1]:
-                self._forget((place[0], place[1][:-1]))
+            self._forget_inode(self._last_at(place)[0])
+            self._forget_path(place)
+            if len(names) == 1:
+                self._names.changed(base, names[0], UNKNOWN, 0.0, self._clock())
+            if names:
+                self._forget_inode(self._last_at((base, names[:-1]))[0])
 
-    def forget_removed(self, place: Place) -> None:
-        """A name was removed. What it led to may have other names, so where that is not known, nothing is any more."""
-        with self._mutex:
-            self._make_room()
-            if self._inos.get(place, (0.0, 0))[1]:
-                self._forget(place)
-                self._forget((place[0], place[1][:-1]))
-            else:
-                self._clear()
+    def _forget_path(self, place: Place) -> None:
+        if len(place[1]) > 1:
+            self._paths[place] = self._clock(), UNKNOWN
 
-    def _forget(self, place: Place) -> None:
-        now = self._clock()
-        ino = self._inos.get(place, (0.0, 0))[1] if place[1] else place[0]
-        self._inos[place] = (now, 0) if place[1] else (now, ino)
-        if ino:
-            self._attributes[ino] = (now, None)
+    def _forget_paths(self) -> None:
+        """They also said that older answers are void."""
+        self._paths.clear()
+        self._void_before = self._clock()
 
     def forget_ino(self, ino: int) -> None:
         with self._mutex:
-            self._make_room()
-            self._attributes[ino] = (self._clock(), None)
+            self._forget_inode(ino)
 
-    def forget_all(self) -> None:
-        """A folder may have moved: no place is known any more."""
+    def _forget_inode(self, ino: int) -> None:
+        if ino not in (ABSENT, UNKNOWN):
+            self._inodes[ino] = self._clock(), None
+
+    def forget_held(self) -> None:
+        """A name did not lead where it was thought to: only what is promised counts from now on."""
         with self._mutex:
-            self._clear()
+            self._held_since = self._clock()
 
     def _clear(self) -> None:
         self._void_before = self._clock()
-        self._inos.clear()
-        self._attributes.clear()
+        for table in (self._inodes, self._names, self._paths, self._broken):
+            table.clear()
 
-    def _make_room(self) -> None:
-        """Before anything is entered, be it that something is not known. What is dropped is as old as what nobody may
-        use any more; but it also said that older answers are void, which they go on being."""
-        if max(len(self._inos), len(self._attributes)) < _ITEMS_MAX:
-            return
-        oldest = self._clock() - self._hold_s
-        self._inos = {place: held for place, held in self._inos.items() if held[0] >= oldest}
-        self._attributes = {ino: held for ino, held in self._attributes.items() if held[0] >= oldest}
-        self._void_before = max(self._void_before, oldest)
-        if max(len(self._inos), len(self._attributes)) >= _ITEMS_MAX:
+    # -- promises
+
+    def on_broken(self, tell: OnBroken) -> None:
+        """`tell` comes after each loss of a promise, from the thread that hears of it; it must not wait."""
+        self._on_broken.append(tell)
+
+    def lease(self, until: float, settled: Sequence[Doubt] = ()) -> None:
+        """Promises count until then. Where the lease before has ended, they have ended with it. `settled` are doubts
+        that the directory has been told of."""
+        with self._mutex:
+            lapsed = self._lease.extend(until, settled, self._clock())
+            if lapsed:
+                self._clear()
+        if lapsed:
+            self._tell(EVERYTHING, b"")
+
+    def end_lease(self) -> None:
+        """No promise counts until the next lease, and none of before it does then."""
+        with self._mutex:
+            self._lease.end()
+
+    def in_doubt(self, doubt: Doubt) -> None:
+        """A change of this client's may be made or not."""
+        with self._mutex:
+            self._lease.in_doubt(doubt)
+
+    def doubts(self) -> list[Doubt]:
+        with self._mutex:
+            return self._lease.doubts
+
+    def broken(self, ino: int, name: bytes) -> None:
+        """The directory calls back."""
+        with self._mutex:
+            self._break(ino, name)
+        self._tell(ino, name)
+
+    def _break(self, ino: int, name: bytes) -> None:
+        if ino == EVERYTHING:
             self._clear()
+            return
+        self._forget_inode(ino)
+        if name:
+            self._names.changed(ino, name, UNKNOWN, 0.0, self._clock())
+        else:
+            self._names.forget(ino)
+            self._note_broken(ino)
+
+    def _note_broken(self, ino: int) -> None:
+        self._broken[ino] = self._clock()
+        if len(self._broken) > _BROKEN_MAX:
+            self._broken.clear()
+            self._void_before = self._clock()
+
+    def _floor(self, ino: int) -> float:
+        """Answers that were asked for until then are void."""
+        if ino in self._lease.dropping:
+            return self._clock()
+        return max(self._void_before, self._broken.get(ino, 0.0))
+
+    def _tell(self, ino: int, name: bytes) -> None:
+        for tell in self._on_broken:
+            tell(ino, name)
+
+    # -- room
+
+    def dropped(self) -> list[int]:
+        """Inodes of which nothing is remembered any more: the directory need not tell of them. Once it is told so
+        `drop_heard` follows."""
+        with self._mutex:
+            return self._lease.dropped()
+
+    def drop_heard(self, dropped: list[int]) -> None:
+        with self._mutex:
+            self._lease.drop_heard(dropped)
+            for ino in dropped:
+                self._note_broken(ino)
+
+    def _make_room(self) -> list[int]:
+        """The oldest go, a tenth of all, and are returned: whoever was told of them must not go on using that."""
+        if len(self._paths) > self._max:
+            self._forget_paths()
+        if len(self) <= self._max:
+            return []
+        gone = self._names.surplus(self._max)
+        if len(self._inodes) > self._max:
+            gone += itertools.islice(self._inodes, self._max // 10 + 1)
+        for ino in gone:
+            self._inodes.pop(ino, None)
+            self._names.forget(ino)
+        self._lease.drop(gone)
+        return gone
+
+    def _tell_gone(self, gone: list[int]) -> None:
+        for ino in gone:
+            self._tell(ino, b"")
 
 
 def _age(attributes: Attributes) -> tuple[int, int]:

@@ -144,6 +144,17 @@ class Cache:
             self._open_rows.opened(content, attributes.ino, attributes.version, opening)
             return content
 
+    def open_known(self, attributes: Attributes, opening: int) -> Content | None:
+        """The content for an open of which the directory is not asked, as this is promised to be the newest; `opening`
+        numbers an open row, 0 where only another user can have one. None: it is not here, or has no row."""
+        row = attributes.ino, attributes.version
+        with self._mutex:
+            content = self.peek(attributes.ino) if opening or self._open_rows.has(*row) else None
+            if content is None or (content.version, content.commit_id) != (row[1], attributes.commit_id):
+                return None
+            self._open_rows.opened(self._use(content), *row, opening)
+            return content
+
     def create(self, ino: int, path: bytes, mtime_ns: int, opening: int = 0) -> Content:
         """The empty content of a file that this client has just made, open for writing."""
 

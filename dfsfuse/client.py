@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dfsfuse.allocation import Allocation
-from dfsfuse.attributes import AttributeTable
+from dfsfuse.attributes import HOLD_S, AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
@@ -21,11 +21,12 @@ from dfsfuse.recovery import Recovery
 from dfsfuse.rpc import Rpc
 from dfsfuse.sending import Sending
 from dfsfuse.sent_bytes import SentBytes
-from dfsfuse.session import Session, identity
+from dfsfuse.session import Session, boottime_s, identity
 from dfsfuse.sharing import Sharing
 from dfsfuse.succession import Succession
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
+from dfsfuse.watching import Watching
 
 RECOVER_S = 2.0
 
@@ -45,6 +46,16 @@ def _cache(undo: contextlib.ExitStack, session: Session, options: ClientOptions)
     succession.begin()
     undo.callback(succession.close)
     return cache
+
+
+def _promises(undo: contextlib.ExitStack, session: Session) -> tuple[AttributeTable, Watching]:
+    attributes = AttributeTable(HOLD_S, boottime_s)
+    watching = Watching(session, attributes)
+    undo.callback(watching.stop)
+    session.on_closed(watching.join)
+    session.closed_rows.keep_while(attributes.promised_version)
+    attributes.on_broken(lambda ino, name: None if name else session.closed_rows.promise_ended(ino))
+    return attributes, watching
 
 
 def _transfer(undo: contextlib.ExitStack, session: Session, folder: Path) -> Transfer:
@@ -75,7 +86,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         undo.callback(unsent.close)
         session.on_servers_changed(unsent.hurry)
         session.rpc.on_return(unsent.hurry)
-        attributes = AttributeTable()
+        attributes, watching = _promises(undo, session)
         openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
         sending = Sending(attributes, cache, committer, copies)
         sharing = Sharing(locks, ranges, cache, openings, attributes, copies, sending, transfer.download)
@@ -84,7 +95,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         files = OpenFiles(session, locks, attributes, cache, openings, transfer, sending, unsent, sharing)
         parts = files, Allocation(session, files, cache), ProgramLocks(session, ranges, sharing, files)
         filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
-        for part in (session, lease, locks, sharing):
+        for part in (session, lease, locks, sharing, watching):
             part.start()
         recovery = Recovery(session, cache, transfer, unsent)
         if not options.read_only:

@@ -1,5 +1,8 @@
 """Open rows that nobody here needs any more, until the directory is told, which is done with the next renewal.
 
+A row of a content that is promised to be the newest is kept until that promise is broken: so a file that is opened
+again under promise has a row already, and the directory need not be asked.
+
 A file that is opened again before that takes its row back: it asks with the row's number, and the directory has nothing
 to write. While such an open is under way it has an older number than others that come meanwhile, so what these leave is
 held back until it is known here (open_rows.py). A row of which the directory was told without answering is not taken
@@ -9,8 +12,9 @@ Threads: `_mutex`; nothing is asked under it.
 """
 
 import threading
+from collections.abc import Callable
 
-from dfsfuse.messages import Closed
+from dfsfuse.messages import EVERYTHING, Closed
 
 _TOLD_AT_ONCE = 5000
 
@@ -19,25 +23,54 @@ Key = tuple[int, int]
 
 
 class ClosedRows:
-    """`_rows`: the number of the latest open that has left each row. `_claimed`: which row was taken back with a
-    number. `_telling`: which rows the directory is being told of, and nobody has needed since. `_unheard`: as `_rows`,
-    of what it may or may not have heard."""
+    """`_rows`: the number of the latest open that has left each row. `_kept`: inode number -> (version, the same);
+    `_idle`: those of them of which the directory is to hear that nobody writes any more.
+    `_claimed`: which row was taken back with a number. `_telling`: which rows the directory is being told of, and
+    nobody has needed since. `_unheard`: as `_rows`, of what it may or may not have heard."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._rows: dict[Key, int] = {}
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._idle: dict[int, None] = {}
+        self._promised_version: Callable[[int], int] = lambda ino: 0
         self._claimed: dict[int, Key] = {}
         self._telling: set[Key] = set()
         self._unheard: dict[Key, int] = {}
 
+    def keep_while(self, promised_version: Callable[[int], int]) -> None:
+        """Rows are kept while `promised_version(inode number)` is theirs; that it has ended is told to
+        `promise_ended`."""
+        self._promised_version = promised_version
+
+    def promise_ended(self, ino: int) -> None:
+        """Of an inode, or EVERYTHING."""
+        with self._mutex:
+            for each in list(self._kept) if ino == EVERYTHING else [ino]:
+                version, opening = self._kept.pop(each, (0, 0))
+                if opening:
+                    _note(self._rows, (each, version), opening)
+
     def add(self, ino: int, version: int, opening: int) -> None:
         with self._mutex:
-            _note(self._rows, (ino, version), opening)
+            if version and self._promised_version(ino) == version:
+                self._keep(ino, version, opening)
+            else:
+                _note(self._rows, (ino, version), opening)
 
-    def claim(self, ino: int, version: int) -> int:
-        """The number of a row that is needed again, until `settle`; 0 where it is not here."""
+    def _keep(self, ino: int, version: int, opening: int) -> None:
+        former, latest = self._kept.get(ino, (version, 0))
+        if former != version:
+            _note(self._rows, (ino, former), latest)
+            latest = 0
+        self._kept[ino] = version, max(opening, latest)
+        self._idle[ino] = None
+
+    def claim(self, ino: int, version: int, kept: bool = True) -> int:
+        """The number of a row that is needed again, until `settle`; 0 where it is not here. With `kept` also of one that
+        is kept."""
         with self._mutex:
-            opening = self._rows.pop((ino, version), 0)
+            opening = self._rows.pop((ino, version), 0) or (self._take_kept(ino, version) if kept else 0)
             if opening:
                 self._claimed[opening] = ino, version
             return opening
@@ -51,8 +84,17 @@ class ClosedRows:
                 _note(self._rows, claimed, opening)
             if now is not None:
                 self._rows.pop(now, None)
+                self._take_kept(*now)
                 self._unheard.pop(now, None)
                 self._telling.discard(now)
+
+    def _take_kept(self, ino: int, version: int) -> int:
+        """The number of the kept row; 0 where there is none of this version."""
+        kept, opening = self._kept.get(ino, (0, 0))
+        if not opening or kept != version:
+            return 0
+        del self._kept[ino]
+        return opening
 
     def take(self) -> list[Closed]:
         """What to tell the directory now. One thread does, and calls `put_back` where it was not heard."""
@@ -61,11 +103,17 @@ class ClosedRows:
                 _note(self._rows, *self._unheard.popitem())
             keys = list(self._rows)[:_TOLD_AT_ONCE]
             self._telling = set(keys)
-            return [Closed(*key, self._rows.pop(key)) for key in keys]
+            return [Closed(*key, self._rows.pop(key)) for key in keys] + self._take_idle()
+
+    def _take_idle(self) -> list[Closed]:
+        """Kept rows that may be for writing at the directory still."""
+        idle, self._idle = self._idle, {}
+        return [Closed(ino, *self._kept[ino], True) for ino in idle if ino in self._kept]
 
     def put_back(self, closed: list[Closed]) -> None:
         """The directory may not have heard it. What has been opened anew meanwhile is needed again."""
         with self._mutex:
+            self._idle.update((row.ino, None) for row in closed if row.kept)
             for row in closed:
                 if (row.ino, row.version) in self._telling:
                     _note(self._unheard, (row.ino, row.version), row.opening)
@@ -74,6 +122,7 @@ class ClosedRows:
         """The session has ended, and all its rows with it."""
         with self._mutex:
             self._rows.clear()
+            self._kept.clear()
             self._unheard.clear()
             self._telling.clear()
 

@@ -15,6 +15,7 @@ Threads: any number of a driver's threads; the parts lock themselves.
 import contextlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -22,9 +23,11 @@ from typing import Any, TypeVar
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place, check_names
+from dfsfuse.known_names import ABSENT
 from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import (
+    RENAME_EXCHANGE,
     ROOT_INO,
     XATTR_NAMESPACES,
     Attributes,
@@ -119,8 +122,8 @@ class FileSystem:
         return None if known is None else self._looks.as_written(known)
 
     def forget_names(self) -> None:
-        """A name did not lead where it was thought to: names are asked for again."""
-        self._attributes.forget_all()
+        """A name did not lead where it was thought to: names that are not promised are asked for again."""
+        self._attributes.forget_held()
 
     def open_folder(self, place: Place) -> int:
         """The inode of a folder that is about to be listed: of the one that is there now, wherever it goes then."""
@@ -172,11 +175,12 @@ class FileSystem:
         self._check_change(old)
         self._check_change(new)
         request = Link(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]))
+        asked_at = self._attributes.now()
         try:
             attributes: Attributes = self.session.change(request, Attributes)
         finally:
             self._attributes.forget_place(new)
-        self._attributes.put_changed(attributes)
+        self._attributes.put_changed(attributes, asked_at)
         self.files.named(attributes.ino, new)
         return attributes
 
@@ -189,24 +193,34 @@ class FileSystem:
             with contextlib.nullcontext() if folder else self._removals.at(place):
                 removed: Removed = self._change_names(request, Removed, thread)
         except BaseException:
-            self._attributes.forget_removed(place)
+            self._attributes.forget_place(place)
             raise
-        self._attributes.name_removed(place, removed.folder, asked_at)
-        if removed.unnamed:
-            self.files.discard(removed.unnamed)
+        self._attributes.name_changed(place, removed.folder, asked_at, ABSENT)
+        self._attributes.forget_ino(removed.ino)
+        self._unnamed(removed.unnamed)
 
     def rename(self, old: Place, new: Place, flags: int = 0, thread: int = 0) -> None:
         """As renameat2(2). A folder takes all places below it along, so no place is remembered after it."""
         self._check_change(old)
         self._check_change(new)
         request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
+        asked_at = self._attributes.now()
         try:
             with self._removals.at(new):
                 renamed: Renamed = self._change_names(request, Renamed, thread)
-        finally:
-            self._attributes.forget_all()
-        if renamed.unnamed:
-            self.files.discard(renamed.unnamed)
+        except BaseException:
+            self._attributes.forget_place(old)
+            self._attributes.forget_place(new)
+            raise
+        if renamed.ino:
+            self._attributes.renamed(old, new, renamed, bool(flags & RENAME_EXCHANGE), asked_at)
+        self._unnamed(renamed.unnamed)
+
+    def _unnamed(self, ino: int) -> None:
+        """A file has lost its last name here: what is not sent of it goes, and nobody opens it any more."""
+        if ino:
+            self.files.discard(ino)
+            self.session.closed_rows.promise_ended(ino)
 
     def _change_names(self, request: Change, reply: type, thread: int) -> Any:
         """Not any more, either, where the locks are lost while the directory is waited for."""
@@ -233,8 +247,9 @@ class FileSystem:
         request = SetAttributes(
             base=place[0], names=list(place[1]), mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, atime_ns=atime_ns
         )
+        asked_at = self._attributes.now()
         attributes: Attributes = self.session.change(request, Attributes)
-        self._attributes.put_changed(attributes)
+        self._attributes.put_changed(attributes, asked_at)
         content = self.files.attributes_set(attributes.ino)
         if content is not None:
             content.attributes_set(mode, mtime_ns)
@@ -276,16 +291,17 @@ class FileSystem:
 
     def _make(self, place: Place, make: Callable[[], tuple[Result, Made]]) -> tuple[Result, Attributes]:
         """A new inode: what the directory answered is known for the fstat that follows, and for the kernel, which asks
-        for the folder's attributes then. Its name is not: the kernel looks a name up again before it makes one that
-        must not exist, and wants no older answer."""
+        for the folder's attributes then."""
         asked_at = self._attributes.now()
         try:
             result, made = make()
         except BaseException:
             self._attributes.forget_place(place)
             raise
-        self._attributes.name_changed(place, made.folder, asked_at)
-        self._attributes.put_changed(made.attributes)
+        self._attributes.name_changed(place, made.folder, asked_at, made.attributes.ino)
+        self._attributes.put_changed(made.attributes, asked_at)
+        if made.attributes.promised and stat.S_ISDIR(made.attributes.mode):
+            self._attributes.folder_made(made.attributes.ino, asked_at)
         return result, made.attributes
 
     # -- files
@@ -325,8 +341,9 @@ class FileSystem:
         it is made, and may give it its group. Under O_EXCL it never gets a name."""
         self._check_change(folder)
         flags |= os.O_TMPFILE
+        asked_at = self._attributes.now()
         handle, made = self.files.create(folder, mode, uid, gid, flags, pid, privileged, b"", interrupted, umask)
-        self._attributes.put_changed(made.attributes)
+        self._attributes.put_changed(made.attributes, asked_at)
         return handle, made.attributes
 
     def open(

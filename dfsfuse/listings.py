@@ -1,7 +1,8 @@
 """Listing a folder: a page at a time, stable while others change the folder, with attributes that are remembered.
 
 Entries come in the order of their names, and each page begins after the last name of the former one: so what is there
-all the time comes once, whatever is made and removed meanwhile.
+all the time comes once, whatever is made and removed meanwhile. Once a folder that is promised was listed to its end,
+what is not known of it is not there.
 """
 
 from collections.abc import Iterator
@@ -27,12 +28,13 @@ def list_folder(
     is removed, as on a local disk. With `ino`: Stale where the place leads to another folder; `seen_at` is by the inode
     then. `atime_ns`, if not 0, is now."""
     page, asked_at = _page(session, attributes, place, after, atime_ns)
+    begun_at, promised = asked_at, page.promised and not after
     folder = page.folder.ino, ()
     if ino and page.folder.ino != ino:
         raise errors.Stale("the name leads to another folder now")
     seen_at = folder if ino else seen_at or place
     _remember(attributes, page, asked_at, seen_at, place)
-    if atime_ns and page.folder.atime_ns == atime_ns:
+    if page.promised or atime_ns and page.folder.atime_ns == atime_ns:
         attributes.put(folder, page.folder, asked_at)
     yield from page.entries
     while page.more:
@@ -40,8 +42,11 @@ def list_folder(
             page, asked_at = _page(session, attributes, folder, page.entries[-1].name)
         except (errors.NotFound, errors.Stale):
             return
+        promised = promised and page.promised
         _remember(attributes, page, asked_at, seen_at, folder)
         yield from page.entries
+    if promised and seen_at == folder:
+        attributes.listed(page.folder.ino, begun_at)
 
 
 def _page(
@@ -49,8 +54,15 @@ def _page(
 ) -> tuple[Listing, float]:
     """The next page, and when it was asked for."""
     asked_at = attributes.now()
-    request = ListFolder(base=place[0], names=list(place[1]), after=after, limit=LIST_PAGE_MAX, atime_ns=atime_ns)
-    return session.query(request, Listing), asked_at
+    base, names = place
+    request = ListFolder(
+        base=base, names=list(names), after=after, limit=LIST_PAGE_MAX, atime_ns=atime_ns, session=session.id
+    )
+    page: Listing = session.query(request, Listing)
+    page.folder.promised = page.promised
+    for entry in page.entries:
+        entry.attributes.promised = page.promised
+    return page, asked_at
 
 
 def _remember(attributes: AttributeTable, page: Listing, asked_at: float, seen_at: Place, place: Place) -> None:

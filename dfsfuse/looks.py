@@ -1,8 +1,8 @@
 """Looking: the attributes of what is there, asked of the directory, and as programs here have just written them.
 
-Answers are used for HOLD_S (attributes.py). A file that is open for writing here, or not sent yet, has the size and the
-times of its local content (written.py). Who has a file open, and df, go on with what was last known while the directory
-is silent.
+Answers are used while they are promised, and for HOLD_S (attributes.py). A file that is open for writing here, or not
+sent yet, has the size and the times of its local content (written.py). Who has a file open, and df, go on with what was
+last known while the directory is silent.
 
 Threads: `_root` and `_silent_until` are simple values whose races do no harm.
 """
@@ -11,7 +11,7 @@ import time
 
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable, Place
-from dfsfuse.messages import ROOT_INO, Attributes, Lookup
+from dfsfuse.messages import ROOT_INO, Attributes, Lookup, bytes_as_text
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.session import Session
 from dfsfuse.written import as_written
@@ -29,7 +29,8 @@ class Looks:
         self._root: Attributes | None = None
 
     def lookup(self, place: Place) -> Attributes:
-        """Attributes of what is at a place: at most HOLD_S old, or as a program here has just written them."""
+        """Attributes of what is at a place: promised, or at most HOLD_S old, or as a program here has just written
+        them."""
         if place != _ROOT:
             return self._look_up(place)
         self._root = self.last(ROOT_INO, self._root)
@@ -39,6 +40,8 @@ class Looks:
         for _ in range(_LOOKS_MAX):
             known = self._attributes.get(place)
             if known is None:
+                if self._attributes.is_absent(place):
+                    raise errors.NotFound(f"no file or folder {bytes_as_text(place[1][-1])!r}")
                 known = self.ask(place, timeout_s)
             shown = self.as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
@@ -49,7 +52,8 @@ class Looks:
     def ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
         """What the directory says now."""
         asked_at = self._attributes.now()
-        known: Attributes = self._session.query(Lookup(place[0], list(place[1])), Attributes, timeout_s=timeout_s)
+        request = Lookup(place[0], list(place[1]), self._session.id)
+        known: Attributes = self._session.query(request, Attributes, timeout_s=timeout_s)
         self._attributes.put(place, known, asked_at)
         return known
 

@@ -74,6 +74,10 @@ class OpenRows:
             closed += [] if numbers[row.ino] else self._close((row.ino, row.version), row.opening)
         return closed
 
+    def has(self, ino: int, version: int) -> bool:
+        """Does somebody here need the row?"""
+        return (ino, version) in self._latest
+
     def opened(self, content: Content, ino: int, version: int, opening: int) -> None:
         """The directory has answered an open of this version, for this content."""
         self._opened(content.row, (ino, version), opening)

@@ -1,8 +1,9 @@
 """Opens at the directory: the newest version of a file as a content of the cache, and the open rows that come of it.
 
-The directory is asked at each open, and answers with the manifest only where the cache has another version. Whatever
-becomes of an open here, the row that it has left at the directory is closed. What programs use locks on is also asked
-for while it is open (`catch_up`), and becomes another version in place.
+The directory is asked at each open, unless it has promised that nothing has changed, and answers with the manifest only
+where the cache has another version. Whatever becomes of an open here, the row that it has left at the directory is
+closed. What programs use locks on is also asked for while it is open (`catch_up`), and becomes another version in
+place.
 
 Threads: any; what is shared is the cache's.
 """
@@ -32,6 +33,7 @@ from dfsfuse.messages import (
     Remove,
     Removed,
     Segments,
+    moves_atime,
 )
 from dfsfuse.open_rows import OpenRow
 from dfsfuse.session import Session
@@ -45,20 +47,22 @@ _NO_BASE = Base(0, b"", [], [])
 
 
 class Version(NamedTuple):
-    """The newest one of a file. `opening` numbers the open row at the directory that keeps it; `locking`: programs use
-    locks on the file."""
+    """The newest one of a file, as of `asked_at` (attributes.py). `opening` numbers the open row at the directory that
+    keeps it; `locking`: programs use locks on the file."""
 
     attributes: Attributes
     entries: list[Entry]
     segments: list[bytes]
     opening: int
     locking: bool
+    asked_at: float
 
 
 class Openings:
     def __init__(self, session: Session, attributes: AttributeTable, cache: Cache):
         self._session, self._attributes, self._cache = session, attributes, cache
         self._on_locking: Callable[[Version], None] = lambda newest: None
+        self._locking: set[int] = set()
         session.on_new_session(self._open_again)
 
     def on_locking(self, tell: Callable[[Version], None]) -> None:
@@ -76,8 +80,12 @@ class Openings:
         raise errors.Stale("programs here commit the file each time it is opened")
 
     def _open_newest(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int) -> tuple[Version, Content]:
-        known = None if ino else self._attributes.get(place)
-        expected = known.ino if known is not None else ino
+        known = self._attributes.get(place)
+        if known is not None and known.promised and not token:
+            held = self._open_promised(known, ino, shown, atime_ns)
+            if held is not None:
+                return held
+        expected = ino or (known.ino if known is not None else 0)
         held = self._base_of(expected)
         request = Open(
             session=self._session.id,
@@ -89,21 +97,41 @@ class Openings:
             have_commit_id=held.commit_id,
             atime_ns=atime_ns,
         )
-        request.opening = self._cache.opening_begins(lambda: self._opening_of(expected, held.version))
+        request.opening = self._cache.opening_begins(lambda: self._opening_of(expected, held.version, token > 0))
         try:
             return self._open(request, held, place, shown)
         finally:
             self._end(request.opening)
 
-    def _opening_of(self, ino: int, version: int) -> int:
-        """The number of a row that the directory has of an earlier open, or a new one."""
-        return self._session.closed_rows.claim(ino, version) or self._session.new_opening()
+    def _open_promised(
+        self, known: Attributes, ino: int, shown: bytes, atime_ns: int
+    ) -> tuple[Version, Content] | None:
+        """The content of the cache, without asking, where the directory has promised that it is the newest and has an
+        open row of it. None where it must be asked, for one of many reasons."""
+        if ino not in (0, known.ino) or known.ino in self._locking or moves_atime(known, atime_ns):
+            return None
+        opening = self._cache.opening_begins(lambda: self._session.closed_rows.claim(known.ino, known.version))
+        row = None
+        try:
+            content = self._cache.open_known(known, opening)
+            if content is None:
+                return None
+            row = known.ino, known.version
+            return Version(known, content.entries, content.segments, opening, False, 0.0), content
+        finally:
+            self._session.closed_rows.settle(opening, row)
+            self._end(opening)
+
+    def _opening_of(self, ino: int, version: int, writing: bool) -> int:
+        """The number of a row that the directory has of an earlier open, or a new one. A row that is kept for reading
+        is none for writing."""
+        return self._session.closed_rows.claim(ino, version, kept=not writing) or self._session.new_opening()
 
     def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Version, Content]:
         asked_at, asked_s = self._attributes.now(), time.monotonic()
         opened = self._ask(request)
         try:
-            newest = self._version(opened, held, request.opening)
+            newest = self._version(opened, held, request.opening, asked_at)
             content = self._content_of(newest, shown, asked_s)
         except BaseException:
             self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)
@@ -160,12 +188,13 @@ class Openings:
             self._cache.detach(made.value)
             self.close(made.value)
 
-    def _version(self, opened: Opened, held: Base, opening: int) -> Version:
+    def _version(self, opened: Opened, held: Base, opening: int, asked_at: float) -> Version:
+        (self._locking.add if opened.locking else self._locking.discard)(opened.attributes.ino)
         if opened.manifest is None:
             entries, segments = held.entries, held.segments
         else:
             entries, segments = self._expand(opened.manifest, opened.attributes, held), opened.manifest.segments
-        return Version(opened.attributes, entries, segments, opening, opened.locking)
+        return Version(opened.attributes, entries, segments, opening, opened.locking, asked_at)
 
     def _content_of(self, newest: Version, shown: bytes, asked_s: float) -> Content:
         if newest.locking:
@@ -208,13 +237,14 @@ class Openings:
             have_commit_id=held.commit_id,
             locking=True,
         )
+        asked_at = self._attributes.now()
         opened = self._ask(request)
         version, commit_id = opened.attributes.version, opened.attributes.commit_id
         if (version, commit_id) == (held.version, held.commit_id):
             self._close_rows(self._cache.opened_again(content, version, opening))
             return None
         try:
-            return self._version(opened, held, opening)
+            return self._version(opened, held, opening, asked_at)
         except BaseException:
             self._close_failed(content.ino, version, opening)
             raise

@@ -33,6 +33,7 @@ class Sending:
                 self._promise(content)
                 raise content.silence
             self._attributes.forget_ino(content.ino)
+            asked_at = self._attributes.now()
             try:
                 with content.silence_noted():
                     attributes = self._committer.commit(content, durable)
@@ -41,7 +42,7 @@ class Sending:
                     self._copies.keep(content, "conflict", error)
                 raise
         if attributes is not None:
-            self._attributes.put_changed(attributes)
+            self._attributes.put_changed(attributes, asked_at)
 
     def _promise(self, content: Content) -> None:
         """It has reached close(): it is sent as soon as that is possible, and by the next client if this one ends."""

@@ -109,7 +109,9 @@ class Session:
         self._on_new_session: list[Callable[[], None]] = []
         self._to_tell: list[Callable[[], None]] = []
         self.leaves_unsent = False
+        self._on_closed: list[Callable[[], None]] = []
         self._on_servers_changed: list[Callable[[], None]] = []
+        self._on_doubt: list[Callable[[messages.Doubt], None]] = []
         self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
         self._begin()
         self._thread = threading.Thread(target=self._renew_for_ever, name="renew", daemon=True)
@@ -117,7 +119,12 @@ class Session:
     def _begin(self) -> None:
         identity, key = self.identity, secrets.token_bytes(16)
         request = Begin(
-            key=key, host=identity.host, pid=identity.pid, mountpoint=identity.mountpoint, user=identity.user
+            key=key,
+            watches=True,
+            host=identity.host,
+            pid=identity.pid,
+            mountpoint=identity.mountpoint,
+            user=identity.user,
         )
         begun: Begun = self._until_answered("begin", request, Begun)
         with self._mutex:
@@ -142,6 +149,12 @@ class Session:
                 self.renew()
         self._end_at(self.url, End(self.id, self.leaves_unsent))
         self.end_locks(self.id)
+        for tell in self._on_closed:
+            tell()
+
+    def on_closed(self, tell: Callable[[], None]) -> None:
+        """`tell()` once the session has ended, and what waits at the directory with it."""
+        self._on_closed.append(tell)
 
     def end_locks(self, session: int) -> None:
         """The locks of a session whose client is gone, or of this one, are free."""
@@ -202,6 +215,8 @@ class Session:
         try:
             answer = self._until_answered(OPERATIONS[type(request)], request, reply, interrupted, meanwhile=meanwhile)
         except _SLOT_IN_DOUBT:
+            for tell in self._on_doubt:
+                tell(messages.Doubt(session=slot[2], slot=slot[0], sequence=slot[1]))
             raise
         except errors.DfsError:
             self._give_back(slot)
@@ -311,6 +326,10 @@ class Session:
         """`tell()` when the directory has told that servers have come or gone, serve again, or have room again; it must
         not wait."""
         self._on_servers_changed.append(tell)
+
+    def on_doubt(self, tell: Callable[[messages.Doubt], None]) -> None:
+        """`tell` comes before a change fails of which nobody knows whether it is made, or will be."""
+        self._on_doubt.append(tell)
 
     def report_unsent(self, files: int) -> None:
         self._unsent_files = files

@@ -305,8 +305,8 @@ class Sharing:
             return False
         overtake(share.content, newest, self._cache, self._download)
         # Names may have changed along with the content, such as that of a journal beside it.
-        self._attributes.forget_all()
-        self._attributes.put_changed(newest.attributes)
+        self._attributes.forget_held()
+        self._attributes.put_changed(newest.attributes, newest.asked_at)
         share.pages_old = True
         return True
 

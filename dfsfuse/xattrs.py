@@ -75,8 +75,9 @@ class Xattrs:
     def _change(self, request: SetXattr | RemoveXattr) -> Content | None:
         """The content of a file that is being written here."""
         _check_namespace(request.name)
+        asked_at = self._attributes.now()
         attributes: Attributes = self._session.change(request, Attributes)
-        self._attributes.put_changed(attributes)
+        self._attributes.put_changed(attributes, asked_at)
         return self._files.attributes_set(attributes.ino)
 
 

@@ -13,7 +13,19 @@ counted while the directory runs, each COUNT_EVERY_S, as clocks are set and mach
 """
 
 from dfsfuse import errors
-from dfsfuse.messages import AllocateInodes, Begin, End, InodeRange, Renew, SessionRow, TakenOver, TakeOver
+from dfsfuse.messages import (
+    AllocateInodes,
+    Begin,
+    Change,
+    Doubt,
+    End,
+    InodeRange,
+    Renew,
+    SessionRow,
+    TakenOver,
+    TakeOver,
+    Watch,
+)
 from servers import sessions
 from servers.store import Store
 
@@ -36,6 +48,7 @@ class Attendance:
         self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCK_LEASE_S - 1))
         self._unsent = dict.fromkeys(self._seen_s, 0)
         self._counted_s = now_s
+        self._given_up: set[Doubt] = set()
 
     def begin(self, request: Begin, now_s: float) -> int:
         session = self._store.transact(lambda tx: sessions.begin(tx, request))
@@ -60,6 +73,20 @@ class Attendance:
         except errors.ServerError:
             return False
         return True
+
+    def watched(self, request: Watch, now_s: float) -> None:
+        """As `heard`. What the client has given up waiting for is not done any more: what may still arrive comes over a
+        connection of this start."""
+        self.check(request.session)
+        if request.session in self._lapsed:
+            self._set_lapsed(request.session, False)
+        self._seen_s[request.session] = now_s
+        self._given_up.update(doubt for doubt in request.doubts if doubt.session == request.session)
+
+    def check_wanted(self, request: Change) -> None:
+        """OutOfSequence for what its client has given up waiting for."""
+        if self._given_up and Doubt(request.session, request.slot, request.sequence) in self._given_up:
+            raise errors.OutOfSequence("its client has given up waiting for this change, and it was not made")
 
     def end(self, request: End) -> None:
         session = request.session
@@ -89,20 +116,24 @@ class Attendance:
         self._seen_s.pop(session, None)
         self._unsent.pop(session, None)
         self._lapsed.discard(session)
+        self._given_up = {doubt for doubt in self._given_up if doubt.session != session}
 
     def allocate(self, request: AllocateInodes) -> InodeRange:
         return self._store.transact(lambda tx: sessions.allocate(tx, request))
 
-    def end_lapsed(self, now_s: float) -> None:
-        """What becomes of sessions by time alone; done now and then."""
+    def end_lapsed(self, now_s: float) -> list[int]:
+        """What becomes of sessions by time alone; done now and then. Those that have just ended are returned."""
+        ended = []
         for session, seen_s in list(self._seen_s.items()):
             if now_s - seen_s > PROMISE_LEASE_S + OPEN_ROWS_S:
                 self._leave(session)
+                ended.append(session)
             elif now_s - seen_s > LOCK_LEASE_S and session not in self._lapsed:
                 self._set_lapsed(session, True)
         if now_s - self._counted_s >= COUNT_EVERY_S:
             self._count_gone(min(now_s - self._counted_s, 2 * COUNT_EVERY_S))
             self._counted_s = now_s
+        return ended
 
     def _count_gone(self, seconds: float) -> None:
         if not self._gone:

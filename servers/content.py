@@ -31,6 +31,7 @@ from dfsfuse.messages import (
     Segments,
     Whereabouts,
     WhereReply,
+    moves_atime,
     without_set_ids,
 )
 from servers import open_rows, quota, records, references, undurable, versions
@@ -54,7 +55,7 @@ def open_file(tx: Transaction, request: Open) -> Opened:
     if request.token and request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
     notes = request.locking and not inode.locking
-    if request.token > inode.fence or notes or records.moves_atime(inode, request.atime_ns):
+    if request.token > inode.fence or notes or moves_atime(inode, request.atime_ns):
         inode.fence, inode.locking = max(request.token, inode.fence), inode.locking or notes
         inode.atime_ns = request.atime_ns or inode.atime_ns
         put_inode(tx, ino, inode)

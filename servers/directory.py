@@ -29,12 +29,15 @@ from dfsfuse.messages import (
     Renewed,
     Server,
     StatusReply,
+    moves_atime,
 )
 from servers import content, quota, records, rename, sessions, tree, upgrade, xattrs
 from servers.attendance import PROMISE_LEASE_S, Attendance
 from servers.group import Group
+from servers.promises import Promises, Touch
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
+from servers.touched import touched
 from servers.upkeep import Upkeep
 
 HEARTBEAT_S_MAX = 3.0
@@ -97,13 +100,14 @@ class Directory:
         self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         self.attendance = Attendance(store, now_s)
+        self.promises = Promises(PROMISE_LEASE_S, now_ns, store.read(sessions.watching_sessions), now_s)
 
     # -- the tree and its content
 
     def list_folder(self, request: messages.ListFolder, now_ns: int) -> messages.Listing:
         """Writes where it moves the folder's atime, and there is room for that."""
         listing = self.query(request, now_ns)
-        if records.moves_atime(listing.folder, request.atime_ns):
+        if moves_atime(listing.folder, request.atime_ns):
             ino = listing.folder.ino
             with contextlib.suppress(errors.NoSpace):
                 listing.folder = self._store.transact(lambda tx: tree.read_folder(tx, ino, request.atime_ns))
@@ -144,6 +148,7 @@ class Directory:
             known = sessions.remembered(tx, request)
             if known is not None:
                 return _outcome(known, kind)
+            self.attendance.check_wanted(request)
             reply = operation(tx)
             sessions.remember(tx, request, _pack(_Remembered(messages.to_msgpack(reply))))
             return reply
@@ -165,6 +170,9 @@ class Directory:
                 sessions.remember(tx, request, row)
 
         self._store.transact(run)
+
+    def touched(self, request: Message) -> list[Touch]:
+        return self._store.read(lambda tx: touched(tx, request))
 
     def quota(self, request: messages.Quota) -> messages.QuotaReply:
         return self._store.transact(lambda tx: quota.set_and_tell(tx, request))
@@ -195,6 +203,11 @@ class Directory:
             inodes=inodes,
             inodes_free=inodes_free,
         )
+
+    def watch(self, request: messages.Watch, now_s: float) -> messages.Watched | None:
+        """None: there is nothing to tell yet."""
+        self.attendance.watched(request, now_s)
+        return self.promises.watch(request, now_s)
 
     def end(self, request: End) -> Nothing:
         self.attendance.end(request)

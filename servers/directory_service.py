@@ -10,7 +10,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
 from servers import check, content, dump
+from servers.callbacks import Callbacks
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.store import Store
@@ -73,6 +75,7 @@ class DirectoryService:
             now_ns=time.time_ns(),
             now_s=boottime_s(),
         )
+        self._callbacks = Callbacks(self.core.watch, self.core.promises, boottime_s)
 
     def operations(self) -> dict[str, Operation]:
         core = self.core
@@ -80,17 +83,18 @@ class DirectoryService:
             "open": (messages.Open, self._open),
             "put_segments": (messages.PutSegments, lambda r: core.put_segments(r, boottime_s())),
             "commit": (messages.Commit, self._commit),
-            "list": (messages.ListFolder, lambda r: core.list_folder(r, time.time_ns())),
+            "lookup": (messages.Lookup, self._lookup),
+            "list": (messages.ListFolder, self._list),
             "where": (messages.Lookup, lambda r: self._look(content.where, r)),
             "mappings": (messages.ListMappings, lambda r: self._look(content.mappings, r)),
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
-            "end": (messages.End, core.end),
-            "take_over": (messages.TakeOver, self._durably(core.attendance.take_over)),
+            "end": (messages.End, self._end),
+            "take_over": (messages.TakeOver, self._durably(self._take_over)),
             "allocate": (messages.AllocateInodes, self._durably(core.attendance.allocate)),
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
-            "repair": (messages.Repair, lambda r: core.repair(r, time.time_ns(), boottime_s())),
+            "repair": (messages.Repair, self._repair),
             "collect": (messages.Collect, self._durably(core.collect)),
             "audit": (messages.Audit, core.upkeep.audit),
             "dump": (messages.Dump, self._dump),
@@ -102,12 +106,13 @@ class DirectoryService:
             "sync": (Nothing, self._durably(lambda r: r)),
             "ping": (Nothing, lambda r: r),
         }
-        return {name: Operation(kind, handler) for name, (kind, handler) in {**self._plain(), **timed}.items()}
+        served = {name: Operation(kind, handler) for name, (kind, handler) in {**self._plain(), **timed}.items()}
+        return served | {"watch": Operation(messages.Watch, self._callbacks.watch, waits=True)}
 
     def _plain(self) -> dict[str, tuple[type[Message], Callable[[Any], Any]]]:
-        query, change = self.core.query, self.core.change
+        query = self.core.query
         queries = {
-            "lookup": messages.Lookup, "path": messages.PathOf,
+            "path": messages.PathOf,
             "get_segments": messages.GetSegments, "get_xattr": messages.GetXattr, "list_xattrs": messages.ListXattrs,
         }  # fmt: skip
         changes = {
@@ -117,10 +122,36 @@ class DirectoryService:
         }  # fmt: skip
         return {
             **{name: (kind, lambda r: query(r, time.time_ns())) for name, kind in queries.items()},
-            **{name: (kind, lambda r: change(r, time.time_ns())) for name, kind in changes.items()},
+            **{name: (kind, self._change) for name, kind in changes.items()},
         }
 
-    def _open(self, request: messages.Open) -> messages.Opened:
+    # -- what is promised, and what breaks promises
+
+    def _lookup(self, request: messages.Lookup) -> Message:
+        return self._promised(request, self.core.query(request, time.time_ns()))
+
+    def _list(self, request: messages.ListFolder) -> Message:
+        return self._promised(request, self.core.list_folder(request, time.time_ns()))
+
+    def _promised(self, request: Any, reply: Message) -> Message:
+        return self._callbacks.promise(request.session, reply, (request.base, request.names))
+
+    def _touching(self, request: Any, place: tuple[int, list[bytes]], apply: Callable[[], Message]) -> Any:
+        """Made once those have heard of it whom it concerns."""
+
+        def promised() -> Message:
+            return self._callbacks.promise(request.session, apply(), place)
+
+        return self._callbacks.change(request.session, lambda: self.core.touched(request), promised)
+
+    def _change(self, request: Any) -> Any:
+        place = (request.base, request.names)
+        return self._touching(request, place, lambda: self.core.change(request, time.time_ns()))
+
+    def _open(self, request: messages.Open) -> Any:
+        return self._touching(request, (request.base, request.names), lambda: self._opened(request))
+
+    def _opened(self, request: messages.Open) -> messages.Opened:
         try:
             return self.core.open(request)
         except errors.NoSpace as error:
@@ -132,8 +163,28 @@ class DirectoryService:
             return self.core.open(msgspec.structs.replace(request, opening=0, atime_ns=0))
 
     def _commit(self, request: messages.Commit) -> Any:
-        reply = self.core.commit(request, time.time_ns(), boottime_s())
-        return self._after_sync(reply) if request.durable else reply
+        committed = self._touching(
+            request, (request.ino, []), lambda: self.core.commit(request, time.time_ns(), boottime_s())
+        )
+        return self._after_sync(committed) if request.durable else committed
+
+    def _repair(self, request: messages.Repair) -> Message:
+        """What a server has looked for in vain may be lost: then files go back to the content before."""
+        files = self.core.upkeep.files_with(request.lacks) if request.lacks else []
+        work = self.core.repair(request, time.time_ns(), boottime_s())
+        self._callbacks.changed(files)
+        return work
+
+    def _take_over(self, request: messages.TakeOver) -> Message:
+        taken = self.core.attendance.take_over(request)
+        for former in request.formers:
+            self._callbacks.end(former)
+        return taken
+
+    def _end(self, request: messages.End) -> Message:
+        ended = self.core.end(request)
+        self._callbacks.end(request.session)
+        return ended
 
     async def _begin(self, request: messages.Begin) -> Message:
         return await self._after_sync(self.core.begin(request, boottime_s()))
@@ -160,16 +211,18 @@ class DirectoryService:
         changed: list[bool] = []
         for problem in request.problems:
             changed += self.core.upkeep.mend(messages.Mend([problem]), time.time_ns()).changed
+            self._callbacks.changed_all()
             await asyncio.sleep(0)
         return await self._after_sync(messages.Mended(changed))
 
     def _durably(self, handler: Callable[[Any], Message]) -> Callable[[Any], Any]:
         return lambda request: self._after_sync(handler(request))
 
-    async def _after_sync(self, reply: Message) -> Message:
+    async def _after_sync(self, reply: Message | Awaitable[Message]) -> Message:
         """Numbers that must never be given out twice, and durable commits, are on disk before they are answered."""
+        done = await reply if isawaitable(reply) else reply
         await self._sync.wait()
-        return reply
+        return done
 
     async def sync_for_ever(self) -> None:
         """A disk that fails is told to those who ask for durability, and is tried again for all others."""
@@ -194,7 +247,8 @@ class DirectoryService:
             await asyncio.sleep(_TIDY_EVERY_S)
             self._surveys.end_idle(boottime_s())
             try:
-                self.core.attendance.end_lapsed(boottime_s())
+                for session in self.core.attendance.end_lapsed(boottime_s()):
+                    self._callbacks.end(session)
             except errors.DfsError as error:
                 log.error("sessions that have lapsed could not be noted: %s", error)
 

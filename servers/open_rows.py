@@ -65,6 +65,12 @@ def put(tx: Transaction, ino: int, session: int, version: int, opening: int, wri
         tx.put(key(ino, session, version), _value(row))
 
 
+def only_for_reading(tx: Transaction, ino: int, session: int, row: OpenRow) -> None:
+    """The session has sent all that was written."""
+    if row.writing:
+        tx.put(key(ino, session, row.version), _value(row._replace(writing=False)))
+
+
 def move(tx: Transaction, ino: int, session: int, version: int, opening: int) -> None:
     """The session has made the next version of this one, and has that open instead."""
     known = get(tx, ino, session, version)
@@ -86,8 +92,7 @@ def of_session(tx: Reader, session: int) -> list[OpenRow]:
 def give_up_writing(tx: Transaction, ino: int, session: int) -> None:
     """The session has taken the inode's last name: nobody wants back what it has not sent of it."""
     for row in of(tx, ino, session):
-        if row.writing:
-            tx.put(key(ino, session, row.version), _value(row._replace(writing=False)))
+        only_for_reading(tx, ino, session, row)
 
 
 def has_any(tx: Reader, ino: int) -> bool:

@@ -87,7 +87,7 @@ class Inode(msgspec.Struct, array_like=True, gc=False, kw_only=True):
 class SessionRecord(msgspec.Struct, array_like=True):
     """`lapsed`: it was silent for longer than its locks live, so nobody waits for it after a restart. `gone`: it has
     ended, but for its open rows for writing, which are of `kept_files` files; since `gone_s` seconds, in which the
-    directory ran."""
+    directory ran. `watches`: it uses what it is promised."""
 
     key: bytes
     host: str
@@ -98,6 +98,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     gone: bool = False
     gone_s: float = 0.0
     kept_files: int = 0
+    watches: bool = False
 
 
 class ServerRecord(msgspec.Struct, array_like=True):
@@ -305,16 +306,6 @@ def inodes(tx: Reader, start: bytes = b"i") -> Iterator[tuple[int, Inode]]:
 def touch(inode: Inode, now_ns: int) -> None:
     """A change: ctime moves, and never back, also where the clock does, or a client's is ahead of it."""
     inode.ctime_ns = now_ns if now_ns >= inode.ctime_ns else inode.ctime_ns + 1
-
-
-_ATIME_EVERY_NS = 24 * 3600 * 10**9
-
-
-def moves_atime(known: Inode | Attributes, atime_ns: int) -> bool:
-    """As with relatime: once after each change, and once a day. `atime_ns` 0 moves nothing."""
-    if not atime_ns:
-        return False
-    return known.atime_ns <= max(known.mtime_ns, known.ctime_ns) or atime_ns - known.atime_ns >= _ATIME_EVERY_NS
 
 
 def attributes_of(ino: int, inode: Inode) -> Attributes:

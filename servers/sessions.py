@@ -34,7 +34,9 @@ def begin(tx: Transaction, request: Begin) -> int:
     session = records.get_counter(tx, b"next_session", 1)
     records.put_counter(tx, b"next_session", session + 1)
     tx.put(b"k" + request.key, records.number(session))
-    record = SessionRecord(request.key, request.host, request.pid, request.mountpoint, request.user)
+    record = SessionRecord(
+        request.key, request.host, request.pid, request.mountpoint, request.user, False, request.watches
+    )
     records.put_record(tx, records.session_key(session), record)
     return session
 
@@ -55,6 +57,12 @@ def set_lapsed(tx: Transaction, session: int, lapsed: bool) -> None:
 def all_records(tx: Reader) -> dict[int, SessionRecord]:
     rows = records.rows(tx, b"s")
     return {records.as_number(key[1:]): msgspec.msgpack.decode(row, type=SessionRecord) for key, row in rows}
+
+
+def watching_sessions(tx: Reader) -> set[int]:
+    """Those that may be using what they were promised before a start of the directory."""
+    found = all_records(tx).items()
+    return {session for session, record in found if record.watches and not (record.lapsed or record.gone)}
 
 
 def allocate(tx: Transaction, request: AllocateInodes) -> InodeRange:
@@ -88,10 +96,14 @@ def remember(tx: Transaction, request: Change, reply: bytes) -> None:
 
 
 def close_rows(tx: Transaction, session: int, closed: list[Closed]) -> None:
-    """Delete open rows, unless the session has opened the same version again since."""
+    """Delete open rows, or keep them for reading, unless the session has opened the same version again since."""
     for row in closed:
         latest = open_rows.get(tx, row.ino, session, row.version)
-        if latest is not None and latest.opening <= row.opening:
+        if latest is None or latest.opening > row.opening:
+            continue
+        if row.kept:
+            open_rows.only_for_reading(tx, row.ino, session, latest)
+        else:
             _close(tx, session, latest)
 
 

@@ -293,7 +293,7 @@ def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
         raise errors.NotEmpty(f"the folder {bytes_as_text(name)!r} is not empty")
     drop_name(tx, parent, folder, name, ino, inode, now_ns)
     removed(tx, ino, inode, request.session)
-    return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0)
+    return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0, ino)
 
 
 def removed(tx: Transaction, ino: int, inode: Inode, session: int) -> None:

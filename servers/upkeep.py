@@ -180,6 +180,14 @@ class Upkeep:
                 flags.discard(name)
         return work
 
+    def files_with(self, chunks: list[bytes]) -> list[int]:
+        """Inode numbers of files that have these in one of their contents."""
+
+        def find(tx: Transaction) -> set[int]:
+            return {ino for chunk in chunks for ino in references.inodes_with(tx, ONLY_GROUP, chunk, losses.FILES_MAX)}
+
+        return sorted(self._store.read(find))
+
     def collect(self, request: Collect) -> Garbage:
         """The caller sees to it that this is on disk before it is answered: then chunks are deleted."""
 

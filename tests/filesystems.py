@@ -35,8 +35,11 @@ from dfsfuse.session import Identity
 from dfsfuse.sharing import Sharing
 from dfsfuse.succession import Succession
 from dfsfuse.unsent import Unsent
+from dfsfuse.watching import Watching
+from servers.callbacks import promisable
 
 _tokens = itertools.count(1)
+_watchers: dict[int, dict[int, Watching]] = {}
 
 
 def carried(message: Message) -> Any:
@@ -47,8 +50,13 @@ def carried(message: Message) -> Any:
 class CoreSession:
     """What the client's parts need of a session. `asked` counts requests by the names of their classes."""
 
+    lease_s = 1e9
+
     def __init__(self, volume: Volume):
         self._volume, self.id = volume, volume.begin()
+        self.rpc, self.url = self, ""
+        self.watching: Watching | None = None
+        self._watchers = _watchers.setdefault(id(volume.core), {})
         self.identity = Identity("here", os.getpid(), "/mnt", "root")
         self.asked: Counter[str] = Counter()
         self._openings, self._slots = itertools.count(1), itertools.count(1)
@@ -59,7 +67,11 @@ class CoreSession:
 
     def query(self, request: Message, reply: type, interrupted: object = None, timeout_s: float | None = None) -> Any:
         self.asked[type(request).__name__] += 1
-        core, request = self._volume.core, carried(request)
+        self._call_back(request)
+        return self._promised(request, self._answer(carried(request)))
+
+    def _answer(self, request: Message) -> Any:
+        core = self._volume.core
         if isinstance(request, messages.Open):
             return carried(core.open(request))
         if isinstance(request, messages.PutSegments):
@@ -80,10 +92,45 @@ class CoreSession:
         meanwhile()
         self.asked[type(request).__name__] += 1
         request.session, request.slot, request.sequence = self.id, next(self._slots), 1
-        request = carried(request)
+        self._call_back(request)
+        return self._promised(request, self._changed(carried(request)))
+
+    def _changed(self, request: messages.Change) -> Any:
         if isinstance(request, messages.Commit):
             return carried(self._volume.core.commit(request, self._volume.tick(), self._volume.now_s))
         return carried(self._volume.change(request))
+
+    # -- promises: others hear at once, in this thread
+
+    def watch(self, attributes: AttributeTable) -> None:
+        self.watching = self._watchers[self.id] = Watching(self, attributes)
+        self.closed_rows.keep_while(attributes.promised_version)
+        attributes.on_broken(lambda ino, name: None if name else self.closed_rows.promise_ended(ino))
+        self.watching.watch()
+
+    def call(
+        self, url: str, operation: str, request: messages.Watch, reply: type, timeout_s: float
+    ) -> messages.Watched:
+        answer = self._volume.core.promises.watch(carried(request), 0.0)
+        return carried(answer or messages.Watched(epoch=request.epoch))
+
+    def on_doubt(self, tell: Callable[[messages.Doubt], None]) -> None: ...
+
+    def _call_back(self, request: Message) -> None:
+        core = self._volume.core
+        waits = core.promises.tell(core.touched(request), self.id, 0.0)
+        while core.promises.waits_until(waits, 0.0) is not None:
+            for session, _ in waits:
+                self._watchers[session].watch()
+
+    def _promised(self, request: Any, reply: Any) -> Any:
+        if self.watching is not None:
+            place = (getattr(request, "base", 0), getattr(request, "names", []))
+            inos, told = promisable(reply, place)
+            promised = self._volume.core.promises.promise(self.id, inos, 0.0)
+            for part in told:
+                part.promised = promised
+        return reply
 
     def new_inode(self) -> int:
         return self._volume.core.attendance.allocate(messages.AllocateInodes(self.id, 1)).first
@@ -156,8 +203,8 @@ class FreeLocks:
 class Machine:
     """One client, with a cache in `home`. Paths are text from the root of the volume."""
 
-    def __init__(self, volume: Volume, servers: Servers, home: Path, hold_s: float = HOLD_S):
-        self.volume, self.servers, self.home, self._hold_s = volume, servers, home, hold_s
+    def __init__(self, volume: Volume, servers: Servers, home: Path, hold_s: float = HOLD_S, watches: bool = False):
+        self.volume, self.servers, self.home, self._hold_s, self._watches = volume, servers, home, hold_s, watches
         self.start()
 
     def start(self) -> None:
@@ -166,6 +213,8 @@ class Machine:
         self._succession = Succession(self.session, self.cache, self.home)
         self._succession.begin()
         locks, table = FreeLocks(self.session), AttributeTable(self._hold_s)
+        if self._watches:
+            self.session.watch(table)
         committer = Committer(self.session, self.servers, self.cache)
         copies = Copies(self.session, locks, self.cache, self.servers, committer)
         self.unsent = Unsent(self.session, locks, self.cache, committer, copies)

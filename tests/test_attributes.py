@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from dfsfuse import attributes
 from dfsfuse.attributes import AttributeTable
-from dfsfuse.messages import ROOT_INO, Attributes
+from dfsfuse.known_names import ABSENT
+from dfsfuse.messages import EVERYTHING, RENAME_EXCHANGE, ROOT_INO, Attributes, Doubt, Renamed
 
 PLACE = (ROOT_INO, (b"file",))
 OLD = Attributes(ino=7, mode=0o100644, uid=0, gid=0, nlink=1, size=1, mtime_ns=1, ctime_ns=1, atime_ns=1)
@@ -34,7 +34,7 @@ def test_what_was_asked_before_a_change_is_void_after_it(table, clock):
     asked_at = table.now()
     clock.now_s += 0.1
     table.put(PLACE, OLD, table.now())
-    table.put_changed(NEW)
+    table.put_changed(NEW, table.now())
     table.put(PLACE, OLD, asked_at)
     assert table.get(PLACE) == NEW
     clock.now_s += 0.8
@@ -44,8 +44,8 @@ def test_what_was_asked_before_a_change_is_void_after_it(table, clock):
 def test_answers_of_two_changes_that_arrive_in_another_order(table):
     """Goal: S14. The answer to a commit that comes after that of a later chmod does not bring the former mode back."""
     table.put(PLACE, OLD, table.now())
-    table.put_changed(NEW)
-    table.put_changed(OLD)
+    table.put_changed(NEW, table.now())
+    table.put_changed(OLD, table.now())
     assert table.get(PLACE) is None
     table.put(PLACE, NEW, table.now())
     assert table.get(PLACE) == NEW
@@ -65,43 +65,41 @@ def test_a_change_brings_its_folder(table, clock):
     assert table.get((3, ())) is None
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_removal_brings_its_folder(table, clock, named):
-    """Goal: the same for a name that goes. What it led to may have other names, so without it nothing is known."""
+def test_a_removal_brings_its_folder(table, clock):
+    """Goal: the same for a name that goes; and what else is known stays."""
     folder, asked_at = msgspec.structs.replace(OLD, ino=ROOT_INO), table.now()
-    clock.now_s += 0.1
     table.put((ROOT_INO, (b"other",)), msgspec.structs.replace(OLD, ino=9), table.now())
-    if named:
-        table.put(PLACE, OLD, table.now())
-    table.name_removed(PLACE, folder, asked_at)
+    table.put(PLACE, OLD, table.now())
+    clock.now_s += 0.1
+    table.name_changed(PLACE, folder, asked_at + 0.05, ABSENT)
+    table.forget_ino(OLD.ino)
     assert table.get((ROOT_INO, ())) == folder
     assert table.get(PLACE) is None
     assert table.get((OLD.ino, ())) is None
-    assert (table.get((9, ())) is None) == (not named)
+    assert table.get((9, ())) is not None
 
 
-@pytest.mark.parametrize("dies", [0.0, 1.0])
-def test_no_more_is_remembered_than_memory_is_for(table, clock, monkeypatch, dies):
+@pytest.mark.parametrize("dies", [0.001, 1.0])
+def test_no_more_is_remembered_than_memory_is_for(clock, dies):
     """Goal: whatever is entered, also only that something is not known any more, the tables stay small; what is dropped
-    comes to be asked for again, and no answer from before it counts."""
-    monkeypatch.setattr(attributes, "_ITEMS_MAX", 50)
+    is told to who uses it, comes to be asked for again, and no answer from before it counts."""
+    table, told = AttributeTable(0.7, clock, items_max=50), []
+    table.on_broken(lambda ino, name: told.append(ino))
     asked_at = table.now()
     clock.now_s += 0.1
     enter = [
         lambda ino, place: table.put(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
-        lambda ino, place: table.put_changed(msgspec.structs.replace(OLD, ino=ino)),
+        lambda ino, place: table.put_changed(msgspec.structs.replace(OLD, ino=ino), table.now()),
         lambda ino, place: table.name_changed(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
-        lambda ino, place: table.name_removed(place, msgspec.structs.replace(OLD, ino=ino), table.now()),
-        lambda ino, place: table.forget_place(place),
-        lambda ino, place: table.forget_removed(place),
-        lambda ino, place: table.forget_ino(ino),
     ]
     for act in enter:
-        table.put_changed(NEW)
+        table.put_changed(NEW, table.now())
         for ino in range(100, 400):
             act(ino, (ROOT_INO, (b"%d" % ino,)))
             clock.now_s += dies / 100
-        assert max(len(table._inos), len(table._attributes)) <= 51
+            table.drop_heard(table.dropped())
+        assert len(table) <= 51
+        assert len(told) >= 100
         table.put(PLACE, OLD, asked_at)
         assert table.get(PLACE) != OLD
 
@@ -117,3 +115,167 @@ def test_since_when_a_place_leads_to_an_inode(table, clock):
     assert table.learnt((ROOT_INO, ()), ROOT_INO) == table.now()
     table.forget_place(PLACE)
     assert table.learnt(PLACE, OLD.ino) == 0.0
+
+
+# -- promises
+
+PROMISED = msgspec.structs.replace(OLD, promised=True)
+FOLDER = msgspec.structs.replace(OLD, ino=ROOT_INO, mode=0o40755, promised=True)
+
+
+@pytest.fixture
+def promised(table, clock) -> AttributeTable:
+    """A table whose lease holds for ten seconds, with what was promised of a file."""
+    table.lease(clock.now_s + 10)
+    clock.now_s += 0.1
+    table.put(PLACE, PROMISED, table.now())
+    clock.now_s += 5
+    return table
+
+
+def test_what_is_promised_is_used_until_it_is_broken(promised):
+    """Goal: S14. A promise outlives the hold, by name and by inode, and ends when the directory says so."""
+    assert promised.get(PLACE) == promised.get((OLD.ino, ())) == PROMISED
+    promised.broken(OLD.ino, b"")
+    assert promised.get(PLACE) is None
+    assert promised.get((OLD.ino, ())) is None
+
+
+def test_an_answer_from_before_the_break_is_no_promise(promised, clock):
+    """Goal: S2. What was asked for before the event, and arrives after it, brings no promise back; what was asked for
+    later does."""
+    asked_at = promised.now()
+    clock.now_s += 0.1
+    promised.broken(OLD.ino, b"")
+    promised.put(PLACE, PROMISED, asked_at)
+    assert promised.get((OLD.ino, ())) is None
+    clock.now_s += 0.1
+    promised.put(PLACE, PROMISED, promised.now())
+    clock.now_s += 1
+    assert promised.get(PLACE) == PROMISED
+
+
+def test_a_change_that_crosses_a_break_is_no_promise(promised, clock):
+    """Goal: S2. This client's own change is answered with a promise that another client's change breaks before the
+    answer arrives: it is used for the hold alone."""
+    asked_at = promised.now()
+    clock.now_s += 0.1
+    promised.broken(OLD.ino, b"")
+    promised.put_changed(msgspec.structs.replace(NEW, promised=True), asked_at)
+    clock.now_s += 1
+    assert promised.get((OLD.ino, ())) is None
+
+
+@pytest.mark.parametrize("how", ["lapse", "void", "doubt", "everything"])
+def test_promises_end_with_their_lease(promised, clock, how):
+    """Goal: S14. After the lease has lapsed, was voided, or while it is not known whether a change of one's own will
+    still be made, nothing is promised; and the next lease does not bring it back."""
+    told = []
+    promised.on_broken(lambda *event: told.append(event))
+    doubt = Doubt(1, 2, 3)
+    if how == "lapse":
+        clock.now_s += 6
+    elif how == "void":
+        promised.end_lease()
+    elif how == "doubt":
+        promised.in_doubt(doubt)
+        promised.lease(clock.now_s + 10)
+        assert promised.doubts() == [doubt]
+    else:
+        promised.broken(EVERYTHING, b"")
+    assert promised.get(PLACE) is None
+    promised.lease(clock.now_s + 10, [doubt])
+    assert promised.get(PLACE) is None
+    assert told[0] == (EVERYTHING, b"")
+    clock.now_s += 0.1
+    promised.put(PLACE, PROMISED, promised.now())
+    clock.now_s += 1
+    assert promised.get(PLACE) == PROMISED
+
+
+def test_an_entry_is_told_by_its_name(promised, clock):
+    """Goal: another client changes one name of a folder: that name is asked for again, and the others are not."""
+    other = ROOT_INO, (b"other",)
+    promised.put(other, msgspec.structs.replace(PROMISED, ino=9), promised.now())
+    promised.put((ROOT_INO, ()), FOLDER, promised.now())
+    clock.now_s += 1
+    promised.broken(ROOT_INO, b"file")
+    assert promised.get(PLACE) is None
+    assert promised.get((ROOT_INO, ())) is None
+    assert promised.get(other).ino == 9
+
+
+def test_nothing_is_where_nothing_was_listed(promised, clock):
+    """Goal: after a whole listing of a promised folder, a name that it did not have is known to be absent; one that
+    has changed since is not; and a folder that was just made is empty."""
+    asked_at = promised.now()
+    promised.put(PLACE, PROMISED, asked_at)
+    promised.listed(ROOT_INO, asked_at)
+    clock.now_s += 1
+    assert promised.is_absent((ROOT_INO, (b"other",)))
+    assert not promised.is_absent(PLACE)
+    promised.broken(ROOT_INO, b"other")
+    assert not promised.is_absent((ROOT_INO, (b"other",)))
+    clock.now_s += 0.1
+    promised.folder_made(12, promised.now())
+    assert promised.is_absent((12, (b"any",)))
+    promised.broken(12, b"")
+    assert not promised.is_absent((12, (b"any",)))
+
+
+def test_a_listing_that_a_change_crosses(promised, clock):
+    """Goal: a file that this client makes while a listing is under way is there, though the listing lacks it."""
+    asked_at = promised.now()
+    clock.now_s += 0.1
+    made = ROOT_INO, (b"made",)
+    promised.name_changed(made, FOLDER, promised.now(), 9)
+    promised.put_changed(msgspec.structs.replace(PROMISED, ino=9), promised.now())
+    promised.listed(ROOT_INO, asked_at)
+    assert promised.get(made).ino == 9
+
+
+def test_a_path_is_promised_by_each_name_on_the_way(promised, clock):
+    """Goal: a path needs no question while each folder on the way is promised, and needs one as soon as one is not."""
+    folder = msgspec.structs.replace(PROMISED, ino=20, mode=0o40755)
+    promised.put((ROOT_INO, (b"folder",)), folder, promised.now())
+    promised.put((20, (b"below",)), msgspec.structs.replace(PROMISED, ino=21), promised.now())
+    clock.now_s += 1
+    path = ROOT_INO, (b"folder", b"below")
+    assert promised.get(path).ino == 21
+    promised.broken(ROOT_INO, b"folder")
+    assert promised.get(path) is None
+
+
+@pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
+def test_a_rename_moves_what_is_known(promised, clock, flags):
+    """Goal: after a rename by this client both names are known, and the attributes of what has moved are asked for
+    again, as their ctime has changed."""
+    new, other = (ROOT_INO, (b"new",)), 8 if flags else 0
+    asked_at = promised.now()
+    clock.now_s += 0.1
+    promised.renamed(PLACE, new, Renamed(0, OLD.ino, other), bool(flags), asked_at)
+    assert promised.get((OLD.ino, ())) is None
+    clock.now_s += 1
+    promised.put((OLD.ino, ()), PROMISED, promised.now())
+    assert promised.get(new).ino == OLD.ino
+    assert promised.is_absent(PLACE) == (not flags)
+
+
+def test_what_is_dropped_is_promised_again_only_once_the_directory_has_heard(clock):
+    """Goal: what memory has no room for is told to the directory, and no promise of before it has heard that counts, as
+    the directory takes that one for dropped."""
+    table = AttributeTable(0.7, clock, items_max=10)
+    table.lease(clock.now_s + 100)
+    for ino in range(100, 120):
+        clock.now_s += 0.01
+        table.put((ROOT_INO, (b"%d" % ino,)), msgspec.structs.replace(PROMISED, ino=ino), table.now())
+    dropped = table.dropped()
+    assert 100 in dropped
+    clock.now_s += 1
+    table.put((100, ()), msgspec.structs.replace(PROMISED, ino=100), table.now())
+    assert table.get((100, ())) is None
+    table.drop_heard(dropped)
+    clock.now_s += 1
+    table.put((100, ()), msgspec.structs.replace(PROMISED, ino=100), table.now())
+    assert table.get((100, ())) is not None
+    assert 100 not in table.dropped()

@@ -103,6 +103,19 @@ def test_out_of_sequence_is_refused_and_not_executed(volume: Volume, sequence: i
     volume.change(create(session, 1, 4, "next"))
 
 
+def test_what_a_client_has_given_up_is_not_executed_later(volume: Volume) -> None:
+    """Goal: S2. A client is not called back about its own changes; so one that was not answered, and of which it has
+    told that, is not made any more when its request still arrives. One that was made is answered again."""
+    session, other = volume.begin(), volume.begin()
+    done = volume.change(create(session, 1, 1, "done"))
+    doubts = [messages.Doubt(session, 1, 1), messages.Doubt(session, 2, 1), messages.Doubt(other, 3, 1)]
+    volume.core.watch(messages.Watch(session=session, doubts=doubts), volume.now_s)
+    assert volume.change(create(session, 1, 1, "done")) == done
+    with refused(volume, errors.OutOfSequence):
+        volume.change(create(session, 2, 1, "late"))
+    volume.change(create(other, 3, 1, "another's"))
+
+
 def test_sequence_0_of_a_new_slot_is_refused(volume: Volume) -> None:
     """Goal: sequences begin with 1; a request that has none is not executed twice by mistake."""
     session = volume.begin()

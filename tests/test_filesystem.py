@@ -817,7 +817,7 @@ def test_removing_a_file_discards_what_close_could_not_send(
     machine.write("/other", b"")
     fail_to_close(machine, volume, "/f")
     if not known:
-        machine.files._attributes.forget_all()
+        machine.files._attributes.forget_held()
     if by_rename:
         machine.files.rename(place_of("/other"), place_of("/f"))
     else:

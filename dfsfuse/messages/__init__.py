@@ -6,7 +6,7 @@ transaction, so what is done is done to what has that name then. Times that clie
 directory's.
 
 The modules of this package: base, tree, xattrs, content, cluster (with sessions and file servers), locks, ranges,
-range_locks, upkeep, dumps, checks, and codec, which writes them."""
+range_locks, promises, upkeep, dumps, checks, and codec, which writes them."""
 
 from dfsfuse.messages.base import (
     BODY_BYTES_MAX,
@@ -117,6 +117,7 @@ from dfsfuse.messages.locks import (
     Reserved,
     Wanted,
 )
+from dfsfuse.messages.promises import EVERYTHING, Broken, Doubt, Watch, Watched
 from dfsfuse.messages.range_locks import (
     FileUsers,
     LockRange,
@@ -152,6 +153,7 @@ from dfsfuse.messages.tree import (
     Rename,
     Renamed,
     SetAttributes,
+    moves_atime,
     without_set_ids,
 )
 from dfsfuse.messages.upkeep import (
@@ -213,6 +215,7 @@ __all__ = [
     "Rename",
     "Renamed",
     "SetAttributes",
+    "moves_atime",
     "without_set_ids",
     "GetXattr",
     "Xattr",
@@ -291,6 +294,11 @@ __all__ = [
     "RangeConflict",
     "UseFile",
     "FileUsers",
+    "EVERYTHING",
+    "Broken",
+    "Doubt",
+    "Watch",
+    "Watched",
     "Audit",
     "Audited",
     "Collect",

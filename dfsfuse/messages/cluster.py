@@ -95,9 +95,11 @@ class StatusReply(Message, kw_only=True):
 
 
 class Begin(Message, kw_only=True):
-    """A client begins a session. `key` is random: a repeated request finds the session it has made."""
+    """A client begins a session. `key` is random: a repeated request finds the session it has made. `watches`: it will
+    use what it is promised, so after a start of the directory changes wait for it."""
 
     key: bytes
+    watches: bool = False
     host: str = ""
     pid: int = 0
     mountpoint: str = ""
@@ -121,11 +123,13 @@ class Begun(Message, kw_only=True):
 
 
 class Closed(Message):
-    """The last local handle on this version of an inode is closed; `opening` is the number of its latest open."""
+    """The last local handle on this version of an inode is closed; `opening` is the number of its latest open. `kept`:
+    the row stays, for who opens the file to read it, as the version is promised to be the newest."""
 
     ino: int
     version: int
     opening: int
+    kept: bool = False
 
 
 class Renew(Message, kw_only=True):

@@ -1,13 +1,25 @@
 """Messages about names, folders and attributes."""
 
 import stat
+from typing import Protocol
 
 from dfsfuse.messages.base import LIST_PAGE_MAX, ROOT_INO, Change, Message
+
+_ATIME_EVERY_NS = 24 * 3600 * 10**9
+
+
+class Times(Protocol):
+    """The times of an inode, in ns since 1970."""
+
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
 
 
 class Attributes(Message, kw_only=True):
     """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too.
-    `has_xattrs`: it has extended attributes. `allocated_bytes`: what of a file's content is no hole."""
+    `has_xattrs`: it has extended attributes. `allocated_bytes`: what of a file's content is no hole. `promised`: the
+    session that has asked will be told before they change (messages/promises.py)."""
 
     ino: int
     mode: int
@@ -24,6 +36,7 @@ class Attributes(Message, kw_only=True):
     rdev: int = 0
     has_xattrs: bool = False
     allocated_bytes: int = 0
+    promised: bool = False
 
 
 class FolderEntry(Message):
@@ -34,10 +47,12 @@ class FolderEntry(Message):
 
 
 class Lookup(Message):
-    """The attributes of what is at a place."""
+    """The attributes of what is at a place. To a session that watches they are promised, and with one name the entry
+    too."""
 
     base: int = ROOT_INO
     names: list[bytes] = []
+    session: int = 0
 
 
 class ListFolder(Message, kw_only=True):
@@ -49,14 +64,17 @@ class ListFolder(Message, kw_only=True):
     after: bytes = b""
     limit: int = LIST_PAGE_MAX
     atime_ns: int = 0
+    session: int = 0
 
 
 class Listing(Message):
-    """One page of a folder, sorted by name as bytes. `more`: there are entries after the last one."""
+    """One page of a folder, sorted by name as bytes. `more`: there are entries after the last one. `promised`: all that
+    it tells, to the session that has asked."""
 
     folder: Attributes
     entries: list[FolderEntry]
     more: bool = False
+    promised: bool = False
 
 
 class Create(Change, kw_only=True):
@@ -112,10 +130,12 @@ class Remove(Change, kw_only=True):
 
 
 class Removed(Message):
-    """The folder that has a name less. `unnamed`: the file that has no name any more; 0 where there is none."""
+    """The folder that has a name less, and what the name has led to. `unnamed`: the file that has no name any more; 0
+    where there is none."""
 
     folder: Attributes
     unnamed: int = 0
+    ino: int = 0
 
 
 class Rename(Change, kw_only=True):
@@ -129,9 +149,12 @@ class Rename(Change, kw_only=True):
 
 
 class Renamed(Message):
-    """`unnamed`: the file that was replaced and has no name any more; 0 where there is none."""
+    """What has moved, and what was replaced or exchanged for it (0: nothing). `unnamed`: the file that was replaced and
+    has no name any more; 0 where there is none."""
 
     unnamed: int = 0
+    ino: int = 0
+    other: int = 0
 
 
 class SetAttributes(Change, kw_only=True):
@@ -144,6 +167,13 @@ class SetAttributes(Change, kw_only=True):
     gid: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
+
+
+def moves_atime(known: Times, atime_ns: int) -> bool:
+    """As with relatime: once after each change, and once a day. `atime_ns` 0 moves nothing."""
+    if not atime_ns:
+        return False
+    return known.atime_ns <= max(known.mtime_ns, known.ctime_ns) or atime_ns - known.atime_ns >= _ATIME_EVERY_NS
 
 
 def without_set_ids(mode: int) -> int:

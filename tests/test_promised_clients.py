@@ -1,0 +1,144 @@
+"""Two clients that use what they are promised, on the real core of the directory; who is called back hears at once."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from clients import Servers
+from filesystems import Machine
+from volumes import Volume
+
+from dfsfuse import errors
+from dfsfuse.filesystem import place_of
+from dfsfuse.messages import ROOT_INO
+from servers.store.memory import MemoryStore
+
+
+@pytest.fixture
+def volume() -> Volume:
+    return Volume(MemoryStore())
+
+
+@pytest.fixture
+def here(volume: Volume, tmp_path: Path) -> Machine:
+    """What is not promised it asks for each time."""
+    return Machine(volume, Servers(), tmp_path / "here", 0.0, watches=True)
+
+
+@pytest.fixture
+def there(here: Machine, tmp_path: Path) -> Machine:
+    return Machine(here.volume, here.servers, tmp_path / "there", 0.0, watches=True)
+
+
+def read(machine: Machine, path: str) -> bytes | None:
+    try:
+        return machine.read(path)
+    except errors.NotFound:
+        return None
+
+
+def remove(machine: Machine, path: str) -> None:
+    machine.files.remove(place_of(path), folder=False)
+
+
+def rename(machine: Machine, old: str, new: str, flags: int = 0) -> None:
+    machine.files.rename(place_of(old), place_of(new), flags)
+
+
+def requests(machine: Machine) -> int:
+    return machine.session.asked.total()
+
+
+def test_what_is_promised_costs_no_request(here: Machine) -> None:
+    """Goal: opens of a cached file, attributes, names that are there and names that are not: all without a request."""
+    here.make("/folder")
+    here.write("/folder/file", b"content")
+    assert read(here, "/folder/file") == b"content"
+    before = requests(here)
+    for _ in range(3):
+        assert read(here, "/folder/file") == b"content"
+        assert here.stat("/folder/file").size == 7
+        with pytest.raises(errors.NotFound):
+            here.stat("/folder/none")
+    assert requests(here) == before
+
+
+def test_a_whole_listing_is_remembered(here: Machine, there: Machine) -> None:
+    """Goal: after a listing each entry and each name that is not there is known; and a name that comes is heard of."""
+    there.write("/one", b"1")
+    list(here.files.list_folder((ROOT_INO, ())))
+    before = requests(here)
+    assert here.stat("/one").size == 1
+    with pytest.raises(errors.NotFound):
+        here.stat("/two")
+    assert requests(here) == before
+    there.write("/two", b"22")
+    assert here.stat("/two").size == 2
+
+
+@pytest.mark.parametrize("how", ["commit", "replace", "remove", "chmod", "exchange"])
+def test_a_change_elsewhere_is_heard(here: Machine, there: Machine, how: str) -> None:
+    """Goal: S2, S14. Whatever another client does to a file that is promised here, the next open and stat know."""
+    here.write("/file", b"old")
+    assert read(here, "/file") == b"old"
+    if how == "commit":
+        there.write("/file", b"newer")
+    elif how == "remove":
+        remove(there, "/file")
+    elif how == "chmod":
+        there.files.set_attributes(place_of("/file"), mode=0o600)
+    else:
+        there.write("/other", b"newer")
+        rename(there, "/other", "/file", 2 if how == "exchange" else 0)
+    assert read(here, "/file") == {"remove": None, "chmod": b"old"}.get(how, b"newer")
+    if how == "chmod":
+        assert here.stat("/file").mode & 0o777 == 0o600
+
+
+def test_a_folder_on_the_way_moves(here: Machine, there: Machine) -> None:
+    """Goal: S2. A path that led to a file leads to another one when a folder on the way is replaced elsewhere."""
+    for folder in ("/a", "/b"):
+        here.make(folder)
+        here.write(folder + "/file", folder.encode())
+    assert read(here, "/a/file") == b"/a"
+    rename(there, "/a", "/c")
+    rename(there, "/b", "/a")
+    assert read(here, "/a/file") == b"/b"
+
+
+def test_a_kept_row_goes_when_the_promise_is_broken(here: Machine, there: Machine) -> None:
+    """Goal: S11. A file that was closed here keeps its open row for the next open; once it is removed, here or
+    elsewhere, the row goes, and the file's room with it."""
+    for remover in (here, there):
+        here.write("/file", b"content")
+        assert read(here, "/file") == b"content"
+        remove(remover, "/file")
+        here.session.renew()
+        there.session.renew()
+        assert here.volume.core.status(here.volume.heartbeat("D").server, 0.0).inodes == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_two_clients_see_one_volume(here: Machine, there: Machine, seed: int) -> None:
+    """Goal: S1, S2, S14. Whatever two clients do in turns, each sees what a dictionary would hold."""
+    draw, model = random.Random(seed), {}
+    names = ["/a", "/b", "/c", "/d"]
+    for step in range(120):
+        machine, name, other = draw.choice((here, there)), draw.choice(names), draw.choice(names)
+        act = draw.choice(("write", "remove", "rename", "list", "look", "look", "look"))
+        if act == "write":
+            machine.write(name, data := b"%d" % step)
+            model[name] = data
+        elif act == "remove" and name in model:
+            remove(machine, name)
+            del model[name]
+        elif act == "rename" and name in model and name != other:
+            rename(machine, name, other)
+            model[other] = model.pop(name)
+        elif act == "list":
+            listed = {"/" + os.fsdecode(entry.name) for entry in machine.files.list_folder((ROOT_INO, ()))}
+            assert listed == model.keys()
+        assert read(machine, name) == model.get(name)
+        if name in model:
+            assert machine.stat(name).size == len(model[name])
