@@ -59,9 +59,8 @@ class Cache:
             self._open_rows.inherited(*row)
 
     def _take_stock(self) -> set[int]:
-        """Sizes of all files, and the order in which they were used, which their atimes tell; a file without a row is
-        what a kill left behind, a row without a file what an eviction on a full disk did. Returns the numbers of all
-        rows."""
+        """Sizes of all files, and the order in which they were used, which their atimes tell; the numbers of all rows.
+        A file without a row is what a kill left behind, a row without a file what an eviction on a full disk did."""
         known, found = self.index.all_rows(), {}
         for entry in self._files.all():
             number = int(entry.name, 16)
@@ -105,10 +104,7 @@ class Cache:
     def peek(self, ino: int) -> Content | None:
         """The current content of an inode, if there is one; not to be read or written."""
         with self._mutex:
-            content = self._current.get(ino)
-            if content is None:
-                content = self._load(ino)
-            return content
+            return self._current.get(ino) or self._load(ino)
 
     def _load(self, ino: int) -> Content | None:
         """From an earlier client. What is not evictable is not for sharing: an older version that is still open, or
@@ -182,11 +178,6 @@ class Cache:
         """The open is known here by now, or has failed; the rows to close."""
         with self._mutex:
             return self._open_rows.ends(opening)
-
-    def open_failed(self, ino: int, version: int, opening: int) -> list[OpenRow]:
-        """An open that the directory has answered with these has failed here; the rows to close."""
-        with self._mutex:
-            return self._open_rows.failed(ino, version, opening)
 
     def opened_again(self, content: Content, version: int, opening: int) -> list[OpenRow]:
         """A new session has a row for a content that was in use; the rows to close, as it may be closed by now."""

@@ -24,9 +24,9 @@ Key = tuple[int, int]
 
 class ClosedRows:
     """`_rows`: the number of the latest open that has left each row. `_kept`: inode number -> (version, the same);
-    `_idle`: those of them of which the directory is to hear that nobody writes any more.
-    `_claimed`: which row was taken back with a number. `_telling`: which rows the directory is being told of, and
-    nobody has needed since. `_unheard`: as `_rows`, of what it may or may not have heard."""
+    `_idle`: those of them of which the directory is to hear that nobody writes any more. `_claimed`: which row was
+    taken back with a number. `_telling`: which rows the directory is being told of, and nobody has needed since.
+    `_unheard`: as `_rows`, of what it may or may not have heard."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -67,8 +67,8 @@ class ClosedRows:
         self._idle[ino] = None
 
     def claim(self, ino: int, version: int, kept: bool = True) -> int:
-        """The number of a row that is needed again, until `settle`; 0 where it is not here. With `kept` also of one that
-        is kept."""
+        """The number of a row that is needed again, until `settle`; 0 where it is not here. With `kept` also of one
+        that is kept."""
         with self._mutex:
             opening = self._rows.pop((ino, version), 0) or (self._take_kept(ino, version) if kept else 0)
             if opening:
@@ -107,8 +107,10 @@ class ClosedRows:
 
     def _take_idle(self) -> list[Closed]:
         """Kept rows that may be for writing at the directory still."""
-        idle, self._idle = self._idle, {}
-        return [Closed(ino, *self._kept[ino], True) for ino in idle if ino in self._kept]
+        told = list(self._idle)[:_TOLD_AT_ONCE]
+        for ino in told:
+            del self._idle[ino]
+        return [Closed(ino, *self._kept[ino], True) for ino in told if ino in self._kept]
 
     def put_back(self, closed: list[Closed]) -> None:
         """The directory may not have heard it. What has been opened anew meanwhile is needed again."""

@@ -47,24 +47,16 @@ from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.removals import Removals
 from dfsfuse.session import Session
+from dfsfuse.space import Space
 from dfsfuse.waiting import never
 from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 4096
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9
 """From 1901 to 2446: what ext4 keeps; times beyond become these, as they do there."""
 
 Result = TypeVar("Result")
-
-
-class Space:
-    """What statfs tells, in bytes and inodes."""
-
-    def __init__(self, total_bytes: int, free_bytes: int, inodes: int, inodes_free: int):
-        self.total_bytes, self.free_bytes = total_bytes, free_bytes
-        self.inodes, self.inodes_free = inodes, inodes_free
 
 
 class FileSystem:

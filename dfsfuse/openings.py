@@ -259,7 +259,9 @@ class Openings:
 
     def _close_failed(self, ino: int, version: int, opening: int) -> None:
         """The directory has a row of an open that has failed here."""
-        self._close_rows(self._cache.open_failed(ino, version, opening))
+        with self._cache.open_rows() as rows:
+            closed = rows.failed(ino, version, opening)
+        self._close_rows(closed)
 
     def _close_rows(self, rows: list[OpenRow]) -> None:
         for row in rows:

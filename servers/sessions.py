@@ -34,9 +34,8 @@ def begin(tx: Transaction, request: Begin) -> int:
     session = records.get_counter(tx, b"next_session", 1)
     records.put_counter(tx, b"next_session", session + 1)
     tx.put(b"k" + request.key, records.number(session))
-    record = SessionRecord(
-        request.key, request.host, request.pid, request.mountpoint, request.user, False, request.watches
-    )
+    who = request.key, request.host, request.pid, request.mountpoint, request.user
+    record = SessionRecord(*who, watches=request.watches)
     records.put_record(tx, records.session_key(session), record)
     return session
 

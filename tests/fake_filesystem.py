@@ -11,9 +11,9 @@ import msgspec
 
 from dfsfuse import errors
 from dfsfuse.attributes import Place
-from dfsfuse.filesystem import Space
 from dfsfuse.messages import ROOT_INO, Attributes, FolderEntry
 from dfsfuse.range_locks import FileLock
+from dfsfuse.space import Space
 
 
 def attributes(ino: int, mode: int, **more: int) -> Attributes:

@@ -32,7 +32,7 @@ NETWORK_EXCEPT = {
 
 DRIVERS_MAY = {
     "dfsfuse.filesystem", "dfsfuse.openfiles", "dfsfuse.attributes", "dfsfuse.content", "dfsfuse.messages",
-    "dfsfuse.errors", "dfsfuse.drivers", "dfsfuse.range_locks",
+    "dfsfuse.errors", "dfsfuse.drivers", "dfsfuse.range_locks", "dfsfuse.space",
 }  # fmt: skip
 DRIVERS_FROM = {
     "dfsfuse.openfiles": {"Handle"},
@@ -111,7 +111,7 @@ def test_drivers_reach_the_file_system_alone(name: str) -> None:
 
 
 CORES = [
-    "servers.attendance", "servers.open_rows",
+    "servers.attendance", "servers.open_rows", "servers.promises", "servers.touched",
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
     "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
     "servers.server_states",
@@ -121,7 +121,7 @@ CORES = [
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
     "servers.returns", "servers.deadlines",
-    "dfsfuse.chunks", "dfsfuse.errors",
+    "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_names", "dfsfuse.promise_lease",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
 

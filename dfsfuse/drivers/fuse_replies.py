@@ -5,8 +5,8 @@ import stat
 
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_nodes import GENERATION, Node
-from dfsfuse.filesystem import BLOCK_BYTES, Space
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes
+from dfsfuse.space import BLOCK_BYTES, Space
 
 KERNEL_HOLD_S = 0.25
 """For how long the kernel uses names and attributes without asking again."""

@@ -27,10 +27,11 @@ from dfsfuse.content import Content
 from dfsfuse.drivers.fusepy_callbacks import Callbacks
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
 from dfsfuse.errors import AlreadyExists, DfsError, NotFound, NotSupported
-from dfsfuse.filesystem import BLOCK_BYTES, FileSystem, place_of
+from dfsfuse.filesystem import FileSystem, place_of
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes, is_acl
 from dfsfuse.openfiles import Handle
 from dfsfuse.range_locks import FileLock
+from dfsfuse.space import BLOCK_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import time
 import mfusepy
 
 from dfsfuse.errors import DfsError
-from dfsfuse.filesystem import BLOCK_BYTES
+from dfsfuse.space import BLOCK_BYTES
 
 log = logging.getLogger(__name__)
 
