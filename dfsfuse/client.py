@@ -53,6 +53,7 @@ def _promises(undo: contextlib.ExitStack, session: Session) -> tuple[AttributeTa
     watching = Watching(session, attributes)
     undo.callback(watching.stop)
     session.on_closed(watching.join)
+    session.on_changed(attributes.broken)
     session.closed_rows.keep_while(attributes.promised_version)
     attributes.on_broken(lambda ino, name: None if name else session.closed_rows.promise_ended(ino))
     return attributes, watching

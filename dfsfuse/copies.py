@@ -110,6 +110,7 @@ class Copies:
         request = Create(names=[LOST_AND_FOUND], ino=self._session.new_inode(), mode=stat.S_IFDIR | 0o700)
         with contextlib.suppress(errors.AlreadyExists):
             self._session.change(request, Made)
+            self._session.changed(ROOT_INO, LOST_AND_FOUND)
         return LOST_AND_FOUND
 
     def _create_copy(
@@ -124,6 +125,7 @@ class Copies:
             self._become(content, lock)
             self._committer.commit(content)
         finally:
+            self._session.changed(lock.ino)
             self._locks.release(lock, os.getpid())
         return path
 
@@ -144,7 +146,8 @@ class Copies:
                 token=lock.token,
             )
             try:
-                self._session.change(request, Made)
+                made: Made = self._session.change(request, Made)
+                self._session.changed(made.folder.ino, copy_name)
                 if acl:
                     self._session.change(SetXattr(base=lock.ino, name=XATTR_ACL_ACCESS, value=acl), Attributes)
                 return copy_name

@@ -111,6 +111,7 @@ class Session:
         self.leaves_unsent = False
         self._on_closed: list[Callable[[], None]] = []
         self._on_servers_changed: list[Callable[[], None]] = []
+        self._on_changed: list[Callable[[int, bytes], None]] = []
         self._on_doubt: list[Callable[[messages.Doubt], None]] = []
         self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
         self._begin()
@@ -326,6 +327,15 @@ class Session:
         """`tell()` when the directory has told that servers have come or gone, serve again, or have room again; it must
         not wait."""
         self._on_servers_changed.append(tell)
+
+    def on_changed(self, tell: Callable[[int, bytes], None]) -> None:
+        """`tell(inode number, name of an entry or b"")` after a change that no program has asked for."""
+        self._on_changed.append(tell)
+
+    def changed(self, ino: int, name: bytes = b"") -> None:
+        """This client has changed something of its own accord: the directory does not call it back about that."""
+        for tell in self._on_changed:
+            tell(ino, name)
 
     def on_doubt(self, tell: Callable[[messages.Doubt], None]) -> None:
         """`tell` comes before a change fails of which nobody knows whether it is made, or will be."""

@@ -182,6 +182,7 @@ class Unsent:
             try:
                 self._check_base(content)
                 self._committer.commit(content)
+                self._session.changed(content.ino)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 self._copies.keep(content, "conflict", error)
                 return

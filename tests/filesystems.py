@@ -56,6 +56,7 @@ class CoreSession:
         self._volume, self.id = volume, volume.begin()
         self.rpc, self.url = self, ""
         self.watching: Watching | None = None
+        self.table: AttributeTable | None = None
         self._watchers = _watchers.setdefault(id(volume.core), {})
         self.identity = Identity("here", os.getpid(), "/mnt", "root")
         self.asked: Counter[str] = Counter()
@@ -103,6 +104,7 @@ class CoreSession:
     # -- promises: others hear at once, in this thread
 
     def watch(self, attributes: AttributeTable) -> None:
+        self.table = attributes
         self.watching = self._watchers[self.id] = Watching(self, attributes)
         self.closed_rows.keep_while(attributes.promised_version)
         attributes.on_broken(lambda ino, name: None if name else self.closed_rows.promise_ended(ino))
@@ -113,6 +115,10 @@ class CoreSession:
     ) -> messages.Watched:
         answer = self._volume.core.promises.watch(carried(request), 0.0)
         return carried(answer or messages.Watched(epoch=request.epoch))
+
+    def changed(self, ino: int, name: bytes = b"") -> None:
+        if self.table is not None:
+            self.table.broken(ino, name)
 
     def on_doubt(self, tell: Callable[[messages.Doubt], None]) -> None: ...
 

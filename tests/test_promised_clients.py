@@ -142,3 +142,17 @@ def test_two_clients_see_one_volume(here: Machine, there: Machine, seed: int) ->
         assert read(machine, name) == model.get(name)
         if name in model:
             assert machine.stat(name).size == len(model[name])
+
+
+def test_a_conflict_copy_is_seen_where_it_was_made(here: Machine, there: Machine) -> None:
+    """Goal: S6. What this client makes of its own accord is no change of a program's, and nobody is called back about
+    it; in a folder that is known to its last name it is there all the same."""
+    here.write("/file", b"old")
+    handle = here.open("/file", os.O_RDWR)
+    here.put(handle, b"written here")
+    there.write("/file", b"written there")
+    list(here.files.list_folder((ROOT_INO, ())))
+    with pytest.raises(errors.LockLost):
+        here.close(handle)
+    names = [os.fsdecode(name) for name in there.names() if b"conflict" in name]
+    assert [here.stat("/" + name).size for name in names] == [len(b"written here")]
