@@ -9,8 +9,8 @@ client committed is another Content. Holes are made and found in holes.py.
     entries one for each 4 MiB of `size`, clipped to it; entries that are changed are always present
 
 Threads: `mutex` guards every field and is held only for memory work and single reads and writes of the local file,
-never across a request. `committing` is held for a whole upload; it comes before `mutex`. `fetching` likewise for
-downloads; a thread that holds `mutex` never waits for either.
+never across a request. `committing` is held for a whole upload; it comes before `mutex`, and a thread that holds
+`mutex` never waits for it.
 """
 
 import contextlib
@@ -68,7 +68,8 @@ class Content:
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
     since; a crash finds that out by the commit id, unless something is written again: then the index is told first.
-    `past_pages`: what was written last has gone to the disk past the kernel's pages.
+    `past_pages`: what was written last has gone to the disk past the kernel's pages. `reads_on_at`: the entry in which
+    whoever reads on is expected next.
 
     `measured`: the cache knows how much room its file takes. `ahead`: what was sent before close() (ahead.py), by
     entry. `committed_s`: when this client has heard that its latest
@@ -92,7 +93,7 @@ class Content:
         self.attempts = Attempts()
         self.row_current = False
         self.row_stale = False
-        self.measured, self.past_pages = True, False
+        self.measured, self.past_pages, self.reads_on_at = True, False, -1
         self.committed_s = 0.0
         self.synced = False
         self.attributes_synced = True
@@ -114,7 +115,6 @@ class Content:
         self.verified = True
         self.mutex = threading.RLock()
         self.committing = threading.RLock()
-        self.fetching = threading.Lock()
 
     # -- state
 
@@ -157,14 +157,21 @@ class Content:
     # -- reading
 
     def missing(self, start: int, end: int) -> list[int]:
-        """Indexes of entries in [start, end) that must be fetched before they are read; with them the next ones,
-        where reading seems to go on."""
+        """Indexes of entries in [start, end) that must be fetched before they are read."""
         with self.mutex:
-            wanted = [i for i, _, _ in chunks.by_entry(start, min(end, self.size)) if not self.here(i)]
-            if wanted and (wanted[0] == 0 or self.here(wanted[0] - 1)):
-                after = range(wanted[-1] + 1, min(wanted[-1] + 1 + READ_AHEAD_ENTRIES, len(self.entries)))
-                wanted += [i for i in after if not self.here(i)]
-            return wanted
+            return [i for i, _, _ in chunks.by_entry(start, min(end, self.size)) if not self.here(i)]
+
+    def missing_ahead(self, end: int, missing: list[int]) -> list[int]:
+        """As `missing`, of what is read next where reading up to `end` goes on: at the start, behind what is here, and
+        from one entry to the next."""
+        last = (min(end, self.size) - 1) // ENTRY_BYTES
+        with self.mutex:
+            begins = bool(missing) and (missing[0] == 0 or self.here(missing[0] - 1))
+            if not begins and last != self.reads_on_at:
+                return []
+            self.reads_on_at = last + 1
+            ahead = range(last + 1, min(last + 1 + READ_AHEAD_ENTRIES, len(self.entries)))
+            return [index for index in ahead if not self.here(index)]
 
     def chunk_at(self, offset: int, length: int) -> tuple[bytes, int] | None:
         """The chunk that these bytes are a part of, and where in it they begin; None if they are not, or may not be as

@@ -1,18 +1,103 @@
-"""Entries of a content that are not on the local disk come from the servers.
+"""Entries of a content that are not on the local disk come from the servers: each once, whoever waits for it.
 
-Threads: any. `Content.mutex` is taken where an entry is laid down, and never held while it comes.
+Threads: any. `_mutex` guards the table of what is coming. `Content.mutex` is taken where an entry is laid down. Neither
+is held while it comes. Who brings entries fetches the first of them itself, as handing it over would cost a small file
+more than its content; a pool fetches the others, and what is brought beforehand.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
 
 from dfsfuse import chunks, disk_io, errors
+from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Span
 from dfsfuse.content import Content
+from dfsfuse.full_disk import Need
 from dfsfuse.sparse_files import punch_hole
+from dfsfuse.transfer import Transfer
 
 Lend = Callable[[bytes], contextlib.AbstractContextManager[memoryview]]
 """A chunk by its name, for a block."""
+
+
+_NOT_TRIED = errors.Unreachable("not fetched: the client ends, or another entry could not be fetched")
+
+
+class _Coming:
+    """An entry on its way. `error` is what became of it, when it is `over`; `given_up`: nobody waits for it."""
+
+    __slots__ = ("content", "error", "given_up", "index", "need", "over")
+
+    def __init__(self, content: Content, index: int, need: Need):
+        self.content, self.index, self.need = content, index, need
+        self.over, self.given_up = threading.Event(), False
+        self.error: BaseException | None = None
+
+
+class Fetching:
+    """`release` ends the use of a content, which lasts as long as something is coming for it."""
+
+    def __init__(self, cache: Cache, transfer: Transfer, release: Callable[[Content], None]):
+        self._cache, self._transfer, self._release = cache, transfer, release
+        self._mutex = threading.Lock()
+        self._coming: dict[tuple[Content, int], _Coming] = {}
+
+    def bring(self, content: Content, wanted: Callable[[Content], list[int]], need: Need = Need.WRITE) -> None:
+        """Fetch the entries that `wanted` names until it names none. Raises NoSpace. What another one could not fetch
+        is tried once more: the time-out was not the caller's, and neither was the need."""
+        while indexes := wanted(content):
+            claimed = [self._claim(content, index, need) for index in indexes]
+            mine = [coming for coming, is_new in claimed if is_new]
+            for coming in mine[1:]:
+                self._begin(coming)
+            for coming in mine[:1]:
+                self._run(coming)
+            for coming, is_new in claimed:
+                coming.over.wait()
+                if coming.error is not None and is_new:
+                    for other in mine:
+                        other.given_up = True
+                    raise coming.error
+
+    def begin(self, content: Content, indexes: list[int]) -> None:
+        """Bring these meanwhile. What fails is fetched again when it is read."""
+        for coming, is_new in [self._claim(content, index, Need.READ) for index in indexes]:
+            if is_new:
+                self._begin(coming)
+
+    def _claim(self, content: Content, index: int, need: Need) -> tuple[_Coming, bool]:
+        """(what is coming, it is the caller's to fetch)."""
+        with self._mutex:
+            known = self._coming.get((content, index))
+            if known is not None:
+                return known, False
+            self._cache.use(content)
+            coming = self._coming[content, index] = _Coming(content, index, need)
+            return coming, True
+
+    def _begin(self, coming: _Coming) -> None:
+        self._transfer.begin(lambda: self._run(coming), lambda: self._end(coming, _NOT_TRIED))
+
+    def _run(self, coming: _Coming) -> None:
+        content, index = coming.content, coming.index
+        if coming.given_up:
+            self._end(coming, _NOT_TRIED)
+            return
+        try:
+            fetched = self._cache.with_room(lambda: fetch(content, index, self._transfer.latest.lend), coming.need)
+            self._cache.note_growth(content, fetched)
+        except BaseException as error:
+            self._end(coming, error)
+        else:
+            self._end(coming, None)
+
+    def _end(self, coming: _Coming, error: BaseException | None) -> None:
+        with self._mutex:
+            del self._coming[coming.content, coming.index]
+        coming.error = error
+        coming.over.set()
+        self._release(coming.content)
 
 
 def fetch(content: Content, index: int, lend: Lend) -> int:

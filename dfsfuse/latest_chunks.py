@@ -6,13 +6,13 @@ Threads: any. `_mutex` guards the table; it is held while a part of a chunk is c
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from dfsfuse.buffers import Buffers
 
 KEPT_MAX = 4
-"""Of 4 MiB each, at most: the one that is being read, and those that come meanwhile."""
+"""Of 4 MiB each, at most: the one that is being read, and those that come meanwhile. Those that came first go first,
+read or not: by the order of reading it would be those that are read next."""
 
 
 class _Kept:
@@ -30,7 +30,7 @@ class LatestChunks:
     def __init__(self, bring: Callable[[bytes, memoryview], int], buffers: Buffers):
         self._bring, self._buffers = bring, buffers
         self._mutex = threading.Lock()
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: dict[bytes, _Kept] = {}
 
     @contextlib.contextmanager
     def lend(self, name: bytes) -> Iterator[memoryview]:
@@ -51,7 +51,6 @@ class LatestChunks:
             kept = self._kept.get(name)
             if kept is None:
                 return False
-            self._kept.move_to_end(name)
             part[:] = kept.data[start : start + len(part)]
             return True
 
@@ -59,7 +58,6 @@ class LatestChunks:
         with self._mutex:
             kept = self._kept.get(name)
             if kept is not None:
-                self._kept.move_to_end(name)
                 kept.users += 1
             return kept
 

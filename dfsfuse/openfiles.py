@@ -7,7 +7,7 @@ then `unsent` has it. Files on which programs use locks are another matter (shar
 lock only while they write.
 
 Threads: a Handle belongs to any thread; its content has the locks. Nothing here is held across a request but
-`Content.committing` and `Content.fetching`.
+`Content.committing`.
 """
 
 import logging
@@ -21,6 +21,7 @@ from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
+from dfsfuse.fetching import Fetching
 from dfsfuse.handles import Handle
 from dfsfuse.locks import LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made
@@ -60,8 +61,9 @@ class OpenFiles:
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer = cache, openings, transfer
         self._sending, self._unsent, self.sharing = sending, unsent, sharing
-        reading = Reading(cache, transfer)
-        self.bring, self.read, self.read_into = reading.bring, reading.read, reading.read_into
+        fetching = Fetching(cache, transfer, self._close)
+        reading = Reading(transfer.latest, fetching)
+        self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self.discard, self._ahead = sending.sync_all, cache.discard, Ahead(transfer)
 
     # -- opening

@@ -4,8 +4,9 @@ Programs that use locks on a file read what others have written before they unlo
 stay open. So unlike `Content.follow` this happens while others read: what did not change is never touched, and what did
 goes from its old to its new bytes at once. What would be too much to bring at once is fetched when it is read.
 
-Threads: the caller holds `Content.committing`, so nothing is written or sent meanwhile; `fetching` and `mutex` are
-taken here. Readers of a content that is `shared` read under `mutex`.
+Threads: the caller holds `Content.committing`, so nothing is written or sent meanwhile; `mutex` is taken here. What
+others fetch meanwhile is laid down only where the newer version has it too. Readers of a content that is `shared` read
+under `mutex`.
 """
 
 import os
@@ -24,23 +25,22 @@ Patches = dict[int, list[tuple[Span, bytes]]]
 
 def overtake(content: Content, newest: Version, cache: Cache, download: Download) -> None:
     """The content is `newest` from now on. It is unchanged: nothing here waits to be sent."""
-    with content.fetching:
-        patches = _bring(content, newest, download)
-        # What a crash leaves from now on is fetched again.
-        cache.index.forget_base(content.row)
-        with content.mutex:
-            content.read_elsewhere()
-            content.row_stale = False
-            content.noted.clear()
-            _patch(content, newest, patches)
-            attributes = newest.attributes
-            content.version, content.commit_id, content.segments = (
-                attributes.version, attributes.commit_id, newest.segments,
-            )  # fmt: skip
-            content.mtime_ns, content.mtime_set, content.synced = attributes.mtime_ns, False, False
-        # Nobody here writes to it before `mark_open`.
-        cache.index.save_clean([content])
-        content.row_current, content.promised = True, False
+    patches = _bring(content, newest, download)
+    # What a crash leaves from now on is fetched again.
+    cache.index.forget_base(content.row)
+    with content.mutex:
+        content.read_elsewhere()
+        content.row_stale = False
+        content.noted.clear()
+        _patch(content, newest, patches)
+        attributes = newest.attributes
+        content.version, content.commit_id, content.segments = (
+            attributes.version, attributes.commit_id, newest.segments,
+        )  # fmt: skip
+        content.mtime_ns, content.mtime_set, content.synced = attributes.mtime_ns, False, False
+    # Nobody here writes to it before `mark_open`.
+    cache.index.save_clean([content])
+    content.row_current, content.promised = True, False
 
 
 def _bring(content: Content, newest: Version, download: Download) -> Patches:

@@ -4,22 +4,18 @@ it.
 Threads: any; see openfiles.py.
 """
 
-from collections.abc import Callable
-
 from dfsfuse import errors
-from dfsfuse.cache import Cache
 from dfsfuse.content import Content
-from dfsfuse.fetching import fetch
+from dfsfuse.fetching import Fetching
 from dfsfuse.full_disk import Need
 from dfsfuse.handles import Handle
+from dfsfuse.latest_chunks import LatestChunks
 from dfsfuse.passing import Passing
-from dfsfuse.transfer import Transfer
 
 
 class Reading:
-    def __init__(self, cache: Cache, transfer: Transfer):
-        self._cache, self._transfer, self._latest = cache, transfer, transfer.latest
-        self._passing = Passing(transfer.latest)
+    def __init__(self, latest: LatestChunks, fetching: Fetching):
+        self._latest, self._passing, self._fetching = latest, Passing(latest), fetching
 
     def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
@@ -50,12 +46,15 @@ class Reading:
 
     def _brought(self, content: Content, start: int, end: int) -> bool:
         """What is missing is here now; False: the disk has no room for it."""
-        if not content.missing(start, end):
+        missing = content.missing(start, end)
+        ahead = content.missing_ahead(end, missing)
+        if not missing and not ahead:
             return True
         if self._passing.goes_on():
-            return False
+            return not missing
+        self._fetching.begin(content, ahead)
         try:
-            self.bring(content, lambda c: c.missing(start, end), Need.READ)
+            self._fetching.bring(content, lambda c: c.missing(start, end), Need.READ)
         except errors.NoSpace:
             self._passing.begin()
             return False
@@ -77,14 +76,3 @@ class Reading:
     def read(self, handle: Handle, length: int, offset: int) -> bytes:
         buffer = bytearray(max(0, min(length, handle.content.size - offset)))
         return bytes(buffer[: self.read_into(handle, memoryview(buffer), offset)])
-
-    def bring(self, content: Content, wanted: Callable[[Content], list[int]], need: Need = Need.WRITE) -> None:
-        """Fetch the entries that `wanted` names until it names none. Raises NoSpace."""
-        while wanted(content):
-            with content.fetching:
-                indexes = wanted(content)
-                fetched = sum(self._transfer.each(lambda i: self._fetch(content, i, need), indexes))
-            self._cache.note_growth(content, fetched)
-
-    def _fetch(self, content: Content, index: int, need: Need) -> int:
-        return self._cache.with_room(lambda: fetch(content, index, self._latest.lend), need)

@@ -228,6 +228,11 @@ class Transfer:
         rpc, within_s = self._session.rpc, min(left_s, _CHUNK_S)
         return rpc.call(server.url, operation, request, reply, within_s, self._health.is_silent(server, within_s))
 
+    def begin(self, work: Callable[[], None], given_up: Callable[[], None]) -> None:
+        """`work` in the pool, or `given_up` where the client ends before."""
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda ended: given_up() if ended.cancelled() else None)
+
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`work(item)` for all items, IN_FLIGHT at a time, results in order; at most that many are in memory."""
         items = iter(items)

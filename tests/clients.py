@@ -68,6 +68,9 @@ class Servers:
         self.received_bytes += len(self.chunks[name])
         return self.chunks[name]
 
+    def begin(self, work: Callable[[], None], given_up: Callable[[], None]) -> None:
+        work()
+
     def each(self, work: Callable, items: Iterable) -> Iterator:
         return map(work, items)
 

@@ -217,12 +217,22 @@ def test_only_what_is_missing_is_fetched(world: World) -> None:
 
 
 def test_reading_on_reads_ahead(world: World) -> None:
-    """Goal: a read at the start, or after what is here, brings the next entries too; one elsewhere does not."""
+    """Goal: a read at the start, or after what is here, brings the next entries too, and so does the first one in the
+    entry that follows; others do not."""
     world.one.close(world.file(noise(8 * ENTRY_BYTES)), write=True)
     reader = world.two.open("f")
-    assert reader.missing(0, 10) == [0, 1, 2, 3]
-    assert reader.missing(6 * ENTRY_BYTES, 6 * ENTRY_BYTES + 10) == [6]
-    assert reader.missing(9 * ENTRY_BYTES, 10 * ENTRY_BYTES) == []
+
+    def ahead(offset: int) -> tuple[list[int], list[int]]:
+        missing = reader.missing(offset, offset + 10)
+        return missing, reader.missing_ahead(offset + 10, missing)
+
+    assert ahead(0) == ([0], [1, 2, 3])
+    world.two.read(reader, 0, ENTRY_BYTES + 10)
+    assert ahead(ENTRY_BYTES) == ([], [2, 3, 4])
+    assert ahead(ENTRY_BYTES + 10) == ([], [])
+    assert ahead(4 * ENTRY_BYTES) == ([4], [])
+    assert ahead(2 * ENTRY_BYTES) == ([2], [3, 4, 5])
+    assert ahead(9 * ENTRY_BYTES) == ([], [])
 
 
 # -- large files
