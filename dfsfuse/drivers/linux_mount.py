@@ -72,8 +72,8 @@ def _libc() -> ctypes.CDLL:
 
 def _mount_as_root(mountpoint: str, fsname: str, flags: int, allow_other: bool) -> int:
     try:
-        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         root_mode = stat.S_IFMT(os.stat(mountpoint).st_mode)
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise CannotMount(f"{error.filename}: {error.strerror}") from None
     options = [f"fd={device}", f"rootmode={root_mode:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
