@@ -12,7 +12,8 @@
     path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
     failure   why the last upload failed
 
-A second table has the copies that were made beside files, for `dfs status`.
+A second table has the copies that were made beside files, for `dfs status`, and a third one the ranges of these that
+nobody has any more (gaps.py): whoever finishes a copy tells of them.
 
 Losing this file loses what was not sent, so it is written ahead (WAL): a killed client finds each row as it was left.
 
@@ -35,9 +36,11 @@ from dfsfuse import errors
 from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.done_commits import DoneCommits, done_in
+from dfsfuse.gaps import Gap
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_gaps = msgspec.msgpack.Decoder(list[Gap]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
 _FORM = 1
@@ -52,6 +55,7 @@ CREATE TABLE IF NOT EXISTS contents (
 CREATE INDEX IF NOT EXISTS contents_by_ino ON contents (ino);
 CREATE TABLE IF NOT EXISTS copies (
     ino INTEGER PRIMARY KEY, path BLOB NOT NULL, original BLOB NOT NULL, kind TEXT NOT NULL, made_ns INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS gaps (ino INTEGER PRIMARY KEY, ranges BLOB NOT NULL);
 """
 
 
@@ -78,13 +82,14 @@ class Unsent(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A file that was made beside another (copies.py): its paths then, and when."""
+    """A file that was made beside another (copies.py): its paths then, and when. `gaps`: what of it nobody had."""
 
     ino: int
     path: bytes
     original: bytes
     kind: str
     made_ns: int
+    gaps: list[Gap] = []  # noqa: RUF012, never changed
 
 
 class CacheIndex:
@@ -192,13 +197,23 @@ class CacheIndex:
     def note_copy(self, copy: Copy) -> None:
         """For people, as `set_failure`; the latest _COPIES_MAX are kept, this one whatever the clock says."""
         with contextlib.suppress(errors.NoSpace):
-            self._run("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)", copy)
+            self._run("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)", copy[:5])
             older = "SELECT ino FROM copies ORDER BY ino = ? DESC, made_ns DESC LIMIT -1 OFFSET ?"
             self._run(f"DELETE FROM copies WHERE ino IN ({older})", (copy.ino, _COPIES_MAX))
+            self._run("DELETE FROM gaps WHERE ino NOT IN (SELECT ino FROM copies)", ())
+
+    def note_gaps(self, ino: int, gaps: list[Gap]) -> None:
+        """Before the copy's content becomes that of this inode: a client that is killed from then on leaves zeros of
+        which the next one could not know otherwise."""
+        self._run("INSERT OR REPLACE INTO gaps VALUES (?, ?)", (ino, _encode(gaps)))
+
+    def gaps_of(self, ino: int) -> list[Gap]:
+        row = self._run("SELECT ranges FROM gaps WHERE ino = ?", (ino,)).fetchone()
+        return _decode_gaps(row[0]) if row else []
 
     def copies(self) -> list[Copy]:
         with self._mutex:
-            return [Copy(*row) for row in self._db.execute(_COPIES)]
+            return _copies_of(self._db)
 
     def forget_present(self, number: int) -> None:
         self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
@@ -302,10 +317,17 @@ def copies_in(path: Path) -> list[Copy]:
     """The copies that were made of what was in this cache, as `unsent_in` reads it."""
     db = _read_only(path)
     try:
-        known = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'copies'").fetchone()[0]
-        return [Copy(*row) for row in db.execute(_COPIES)] if known else []
+        return _copies_of(db)
     finally:
         db.close()
+
+
+def _copies_of(db: sqlite3.Connection) -> list[Copy]:
+    """Indexes of earlier versions lack these tables."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    copies = [Copy(*row) for row in db.execute(_COPIES)] if "copies" in tables else []
+    gaps = dict(db.execute("SELECT ino, ranges FROM gaps").fetchall()) if "gaps" in tables else {}
+    return [copy._replace(gaps=_decode_gaps(gaps[copy.ino])) if copy.ino in gaps else copy for copy in copies]
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

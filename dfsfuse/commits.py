@@ -138,6 +138,7 @@ class Committer:
             opening=self._session.new_opening(),
             clears_set_ids=content.clearing[0],
             clears_capability=content.clearing[1],
+            gaps=content.gaps,
         )
         return self._finish(content, InDoubt(request, entries))
 

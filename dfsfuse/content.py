@@ -26,6 +26,7 @@ from dfsfuse import chunks, disk_io, errors
 from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges
+from dfsfuse.gaps import Gap
 from dfsfuse.in_doubt import InDoubt, cut
 from dfsfuse.messages import ChunkReceipts
 from dfsfuse.sparse_files import holds_data, punch_hole
@@ -64,6 +65,8 @@ class Content:
     it is read; it is read under `mutex`. `drops` counts how often what was here was dropped for want of room, and
     there are no drops while there are `pins`: what was read without `mutex` is right if nothing was dropped meanwhile.
 
+    `gaps`: what of a copy nobody has any more, until the directory knows.
+
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
 
     `row_current`: the index has it as it is. `row_stale`: the index has the base of a commit that has succeeded
@@ -91,8 +94,8 @@ class Content:
         self.promised = False
         self.trying = b""
         self.attempts = Attempts()
-        self.row_current = False
-        self.row_stale = False
+        self.gaps: list[Gap] = []
+        self.row_current = self.row_stale = False
         self.measured, self.past_pages, self.reads_on_at = True, False, -1
         self.committed_s = 0.0
         self.synced = False
@@ -336,7 +339,7 @@ class Content:
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
-            self.trying, self.attempts = b"", Attempts()
+            self.trying, self.attempts, self.gaps = b"", Attempts(), []
             self.ahead.clear()
             self.committed_s = time.monotonic()
             self.row_stale = True

@@ -14,14 +14,15 @@ import stat
 import time
 from collections.abc import Iterator
 
-from dfsfuse import errors
+from dfsfuse import errors, salvage
 from dfsfuse.attempts import Attempts
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import Copy
 from dfsfuse.chunks import holes
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
-from dfsfuse.fetching import fetch
+from dfsfuse.gaps import Gap
+from dfsfuse.gaps import as_text as gaps_as_text
 from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import (
@@ -76,18 +77,12 @@ class Copies:
         with content.committing, self.in_use(content):
             content.failed = why
             self._cache.detach(content)
-            self._bring_all(content)
+            gaps = salvage.bring_all(content, self._transfer)
             folder, name, original = self._place_of(content)
-            path = self._create_copy(content, folder, name, original, kind)
-        log.error(
-            "%s: %s; what was written here is kept as %s", os.fsdecode(content.where), WHY[kind], os.fsdecode(path)
-        )
-        return path
-
-    def _bring_all(self, content: Content) -> None:
-        missing = [index for index in range(len(content.entries)) if not content.here(index)]
-        for _ in self._transfer.each(lambda i: fetch(content, i, self._transfer.latest.lend), missing):
-            pass
+            copy = self._create_copy(content, folder, name, original, kind, gaps)
+        original, path, told = os.fsdecode(copy.original), os.fsdecode(copy.path), gaps_as_text(gaps)
+        log.error("%s: %s; what was written here is kept as %s%s", original, WHY[kind], path, told)
+        return copy.path
 
     def _place_of(self, content: Content) -> tuple[tuple[int, list[bytes]], bytes, Attributes | None]:
         """((base, names) of the folder for the copy, the file's name, its attributes if it is still there)."""
@@ -114,20 +109,29 @@ class Copies:
         return LOST_AND_FOUND
 
     def _create_copy(
-        self, content: Content, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str
-    ) -> bytes:
+        self,
+        content: Content,
+        folder: tuple[int, list[bytes]],
+        name: bytes,
+        original: Attributes | None,
+        kind: str,
+        gaps: list[Gap],
+    ) -> Copy:
         lock = self._locks.reserve(content.where, os.getpid())
         try:
             copy_name = self._create_under_free_name(folder, name, original, kind, lock)
             where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
             path = where.rstrip(b"/") + b"/" + copy_name
-            self._cache.index.note_copy(Copy(lock.ino, path, content.where, kind, time.time_ns()))
-            self._become(content, lock)
+            copy = Copy(lock.ino, path, content.where, kind, time.time_ns(), gaps)
+            self._cache.index.note_copy(copy)
+            if gaps:
+                self._cache.index.note_gaps(lock.ino, gaps)
+            self._become(content, lock, gaps)
             self._committer.commit(content)
         finally:
             self._session.changed(lock.ino)
             self._locks.release(lock, os.getpid())
-        return path
+        return copy
 
     def _create_under_free_name(
         self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock
@@ -171,7 +175,7 @@ class Copies:
             return mode & ~0o077, b""
         return mode & ~0o077, reply.value
 
-    def _become(self, content: Content, lock: Lock) -> None:
+    def _become(self, content: Content, lock: Lock, gaps: list[Gap]) -> None:
         """The content of another, new inode: everything in it is to be sent."""
         with content.mutex:
             content.give_up()
@@ -182,6 +186,7 @@ class Copies:
             take_from_disk(content, content.fd, 0, content.size)
             # Whoever ends this client now: the next one has the copy's inode and content, and finishes it.
             content.resized = content.promised = True
+            content.gaps = gaps
             # What is as it was in the base, servers have already.
             content.attempts = Attempts(failed=True)
         self._cache.mark_open(content)

@@ -44,6 +44,7 @@
     |   +-- NotPrimary             a replica was asked to take an upload; names the primary
     |   +-- ChunkMissing           this server does not have the chunk
     |   +-- ChunkCorrupt           what is stored does not hash to its name
+    |   +-- ChunkGone              no server of the group has the chunk any more
     |   +-- Starting               the service waits for its sessions after a restart
     |   +-- Internal               unexpected; the traceback is in the server's log
     +-- Unreachable            no answer
@@ -324,6 +325,12 @@ class ChunkCorrupt(ServerError):
     """What is stored does not hash to its name."""
 
     code = "chunk_corrupt"
+
+
+class ChunkGone(ServerError):
+    """No file server has the chunk any more."""
+
+    code = "chunk_gone"
 
 
 class Starting(ServerError):

@@ -117,7 +117,7 @@ def fetch(content: Content, index: int, lend: Lend) -> int:
 def _lay_all(content: Content, index: int, spans: list[Span], fetched: dict[bytes, memoryview]) -> None:
     try:
         for span in spans:
-            _lay(content.fd, index, span, fetched[span.chunk])
+            lay(content.fd, index, span, fetched[span.chunk])
     except OSError:
         punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
         raise
@@ -125,7 +125,8 @@ def _lay_all(content: Content, index: int, spans: list[Span], fetched: dict[byte
     content.row_current = False
 
 
-def _lay(fd: int, index: int, span: Span, data: memoryview) -> None:
+def lay(fd: int, index: int, span: Span, data: memoryview) -> None:
+    """The span of entry `index`, from its chunk `data`."""
     if len(data) < span.start + span.length:
         raise errors.ChunkCorrupt(f"chunk {span.chunk.hex()} is shorter than its piece")
     disk_io.write_all(fd, data[span.start : span.start + span.length], index * ENTRY_BYTES + span.offset)

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-from dfsfuse import chunks, errors, holes
+from dfsfuse import chunks, errors, gaps, holes
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
@@ -62,7 +62,8 @@ class Recovery:
         sent = max(0, len(self._taken) - waiting - len(copies))
         lines = [f"sent now, as the client before could not: {sent} of its files"] if sent else []
         for copy in copies[:_COPIES_TOLD]:
-            lines.append(f"{bytes_as_text(copy.original)}: {WHY[copy.kind]}; kept as {bytes_as_text(copy.path)}")
+            told = f"{bytes_as_text(copy.original)}: {WHY[copy.kind]}; kept as {bytes_as_text(copy.path)}"
+            lines.append(told + gaps.as_text(copy.gaps))
         if len(copies) > _COPIES_TOLD:
             lines.append(f"{len(copies)} such copies were made in all; `dfs status` lists them")
         if waiting:
@@ -93,6 +94,7 @@ class Recovery:
         # Nobody knows any more who has written it.
         content.clears_set_ids = content.clears_capability = True
         content.attempts.failed = True
+        content.gaps = self._cache.index.gaps_of(content.ino)
         if content.promised:
             self._cache.adopt(content)
         self._cache.index.set_failure(content.row, _LEFT_CLOSED if content.promised else _LEFT_OPEN)

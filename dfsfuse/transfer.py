@@ -109,6 +109,7 @@ class Transfer:
         return self._patience.until_answered(lambda left_s: self._download_once(name, buffer, left_s))
 
     def _download_once(self, name: bytes, buffer: memoryview, left_s: float) -> int:
+        lack = 0
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._health.sorted(self._readers())):
             try:
@@ -119,12 +120,15 @@ class Transfer:
                 continue
             except errors.ServerError as error:
                 log.warning("chunk %s: server %s: %s", name.hex(), server.name, error)
+                lack += isinstance(error, errors.ChunkMissing | errors.ChunkCorrupt)
                 failure = error
                 continue
             if chunk_name(buffer[:length]) == name:
                 return length
             log.error("chunk %s: server %s sent other bytes; asking the next", name.hex(), server.name)
             failure = errors.ChunkCorrupt(f"no server has chunk {name.hex()} unbroken")
+        if lack >= self._session.cluster.copies:
+            raise errors.ChunkGone(f"no file server has chunk {name.hex()} any more")
         raise failure
 
     def _group(self) -> list[Server]:

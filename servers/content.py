@@ -34,7 +34,7 @@ from dfsfuse.messages import (
     moves_atime,
     without_set_ids,
 )
-from servers import open_rows, quota, records, references, undurable, versions
+from servers import losses, open_rows, quota, records, references, undurable, versions
 from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Reader, Transaction
@@ -45,6 +45,7 @@ FILE_BYTES_MAX = 16 << 40
 _SEGMENTS_PER_REQUEST = 64
 _PIECES_PER_REPLY = 16 * SEGMENT_ENTRIES
 _CHUNKS_PER_PAGE = 20_000
+_GAPS_MAX = 1000
 _SEGMENTS_MAX = chunks.entry_count(FILE_BYTES_MAX) // SEGMENT_ENTRIES
 
 
@@ -161,6 +162,8 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns
     _take_rights(tx, inode, request)
+    if request.gaps:
+        losses.note_gaps(tx, request.ino, inode, request.gaps, now_ns)
     put_inode(tx, request.ino, inode)
     return attributes_of(request.ino, inode)
 
@@ -223,6 +226,7 @@ def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
     if request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
     _check_base(inode, request)
+    _check_gaps(request)
     _check_manifest(request.manifest, request.size)
     _check_there(tx, inode, request.manifest.segments)
 
@@ -232,6 +236,11 @@ def _check_base(inode: Inode, request: Commit | PutSegments) -> None:
         raise errors.VersionConflict(
             f"the file has version {inode.version}; the commit is based on version {request.base_version}"
         )
+
+
+def _check_gaps(request: Commit) -> None:
+    if len(request.gaps) > _GAPS_MAX or not all(0 <= start < end <= request.size for start, end in request.gaps):
+        raise errors.BadRequest(f"gaps are at most {_GAPS_MAX} ranges within the file")
 
 
 def _check_entries(entries: list[Entry]) -> None:

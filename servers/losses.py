@@ -2,6 +2,8 @@
 
     l ino:8 version:8    LostFile: the content with this version is lost
 
+A copy of which a client could not find everything (dfsfuse/salvage.py) is among them too.
+
 A server that has looked for a chunk in vain says so: its short row has the value LOOKED_FOR then. Once all servers of
 the group have said so, the chunk is lost. A file whose newest content had it goes back to the newest one before it that
 is whole (undurable.py), if there is one; as a version of its own, so that no cache takes one for the other.
@@ -29,7 +31,8 @@ def lacks(tx: Transaction, server: str, chunk: bytes, group: list[str], now_ns: 
         return
     for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
         inode = records.get_inode(tx, ino)
-        if tx.get(_key(ino, inode.version)) is None and _lists(tx, inode, chunk):
+        known = records.get_record(tx, _key(ino, inode.version), LostFile)
+        if (known is None or known.gaps) and _lists(tx, inode, chunk):
             _lose(tx, ino, inode, chunk, group, now_ns)
 
 
@@ -78,6 +81,14 @@ def _lose(tx: Transaction, ino: int, inode: Inode, chunk: bytes, group: list[str
         records.put_record(tx, _key(ino, version), lost)
 
 
+def note_gaps(tx: Transaction, ino: int, inode: Inode, gaps: list[tuple[int, int]], now_ns: int) -> None:
+    """The newest content of the inode has zeros there, as nobody has what belongs there. The caller puts the inode."""
+    inode.beside = True
+    path, version = path_to(tx, ino)[0], inode.version
+    lost = LostFile(ino=ino, path=path, version=version, lost_ns=now_ns, reverted=False, gaps=gaps)
+    records.put_record(tx, _key(ino, version), lost)
+
+
 def _newest_intact(tx: Transaction, row: Undurable, chunk: bytes, group: list[str]) -> int | None:
     """Of the contents between, the newest one of which nothing is known to be lost; -1: the one before them. What is
     found to be lost of it later makes the file go back once more."""
@@ -93,8 +104,10 @@ def _newest_intact(tx: Transaction, row: Undurable, chunk: bytes, group: list[st
 def _found(tx: Transaction, chunk: bytes) -> None:
     """Files that have kept their newest content are not lost with this chunk any more; with others they are again."""
     for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
-        inode = records.get_inode(tx, ino)
-        tx.delete(_key(ino, inode.version))
+        key = _key(ino, records.get_inode(tx, ino).version)
+        lost = records.get_record(tx, key, LostFile)
+        if lost is not None and not lost.gaps:
+            tx.delete(key)
 
 
 def _key(ino: int, version: int) -> bytes:

@@ -65,6 +65,8 @@ class Servers:
         return {name: self._receipts(name) for name in names if name in self.chunks}
 
     def download(self, name: bytes) -> bytes:
+        if name not in self.chunks:
+            raise errors.ChunkGone(f"no file server has chunk {name.hex()} any more")
         self.received_bytes += len(self.chunks[name])
         return self.chunks[name]
 

@@ -627,3 +627,22 @@ def test_mappings_of_an_empty_volume_and_over_many_folders(volume: Volume) -> No
     ino = volume.make("f").ino
     page = volume.look(content.mappings, messages.ListMappings())
     assert [row.attributes.ino for row in page.rows] == [ino]
+
+
+def test_a_copy_that_lacks_something_is_among_the_lost_files(volume: Volume) -> None:
+    """Goal: what a client could not find of a copy is told to everybody, until the copy is removed; what makes no sense
+    is refused."""
+    ino = volume.make("copy").ino
+    for wrong in ([(0, 0)], [(5, 3)], [(-1, 3)], [(0, 8)], [(0, 1)] * 1001):
+        with refused(volume, errors.BadRequest):
+            volume.commit(ino, b"content", gaps=wrong)
+    volume.commit(ino, b"content", gaps=[(0, 2), (3, 7)])
+    directory = messages.Server(kind="directory", name="directory", url="")
+    for _ in range(2):
+        (lost,) = volume.core.status(directory, volume.now_s).lost_files
+        assert (lost.ino, lost.path, lost.version, lost.gaps) == (ino, b"/copy", 1, [(0, 2), (3, 7)])
+        volume.restart()
+    volume.check()
+    volume.remove("copy")
+    assert volume.core.status(directory, volume.now_s).lost_files == []
+    volume.check()

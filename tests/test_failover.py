@@ -246,3 +246,17 @@ def test_signs_are_asked_for_over_another_connection(monkeypatch: pytest.MonkeyP
     silent = Health(rpc, list).is_silent(Group().server("A"), 1.0)
     assert not silent()
     assert asked == []
+
+
+@pytest.mark.parametrize("missing", [errors.ChunkMissing, errors.ChunkCorrupt])
+def test_a_chunk_is_gone_when_no_server_has_it(missing: type[errors.DfsError]):
+    """Goal: what all servers say that they do not have is given up; what one that is away may have is not."""
+    lost = missing("not here")
+    with pytest.raises(errors.ChunkGone):
+        Transfer(Group(A=lost, B=errors.ChunkMissing("not here"), C=lost)).download(NAME)
+    two = Group(A=lost, B=lost)
+    two.cluster.files.pop()
+    for group in (Group(A=lost, B=lost, C=errors.TimedOut("no answer")), two):
+        with pytest.raises(errors.DfsError) as caught:
+            Transfer(group).download(NAME)
+        assert not isinstance(caught.value, errors.ChunkGone)

@@ -55,7 +55,10 @@ def test_what_people_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             (server("B", syncing=True), told(caught_up=caught_up)),
             (server("C"), ServerCondition(name="C", short=short)),
             (server("D", up=False), ServerCondition(name="D", short=10_000, garbage=3)),
-            lost=[LostFile(ino=5, path=b"/a", version=7, lost_ns=0, reverted=True)],
+            lost=[
+                LostFile(ino=5, path=b"/a", version=7, lost_ns=0, reverted=True),
+                LostFile(ino=6, path=b"/b", version=1, lost_ns=0, reverted=False, gaps=[(0, 10), (20, 30)]),
+            ],
         )
 
     whole = after(120, 0.2)
@@ -67,7 +70,8 @@ def test_what_people_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "C serves, repairing, 1.0 s left 120 0 0 0 not yet",
         "D away 10000 or more 3 0 0 not yet",
     ]
-    assert lines[-1].endswith(" 7 /a the content before it, as a version of its own")
+    assert lines[-2].endswith(" 7 /a the content before it, as a version of its own")
+    assert " 1 /b a copy of what there is; bytes 0 to 9, 20 to 29 are zeros in it, as no file server has " in lines[-1]
 
 
 def test_nothing_is_measured_where_nothing_is_under_way():

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from dfsfuse import cluster, errors, tables
+from dfsfuse import cluster, errors, gaps, tables
 from dfsfuse import home as homes
 from dfsfuse.cache_index import Copy
 from dfsfuse.cluster import Endpoint
@@ -204,7 +204,8 @@ def _upload_row(upload: Upload) -> list[str]:
 
 
 def _copy_row(copy: Copy) -> list[str]:
-    return [time_text(copy.made_ns), shown(copy.path), shown(copy.original), WHY.get(copy.kind, copy.kind)]
+    why = WHY.get(copy.kind, copy.kind) + gaps.as_text(copy.gaps)
+    return [time_text(copy.made_ns), shown(copy.path), shown(copy.original), why]
 
 
 # -- for programs
@@ -232,7 +233,7 @@ def _as_json(found: Found) -> dict[str, object]:
     ]
     known["copies_made"] = [
         {"path": bytes_as_text(copy.path), "original": bytes_as_text(copy.original), "kind": copy.kind,
-         "made_ns": copy.made_ns}
+         "made_ns": copy.made_ns, "gaps": copy.gaps}
         for copy in found.copies
     ]  # fmt: skip
     return known

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dfsfuse import errors, tables
+from dfsfuse import errors, gaps, tables
 from dfsfuse.messages import LostFile, Server, ServerCondition, StatusReply, bytes_as_text
 from dfsfuse.tables import age_text, shown, time_text
 
@@ -91,8 +91,13 @@ def _state(condition: Condition) -> str:
 
 
 def _lost_row(lost: LostFile) -> list[str]:
-    now = "the content before it, as a version of its own" if lost.reverted else "reading what is lost fails"
-    return [time_text(lost.lost_ns), str(lost.version), shown(lost.path), now]
+    return [time_text(lost.lost_ns), str(lost.version), shown(lost.path), _what_is_there(lost)]
+
+
+def _what_is_there(lost: LostFile) -> str:
+    if lost.gaps:
+        return f"a copy of what there is{gaps.as_text(lost.gaps)}"
+    return "the content before it, as a version of its own" if lost.reverted else "reading what is lost fails"
 
 
 # -- for programs
@@ -110,5 +115,5 @@ def as_json(condition: Condition) -> dict[str, object]:
 def lost_as_json(lost: LostFile) -> dict[str, object]:
     return {
         "ino": lost.ino, "path": bytes_as_text(lost.path), "version": lost.version, "lost_ns": lost.lost_ns,
-        "reverted": lost.reverted,
+        "reverted": lost.reverted, "gaps": lost.gaps,
     }  # fmt: skip

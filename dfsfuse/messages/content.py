@@ -103,7 +103,7 @@ class Commit(Change, kw_only=True):
     `mtime_ns` is None where the content's times were set after the last write. `ctime_ns`: when it was last changed;
     ctime never moves back; 0: now. `clears_set_ids`: a program without the
     right to keep set-id bits has written since the mode was set. `clears_capability`: something was written since
-    security.capability was set.
+    security.capability was set. `gaps`: ranges [start, end) that are zeros as no file server has what was there.
     """
 
     ino: int
@@ -120,6 +120,7 @@ class Commit(Change, kw_only=True):
     opening: int = 0
     clears_set_ids: bool = False
     clears_capability: bool = False
+    gaps: list[tuple[int, int]] = []
 
 
 class Whereabouts(Message, kw_only=True):

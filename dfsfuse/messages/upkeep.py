@@ -78,10 +78,12 @@ class ServerCondition(Message, kw_only=True):
 
 class LostFile(Message, kw_only=True):
     """A file whose newest content no server has any more. `version` is the one that was lost; `reverted`: the content
-    before it, which was on disks, is the newest again, as a version of its own."""
+    before it, which was on disks, is the newest again, as a version of its own. `gaps`: it is a copy that could not be
+    made whole, and has zeros in these ranges [start, end)."""
 
     ino: int
     path: bytes
     version: int
     lost_ns: int
     reverted: bool
+    gaps: list[tuple[int, int]] = []

@@ -52,8 +52,7 @@ def place_of_slot(index: int) -> int:
     return HEADER_BYTES + index * SLOT_BYTES
 
 
-def parse_table(data: bytes) -> Table:
-    """Raises Torn."""
+def _parse_header(data: bytes) -> Table:
     if len(data) < HEADER_BYTES:
         raise Torn(f"{len(data)} bytes")
     magic, tag, base, count = _HEAD.unpack_from(data)
@@ -62,6 +61,13 @@ def parse_table(data: bytes) -> Table:
     table = Table(tag, base, struct.unpack_from(f"<{count}Q", data, _HEAD.size))
     if table.header != data[:HEADER_BYTES]:
         raise Torn(f"header of version {tag} is broken")
+    return table
+
+
+def parse_table(data: bytes) -> Table:
+    """Raises Torn."""
+    table = _parse_header(data)
+    tag, count = table.tag, len(table.slots)
     if len(data) != place_of_slot(count):
         raise Torn(f"version {tag} has {len(data)} bytes and not {place_of_slot(count)}")
     for index in range(count):
@@ -89,4 +95,23 @@ def parse_log(data: bytes) -> list[int]:
             raise Torn(f"no whole record at {at} of {len(data)}, after {found[-3:]}: {data[at : at + 16]!r}")
         found.append(number)
         at += length
+    return found
+
+
+def whole_header(data: bytes) -> list[int]:
+    """The version, if that is there, of a table of which something else is missing."""
+    try:
+        return [_parse_header(data).tag]
+    except Torn:
+        return []
+
+
+def whole_records(data: bytes) -> list[int]:
+    """The numbers of those that are there, in a log of which something else is missing."""
+    found, at = [], data.find(_RECORD_MAGIC)
+    while at >= 0:
+        if at + _RECORD.size <= len(data):
+            _, number, length = _RECORD.unpack_from(data, at)
+            found += [number] if data[at : at + length] == record(number) else []
+        at = data.find(_RECORD_MAGIC, at + 1)
     return found
