@@ -90,6 +90,8 @@ class Directory:
     def report_unsent(self, files: int) -> None:
         self.unsent_files = files
 
+    def changed(self, ino: int, name: bytes = b"") -> None: ...
+
     def whole_copies(self, ino: int) -> set[str]:
         return set("ABC")
 
