@@ -13,7 +13,7 @@ from open_files import SILENT, OneClient, failed_to_close, place
 from support import wait_until
 from volumes import FILE
 
-from dfsfuse import errors, messages
+from dfsfuse import errors, messages, salvage
 
 DEADLINE_S = 10.0
 
@@ -141,13 +141,13 @@ def test_close_during_the_making_of_a_copy_gets_the_error(client: OneClient, mon
     """Goal: S6: a descriptor whose close() comes while another's refused content is being kept fails as that does, and
     one copy is made."""
     one, two = refused(client)
-    pause, bring = Pause(), client.copies._bring_all
+    pause, bring = Pause(), salvage.bring_all
 
-    def bring_all(content: Any) -> None:
+    def bring_all(content: Any, transfer: Any) -> Any:
         pause.here()
-        bring(content)
+        return bring(content, transfer)
 
-    monkeypatch.setattr(client.copies, "_bring_all", bring_all)
+    monkeypatch.setattr(salvage, "bring_all", bring_all)
     # Both have passed the look at what has failed before.
     first = Background(lambda: client.flush(one))
     pause.reached()
