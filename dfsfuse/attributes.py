@@ -121,6 +121,11 @@ class AttributeTable:
         known = self.get((ino, ()))
         return known.version if known is not None and known.promised else 0
 
+    def promises(self, place: Place, ino: int) -> bool:
+        """Is it promised that the place leads to this inode, and what its attributes are?"""
+        known = self.get(place)
+        return known is not None and known.ino == ino and known.promised
+
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
         with self._mutex:

@@ -75,6 +75,7 @@ class FileSystem:
     ):
         self.session, self.locks, self.files, self.program_locks = session, locks, files, program_locks
         self._attributes, self._read_only = attributes, read_only
+        self.promises, self.on_broken = attributes.promises, attributes.on_broken
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)
         self._xattrs = Xattrs(session, attributes, files, self.lookup)

@@ -11,7 +11,8 @@ from dfsfuse.messages import Attributes, without_set_ids
 
 
 def as_written(attributes: Attributes, content: Content | None) -> Attributes:
-    """While programs here have the file open for writing, its size and times are those of the local content."""
+    """While programs here have the file open for writing, its size and times are those of the local content, which
+    nobody promises."""
     if content is None:
         return attributes
     with content.mutex:
@@ -28,4 +29,5 @@ def as_written(attributes: Attributes, content: Content | None) -> Attributes:
             allocated_bytes=holes.allocated_bytes(content),
             mtime_ns=mtime_ns,
             ctime_ns=ctime_ns,
+            promised=False,
         )

@@ -144,6 +144,12 @@ class FakeFileSystem:
         self.blocked = threading.Semaphore(0)
         self._numbers = itertools.count(100)
         self.forgotten = 0
+        self.promised: set[int] = set()
+        self.broken: list[Callable[[int, bytes], None]] = []
+        self.on_broken = self.broken.append
+
+    def promises(self, place: Place, ino: int) -> bool:
+        return ino in self.promised
 
     # -- for tests
 

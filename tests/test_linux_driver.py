@@ -407,13 +407,16 @@ def test_megabytes_in_one_request(kernel):
     assert kernel.read(fh, 1 << 30).body == data
 
 
-def test_pages_are_kept_and_every_close_is_asked_for(kernel):
-    """Goal: FOPEN_KEEP_CACHE where the kernel has these very pages; never FOPEN_NOFLUSH, as locks go with a close."""
+def test_pages_are_kept_and_closes_that_matter_are_asked_for(kernel):
+    """Goal: FOPEN_KEEP_CACHE where the kernel has these very pages; FOPEN_NOFLUSH where nothing can be written, unless
+    programs lock the file, as locks go with a close."""
     ino = kernel.fs.add(b"file")
     kernel.lookup(b"file")
-    assert kernel.open(ino)[1] == 0
-    assert kernel.open(ino)[1] == fuse.FOPEN_KEEP_CACHE
+    assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH
+    assert kernel.open(ino)[1] == fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
     assert kernel.open(ino, os.O_RDWR)[1] == fuse.FOPEN_KEEP_CACHE
+    kernel.fs.program_locks.shared.add(ino)
+    assert kernel.open(ino)[1] == fuse.FOPEN_KEEP_CACHE
 
 
 def test_newer_version_while_the_older_is_open(kernel):

@@ -229,6 +229,16 @@ class Notifier:
         while it waits for these."""
         self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
 
+    def name_changed(self, folder: int, name: bytes) -> None:
+        """It looks the name up again before it uses it. Waits for who holds the folder's lock, such as a request on a
+        name of it: so not from a thread that answers requests."""
+        head = fuse.fuse_notify_inval_entry_out.pack(folder, len(name), 0)
+        self._tell(fuse.FUSE_NOTIFY_INVAL_ENTRY, head + name + b"\0")
+
+    def names_changed(self) -> None:
+        """It looks each name up again before it uses it; waits for nothing."""
+        self._tell(fuse.FUSE_NOTIFY_INC_EPOCH, b"")
+
     def prune(self, nodeids: Sequence[int]) -> bool:
         """It forgets these nodes, unless they are in use; False: it does not know how."""
         body = fuse.fuse_notify_prune_out.pack(len(nodeids)) + struct.pack(f"={len(nodeids)}Q", *nodeids)

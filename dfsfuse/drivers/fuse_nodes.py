@@ -18,6 +18,7 @@ Threads: one mutex; no request is made under it.
 """
 
 import errno
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -71,11 +72,13 @@ class Node:
 
 class Nodes:
     """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
-    by locks? `crowded` is set while there are more than `nodes_max`."""
+    by locks? `crowded` is set while there are more than `nodes_max`. `lasting`: the kernel can be told that what it was
+    told is over, so what is promised may be told for long."""
 
     def __init__(self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: int = NODES_MAX):
         self._hold_s, self._is_shared, self._max = hold_s, is_shared, nodes_max
         self.crowded = threading.Event()
+        self.lasting = False
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
@@ -111,6 +114,15 @@ class Nodes:
         if len(self._nodes) > self._max:
             self.crowded.set()
         return node
+
+    def all(self) -> list[Node]:
+        with self._mutex:
+            return list(self._nodes.values())
+
+    def is_folder(self, ino: int) -> bool:
+        """Does the kernel know it as one?"""
+        node = self._nodes.get(ino)
+        return node is not None and node.folder is not None
 
     def surplus(self) -> list[int]:
         """Numbers of nodes to go, the oldest first, where there are too many: so many that a quarter of the room is
@@ -219,8 +231,10 @@ class Nodes:
         """What to report of a node: the size is that of the content whose pages the kernel has."""
         content = node.content
         if content is not None and attributes.size != content.size and not self._is_shared(node.ino):
-            attributes = msgspec.structs.replace(attributes, size=content.size)
-        node.told, node.told_at = _told(attributes), time.monotonic()
+            attributes = msgspec.structs.replace(attributes, size=content.size, promised=False)
+        elif attributes.promised and not self.lasting:
+            attributes = msgspec.structs.replace(attributes, promised=False)
+        node.told, node.told_at = _told(attributes), math.inf if attributes.promised else time.monotonic()
         if attributes.mode & _TYPES == _FOLDER:
             node.folder = attributes
         return attributes
@@ -266,4 +280,4 @@ class Nodes:
 
 def _told(attributes: Attributes) -> int:
     """What makes the kernel's idea of a file right or wrong, in one number: there may be a million nodes."""
-    return hash((attributes.size, attributes.mtime_ns))
+    return hash((attributes.size, attributes.mtime_ns, attributes.atime_ns))

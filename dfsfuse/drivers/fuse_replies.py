@@ -10,11 +10,15 @@ from dfsfuse.space import BLOCK_BYTES, Space
 
 KERNEL_HOLD_S = 0.25
 """For how long the kernel uses names and attributes without asking again."""
+PROMISED_HOLD_S = 3600
+"""The same of what is promised: until it is told otherwise (fuse_forgetting.py)."""
 _HOLD_NS = int(KERNEL_HOLD_S * 10**9)
 _NANO = 10**9
 _SECTOR = 512
 _UINT32 = 0xFFFFFFFF
 _ENTRY_HEAD = 0, 0, _HOLD_NS, _HOLD_NS
+_PROMISED_HEAD = PROMISED_HOLD_S, PROMISED_HOLD_S, 0, 0
+_NAME_PROMISED_HEAD = PROMISED_HOLD_S, 0, 0, _HOLD_NS
 NO_ENTRY = bytes(fuse.fuse_entry_out.size)
 """In a READDIRPLUS reply: the kernel is to look the name up itself."""
 
@@ -32,15 +36,19 @@ def attr_fields(attributes: Attributes) -> tuple[int, ...]:
 
 
 def attr_out(attributes: Attributes) -> bytes:
-    return fuse.fuse_attr_out.pack(0, _HOLD_NS, 0, *attr_fields(attributes))
+    hold_s, hold_ns = (PROMISED_HOLD_S, 0) if attributes.promised else (0, _HOLD_NS)
+    return fuse.fuse_attr_out.pack(hold_s, hold_ns, 0, *attr_fields(attributes))
 
 
 def entry_out(node: Node, attributes: Attributes) -> bytes:
-    return fuse.fuse_entry_out.pack(node.id, GENERATION, *_ENTRY_HEAD, *attr_fields(attributes))
+    head = _PROMISED_HEAD if attributes.promised else _ENTRY_HEAD
+    return fuse.fuse_entry_out.pack(node.id, GENERATION, *head, *attr_fields(attributes))
 
 
 def create_out(node: Node, attributes: Attributes, fh: int, flags: int) -> bytes:
-    return fuse.fuse_create_out.pack(node.id, GENERATION, *_ENTRY_HEAD, *attr_fields(attributes), fh, flags, 0)
+    """The name may be promised; the attributes of what is open for writing are this client's."""
+    head = _NAME_PROMISED_HEAD if attributes.promised else _ENTRY_HEAD
+    return fuse.fuse_create_out.pack(node.id, GENERATION, *head, *attr_fields(attributes), fh, flags, 0)
 
 
 def open_out(fh: int, flags: int) -> bytes:
@@ -52,8 +60,9 @@ def statx_out(attributes: Attributes) -> bytes:
     atime, atime_ns = divmod(attributes.atime_ns, _NANO)
     mtime, mtime_ns = divmod(attributes.mtime_ns, _NANO)
     ctime, ctime_ns = divmod(attributes.ctime_ns, _NANO)
+    hold_s, hold_ns = (PROMISED_HOLD_S, 0) if attributes.promised else (0, _HOLD_NS)
     return fuse.fuse_statx_out.pack(
-        0, _HOLD_NS, 0,
+        hold_s, hold_ns, 0,
         fuse.STATX_BASIC_STATS, BLOCK_BYTES, 0, attributes.nlink, attributes.uid, attributes.gid, attributes.mode, 0,
         attributes.ino, attributes.size, -(-attributes.allocated_bytes // _SECTOR), 0,
         atime, atime_ns, 0, 0, 0, 0, ctime, ctime_ns, 0, mtime, mtime_ns, 0,

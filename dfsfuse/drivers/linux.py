@@ -5,7 +5,8 @@
     linux_folders  open folders                  fuse_workers    the threads that serve them
     linux_locks    locks between programs        fuse_nodes      what the kernel knows, and was told
     linux_mount    mount(2), fusermount3         fuse_replies    attributes -> structures
-                                                 fuse_pruning    what the kernel is to forget
+                                                 fuse_forgetting what it was told for long, until it is over
+                                                 fuse_pruning    what the kernel is to forget, as it is too much
 
 What the file system does not offer is answered with the errno that makes the kernel or programs do without it
 (`OPTIONAL`, `REFUSED`). A request that is not of the protocol's form gets EINVAL, an unknown one ENOSYS, and what fails
@@ -36,6 +37,7 @@ from dfsfuse.drivers.fuse_channel import (
     clone,
     refusal,
 )
+from dfsfuse.drivers.fuse_forgetting import Forgetting
 from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.drivers.fuse_pruning import Pruning
 from dfsfuse.drivers.fuse_replies import KERNEL_HOLD_S
@@ -103,7 +105,8 @@ class Driver:
         self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
         notifier = Notifier(device)
         self.files = Files(filesystem, self.nodes, self.interrupts, notifier)
-        self.pruning = Pruning(self.nodes, notifier)
+        self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
+        filesystem.on_broken(self.forgetting.broken)
         self.ready, self.unfit = False, ""
         self._handlers = self._table()
 
@@ -130,6 +133,7 @@ class Driver:
             request.buffer, HEAD
         )
         request.opcode, request.undo = opcode, None
+        events = self.forgetting.count
         try:
             handler, least = self._handlers.get(opcode, _UNKNOWN)
             if HEAD + length != request.end or request.end < least:
@@ -137,6 +141,8 @@ class Driver:
             body = handler(request)
             if body is not None:
                 request.reply(body)
+            if events != self.forgetting.count:
+                self.forgetting.answered(events)
         except Exception as error:
             self._refused(request, error)
 
@@ -166,7 +172,7 @@ class Driver:
         if major < fuse.FUSE_KERNEL_VERSION or minor < fuse.FUSE_MINOR_VERSION_MIN:
             self.unfit = f"the kernel speaks version {major}.{minor} of the protocol, which is too old"
             raise refusal(errno.EPROTO, self.unfit)
-        self.ready = True
+        self.ready, self.nodes.lasting = True, minor >= fuse.FUSE_MINOR_VERSION_INC_EPOCH
         return _init_out(minor, readahead, flags & WANTED)
 
     def interrupt(self, request: Request) -> None:
@@ -223,6 +229,7 @@ def run(
         _end_at_signals(workers, mountpoint)
         workers.start()
         driver.pruning.start()
+        driver.forgetting.start()
         on_ready()
     except BaseException:
         unmount(mountpoint)
@@ -232,6 +239,7 @@ def run(
     driver.interrupts.everything()
     left = workers.join()
     driver.pruning.stop()
+    driver.forgetting.stop()
     driver.end()
     if not left:
         os.close(device)

@@ -105,7 +105,7 @@ class Files:
 
         handle, attributes = self._open_through_name(request.pid, node, act)
         fh, kept, look_again = self._hold(request, handle, node, attributes)
-        if look_again and not flags & os.O_TRUNC:
+        if (look_again or handle.writable) and not flags & os.O_TRUNC:
             self._notifier.attributes_changed(node.id)
         return replies.open_out(fh, kept)
 
@@ -191,8 +191,11 @@ class Files:
         fh = next(self._numbers)
         self._opened[fh] = _Opened(handle, node, direct)
         request.undo = functools.partial(self._give_up, fh)
-        # Every close is asked for, as it carries the owner whose locks go with it: no FOPEN_NOFLUSH.
-        return fh, fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct, look_again
+        flags = fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct
+        if not handle.writable and not self._fs.program_locks.is_shared(node.ino):
+            # Each close of what programs lock is asked for, as it carries the owner whose locks go with it.
+            flags |= fuse.FOPEN_NOFLUSH
+        return fh, flags, look_again
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open."""

@@ -2,7 +2,7 @@
 
 The first entries are asked for when a folder is opened: so opendir() is never of what stood under that name before,
 and nothing is asked for twice. The root is always itself, and df opens it: that asks nobody, and works with all servers
-silent.
+silent. A folder that is promised asks nobody either, and the kernel keeps its entries until one of them changes.
 
 READDIRPLUS names nodes, and so counts look-ups. What of an entry is not known freshly enough goes without a node: the
 kernel then looks it up when somebody asks.
@@ -62,12 +62,13 @@ class Folders:
                 self._fs.list_folder(place, ino=node.ino, moves_atime=moves_atime), list_after, replies.KERNEL_HOLD_S
             )
 
-        root = node.ino == ROOT_INO
-        listing = Listing(None, list_after, 0.0) if root else self._begin(node, begin)
+        promised = self._nodes.lasting and self._fs.promises(self._nodes.place_of(node)[0], node.ino)
+        later = promised or node.ino == ROOT_INO
+        listing = Listing(None, list_after, 0.0) if later else self._begin(node, begin)
         fh = next(self._numbers)
         self._listings[fh] = listing
         request.undo = functools.partial(self._listings.pop, fh, None)
-        return replies.open_out(fh, 0)
+        return replies.open_out(fh, (fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE) * promised)
 
     def _begin(self, node: Node, begin: Callable[[Place, bytes], Listing]) -> Listing:
         """The kernel looks the name up once more where it leads elsewhere. What it opens without a name is the folder

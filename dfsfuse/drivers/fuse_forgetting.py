@@ -1,0 +1,87 @@
+"""What the kernel was told for long, until it is told that this is over.
+
+Names and attributes that the directory has promised are given to the kernel for long; when a promise is broken, the
+kernel is to ask again. That is said by a thread of its own, after the directory has been told that the event is heard:
+the kernel may hold a folder's lock for a request whose answer waits for another client to hear. What a program sees
+meanwhile is at most as old as that; opens are the file system's to judge, and are never by what the kernel has.
+
+A request that was begun before an event may be answered after it, with what was true before. So whoever has answered
+looks whether anything was broken since the request was begun, and has that said once more.
+
+A name is forgotten by itself; where a folder as a whole is not promised any more, all names are, by a new epoch, and
+looked up again as they are used (Linux 6.16; without that, nothing is told for long).
+
+Threads: `broken` and `answered` are called by any, and never wait. One thread tells the kernel.
+"""
+
+import logging
+import queue
+import threading
+from collections import deque
+
+from dfsfuse.drivers.fuse_channel import Notifier
+from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.messages import EVERYTHING
+
+log = logging.getLogger(__name__)
+
+_LATEST_MAX = 4096
+_STOP_S = 0.5
+_ALL = EVERYTHING, b""
+
+
+class Forgetting:
+    """`count` is the number of events so far."""
+
+    def __init__(self, nodes: Nodes, notifier: Notifier):
+        self._nodes, self._notifier = nodes, notifier
+        self._latest: deque[tuple[int, bytes]] = deque(maxlen=_LATEST_MAX)
+        self.count = 0
+        self._mutex = threading.Lock()
+        self._due: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._tell_for_ever, name="fuse-forget", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """A thread that waits for a folder's lock, whose holder nobody answers any more, is left."""
+        self._due.put(None)
+        self._thread.join(_STOP_S)
+
+    def broken(self, ino: int, name: bytes) -> None:
+        """As in an event (messages/promises.py)."""
+        with self._mutex:
+            self._latest.append((ino, name))
+            self.count += 1
+        self._due.put((ino, name))
+
+    def answered(self, count: int) -> None:
+        """A request has been answered that was begun when there had been so many events, and now there are more."""
+        with self._mutex:
+            missed = self.count - count
+            late = [_ALL] if missed > len(self._latest) else list(self._latest)[-missed:]
+        for event in late:
+            self._due.put(event)
+
+    def _tell_for_ever(self) -> None:
+        while (event := self._due.get()) is not None:
+            try:
+                self.tell(*event)
+            except Exception:
+                log.exception("the kernel could not be told that inode %d has changed", event[0])
+
+    def tell(self, ino: int, name: bytes) -> None:
+        if ino == EVERYTHING:
+            self._notifier.names_changed()
+            for node in self._nodes.all():
+                self._notifier.attributes_changed(node.id)
+            return
+        if not self._nodes.is_folder(ino):
+            self._notifier.attributes_changed(ino)
+            return
+        if name:
+            self._notifier.name_changed(ino, name)
+        else:
+            self._notifier.names_changed()
+        self._notifier.content_changed(ino)

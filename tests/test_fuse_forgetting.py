@@ -1,0 +1,124 @@
+"""What the kernel is told for long, and that it is over: the driver's replies, and its notifications."""
+
+import stat
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from fuse_requests import Kernel
+
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_forgetting import Forgetting
+from dfsfuse.drivers.fuse_replies import PROMISED_HOLD_S
+from dfsfuse.messages import EVERYTHING, ROOT_INO
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    made.driver.nodes.lasting = True
+    yield made
+    made.close()
+
+
+def promised(kernel: Kernel, name: bytes, mode: int = stat.S_IFREG | 0o644) -> int:
+    ino = kernel.fs.add(name, mode)
+    kernel.fs.inodes[ino] = msgspec.structs.replace(kernel.fs.inodes[ino], promised=True)
+    kernel.fs.promised.add(ino)
+    return ino
+
+
+def holds(kernel: Kernel, name: bytes) -> tuple[float, float]:
+    """(of the name, of the attributes) in seconds, as a look-up tells."""
+    fields = fuse.fuse_entry_out.unpack_from(kernel.do(fuse.FUSE_LOOKUP, name + b"\0"))
+    return fields[2] + fields[4] / 1e9, fields[3] + fields[5] / 1e9
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_what_is_promised_is_told_for_long(kernel: Kernel, lasting: bool) -> None:
+    """Goal: the kernel asks once about what is promised, and soon again about all else; and about everything where it
+    cannot be told that this is over."""
+    kernel.driver.nodes.lasting = lasting
+    ino = promised(kernel, b"promised")
+    kernel.fs.add(b"other")
+    assert holds(kernel, b"other") == (0.25, 0.25)
+    assert holds(kernel, b"promised") == ((PROMISED_HOLD_S, PROMISED_HOLD_S) if lasting else (0.25, 0.25))
+    told = fuse.fuse_attr_out.unpack(kernel.do(fuse.FUSE_GETATTR, nodeid=ino))
+    assert told[0] == (PROMISED_HOLD_S if lasting else 0)
+
+
+def test_the_size_of_an_older_version_is_not_told_for_long(kernel: Kernel) -> None:
+    """Goal: S14. While the older version is open the kernel is told that one's size, which ends with it."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    kernel.open(ino)
+    kernel.fs.replace_content(ino, b"newer")
+    assert holds(kernel, b"file") == (0.25, 0.25)
+
+
+def tell(kernel: Kernel, ino: int, name: bytes = b"") -> list[tuple[int, bytes]]:
+    """The notifications of one event."""
+    kernel.driver.forgetting.tell(ino, name)
+    return [(-reply.error, reply.body) for reply in kernel.written()]
+
+
+def test_an_event_makes_the_kernel_ask_again(kernel: Kernel) -> None:
+    """Goal: S14. Of a file its attributes; of a folder an entry by its name, or all, and the entries it has listed."""
+    file, folder = promised(kernel, b"file"), promised(kernel, b"folder", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"file")
+    kernel.lookup(b"folder")
+    inode, entry = fuse.fuse_notify_inval_inode_out, fuse.fuse_notify_inval_entry_out
+    assert tell(kernel, file) == [(fuse.FUSE_NOTIFY_INVAL_INODE, inode.pack(file, -1, 0))]
+    assert tell(kernel, folder, b"name") == [
+        (fuse.FUSE_NOTIFY_INVAL_ENTRY, entry.pack(folder, 4, 0) + b"name\0"),
+        (fuse.FUSE_NOTIFY_INVAL_INODE, inode.pack(folder, 0, 0)),
+    ]
+    assert tell(kernel, folder) == [
+        (fuse.FUSE_NOTIFY_INC_EPOCH, b""),
+        (fuse.FUSE_NOTIFY_INVAL_INODE, inode.pack(folder, 0, 0)),
+    ]
+    assert len(tell(kernel, EVERYTHING)) == 4
+
+
+def test_an_answer_that_an_event_has_overtaken(kernel: Kernel) -> None:
+    """Goal: S14. A request was begun before an event and is answered after it: what the kernel was told by that is
+    over too, though the event was told before."""
+    ino = promised(kernel, b"file")
+    lookup = kernel.fs.lookup
+
+    def broken_meanwhile(place):
+        known = lookup(place)
+        for tell_broken in kernel.fs.broken:
+            tell_broken(ino, b"")
+        return known
+
+    kernel.fs.lookup = broken_meanwhile
+    forgetting: Forgetting = kernel.driver.forgetting
+    kernel.lookup(b"file")
+    assert [forgetting._due.get_nowait() for _ in range(2)] == [(ino, b"")] * 2
+    kernel.fs.lookup = lookup
+    kernel.lookup(b"file")
+    assert forgetting._due.empty()
+
+
+def test_more_events_than_are_remembered(kernel: Kernel) -> None:
+    """Goal: an answer that very many events have overtaken makes the kernel ask for everything again."""
+    forgetting = kernel.driver.forgetting
+    for _ in range(5000):
+        forgetting.broken(ROOT_INO, b"name")
+    while not forgetting._due.empty():
+        forgetting._due.get_nowait()
+    forgetting.answered(1)
+    assert forgetting._due.get_nowait() == (EVERYTHING, b"")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_promised_folder_is_opened_without_asking(kernel: Kernel, known: bool) -> None:
+    """Goal: the kernel keeps the entries of a folder that is promised; of another one they are asked for at once."""
+    folder = kernel.fs.add(b"folder", stat.S_IFDIR | 0o755)
+    if known:
+        kernel.fs.promised.add(folder)
+    kernel.lookup(b"folder")
+    opened = kernel.do(fuse.FUSE_OPENDIR, fuse.fuse_open_in.pack(0, 0), folder)
+    flags = fuse.fuse_open_out.unpack(opened)[1]
+    assert flags == (fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE if known else 0)
