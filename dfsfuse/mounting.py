@@ -22,6 +22,7 @@ from pathlib import Path
 
 from dfsfuse import cluster, home, mountpoint, options
 from dfsfuse.errors import DfsError
+from dfsfuse.idle_collection import IdleCollection
 from dfsfuse.mountpoint import MountError
 from dfsfuse.private_folder import make_private_folder
 
@@ -268,6 +269,7 @@ def _mount(
         on_ready()
 
     filesystem = connect(asked, tell)
+    IdleCollection().begin()
     # The driver unmounts cleanly at these signals; libfuse does if nobody else has claimed them.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

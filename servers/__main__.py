@@ -9,6 +9,7 @@ cluster's token comes from a file or from $DFS_TOKEN, never from the command lin
 import argparse
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -169,6 +170,9 @@ def _alone(path: Path) -> int:
 def _run(service: Coroutine[Any, Any, None]) -> int:
     import uvloop
 
+    # A full search for garbage would go through all of what has been imported, in the middle of work.
+    gc.collect()
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_until_ended(service))
