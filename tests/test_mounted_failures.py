@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from dfs_command import Dfs
 from support import Mount, MountedCluster, alive, error, processes_of, python, run_mount, small_disk, wait_until
+from volume_checks import assert_whole
 
 from dfsfuse import home as homes
 
@@ -305,9 +306,12 @@ def test_file_servers_disk_is_full(fresh):
         assert (other.point / "kept").read_bytes() == kept
         (mount.point / "small").write_bytes(b"s")
         assert (other.point / "small").read_bytes() == b"s"
+        assert_whole(fresh.home)
         for each in (mount, other):
             each.unmount()
         wait_until(lambda: not processes_of(fresh.home), "the cluster ends")
+    # What was on these disks is gone with them.
+    fresh.stays_whole = False
 
 
 # -- servers that do not answer
