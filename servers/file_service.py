@@ -149,6 +149,7 @@ class FileService:
     # -- operations
 
     async def _confirm(self, request: messages.Confirm) -> messages.Confirmed:
+        self._replication.check_started()
         if len(request.chunks) > CONFIRM_MAX:
             raise errors.BadRequest(f"{len(request.chunks)} chunks; at most {CONFIRM_MAX} are confirmed at once")
         return await self._in(self._disk, self._confirm_some, request.chunks)

@@ -97,9 +97,14 @@ class Replication:
         self._silent &= {server.name for server in cluster.files}
 
     def check_role(self, role: str) -> None:
-        """Raises NotPrimary if this server must not take an upload in that role, Starting if it cannot know yet."""
+        """Raises NotPrimary if this server must not take an upload in that role, and as `check_started`."""
+        self.check_started()
         if role == PRIMARY and (primary := self._known().files[0]).name != self._name:
             raise errors.NotPrimary(f"{self._name} is a replica; uploads go to {primary.name}", primary.url)
+
+    def check_started(self) -> None:
+        """Raises Starting until the directory has answered: it counts no receipt of a start that it does not know."""
+        self._known()
 
     async def copy(self, chunk: bytes, body: memoryview | bytes, own: Callable[[], Awaitable[int]]) -> list[Receipt]:
         """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through.

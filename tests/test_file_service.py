@@ -271,6 +271,8 @@ def test_what_takes_long_to_confirm_is_answered_in_parts(tmp_path: Path, monkeyp
     """Goal: a server that has to read all of it answers in time with what it has confirmed by then, at least one chunk,
     and says what is left."""
     service = FileService("A", "http://a", tmp_path, Peers("token"), "http://directory")
+    myself = messages.Server(kind="files", name="A", url="http://a")
+    service._replication.update(messages.Cluster(volume="v", copies=3, copies_min=2, files=[myself]))
     names = [chunk_name(data) for data in (b"one", b"two", b"three")]
     for name, data in zip(names, (b"one", b"two", b"three"), strict=True):
         service._store.store(name, data)
@@ -312,14 +314,19 @@ def test_a_directory_that_goes_away(group: Group):
 
 
 def test_before_the_directory_has_answered(tmp_path: Path):
-    """Goal: a server that knows no group yet serves copies and reads, and tells uploaders to ask again."""
+    """Goal: a server of whose start the directory has not heard yet gives no receipts, on which no commit could rest:
+    whoever brings a chunk, or asks for one to be confirmed, is told to ask again. It says that it is there."""
     server = FileServer("A", tmp_path / "A", free_port())
     try:
         wait_until(server.answers, "the server answers")
-        assert server.put(b"data", role="copy") == ["A"]
-        assert server.get(chunk_name(b"data")) == b"data"
-        status, _, body = server.ask("PUT", f"/v1/chunks/{_HEX}", b"data")
-        assert (status, error_code(body)) == (503, "starting")
+        confirm = messages.to_msgpack(messages.Confirm([chunk_name(b"data")]))
+        for method, path, body in (
+            *(("PUT", f"/v1/chunks/{_HEX}{role}", b"data") for role in ("", "?role=acting", "?role=copy")),
+            ("POST", "/v1/confirm", confirm),
+        ):
+            status, _, answer = server.ask(method, path, body)
+            assert (status, error_code(answer)) == (503, "starting")
+        assert server.status().chunks == 0
     finally:
         server.end()
 
