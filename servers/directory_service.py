@@ -90,7 +90,7 @@ class DirectoryService:
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
             "end": (messages.End, self._end),
-            "take_over": (messages.TakeOver, self._durably(self._take_over)),
+            "take_over": (messages.TakeOver, self._take_over),
             "allocate": (messages.AllocateInodes, self._durably(core.attendance.allocate)),
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
@@ -175,11 +175,11 @@ class DirectoryService:
         self._callbacks.changed(files)
         return work
 
-    def _take_over(self, request: messages.TakeOver) -> Message:
+    def _take_over(self, request: messages.TakeOver) -> Any:
         taken = self.core.attendance.take_over(request)
         for former in request.formers:
             self._callbacks.end(former)
-        return taken
+        return self._after_sync(taken) if taken.rows else taken
 
     def _end(self, request: messages.End) -> Message:
         ended = self.core.end(request)

@@ -77,14 +77,21 @@ class Group(NamedTuple):
     def check_sure(self, needs: Needs) -> None:
         """Starting while a server is away or syncing and too few of the others are known to have these chunks, as after
         a power cut of all until they have looked: what is made from chunks that are lost would be lost with them,
-        although somebody was told that it is safe."""
+        although somebody was told that it is safe. Where all are away, as they are cut off from the directory, what was
+        known of them counts."""
         files = self.cluster.files
-        if all(server.up and not server.syncing for server in files) or not any(server.up for server in files):
+        if all(server.up and not server.syncing for server in files):
+            return
+        if all(not server.up and self._was_heard(server) for server in files):
             return
         there = [server.name for server in files if self._surely_has(server, needs)]
         if len(there) < self.cluster.copies_min:
             have = ", ".join(there) or "none"
             raise errors.Starting(f"servers look for what the file had before; so far {have} has it; ask again")
+
+    def _was_heard(self, server: Server) -> bool:
+        """Since the directory has started, of one that tells of its disk."""
+        return bool(server.store) or server.name not in self.states
 
     def _surely_has(self, server: Server, needs: Needs) -> bool:
         """One that tells nothing of its disk is believed."""

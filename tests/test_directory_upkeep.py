@@ -304,6 +304,25 @@ def test_nothing_is_made_from_what_may_be_lost(servers: Servers) -> None:
     assert volume.commit(one, size=6, manifest=both, receipts=[servers.store(b"two")]).size == 6
 
 
+def test_nothing_is_made_from_what_nobody_is_known_to_have(servers: Servers) -> None:
+    """Goal: S10: power of all is cut, and the directory starts once more before they have looked: as long as it has not
+    heard the file servers since, it believes none of them. One that has heard all goes on when it hears none."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    both = messages.Manifest([[piece(b"one"), piece(b"two", offset=3)]])
+    volume.now_s += 60
+    assert volume.commit(ino, size=6, manifest=both, receipts=[servers.store(b"two")]).version == 2
+    for name, server in servers.of.items():
+        server.start(power_cut=True)
+        servers.register(name)
+    volume.restart()
+    three = messages.Manifest([[piece(b"one"), piece(b"three", offset=3)]])
+    with pytest.raises(errors.Starting):
+        volume.commit(ino, size=8, manifest=three, receipts=[servers.store(b"three")])
+    servers.settle()
+    assert (volume.at("f").size, lost(servers)) == (0, [(b"/f", 2, True)])
+
+
 def test_steps_between_are_few(servers: Servers) -> None:
     """Goal: what is kept for a file does not grow with its commits, also where no server ever syncs."""
     volume, ino = servers.volume, servers.volume.make("f").ino
