@@ -10,6 +10,7 @@ Threads: `_root` and `_silent_until` are simple values whose races do no harm.
 import time
 
 from dfsfuse import errors
+from dfsfuse.absences import Absences
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.messages import ROOT_INO, Attributes, Lookup, bytes_as_text
 from dfsfuse.openfiles import OpenFiles
@@ -25,6 +26,7 @@ _SILENT_S = 2.0
 class Looks:
     def __init__(self, session: Session, attributes: AttributeTable, files: OpenFiles):
         self._session, self._attributes, self._files = session, attributes, files
+        self._absences = Absences(session, attributes)
         self._silent_until = 0.0
         self._root: Attributes | None = None
 
@@ -53,7 +55,11 @@ class Looks:
         """What the directory says now."""
         asked_at = self._attributes.now()
         request = Lookup(place[0], list(place[1]), self._session.id)
-        known: Attributes = self._session.query(request, Attributes, timeout_s=timeout_s)
+        try:
+            known: Attributes = self._session.query(request, Attributes, timeout_s=timeout_s)
+        except errors.NotFound:
+            self._absences.missed(place)
+            raise
         self._attributes.put(place, known, asked_at)
         return known
 

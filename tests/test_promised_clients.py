@@ -2,6 +2,7 @@
 
 import os
 import random
+import stat
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from clients import Servers
 from filesystems import Machine
 from volumes import Volume
 
-from dfsfuse import errors
+from dfsfuse import absences, errors
 from dfsfuse.filesystem import place_of
 from dfsfuse.messages import ROOT_INO
 from servers.store.memory import MemoryStore
@@ -75,6 +76,26 @@ def test_a_whole_listing_is_remembered(here: Machine, there: Machine) -> None:
     assert requests(here) == before
     there.write("/two", b"22")
     assert here.stat("/two").size == 2
+
+
+@pytest.mark.parametrize("entries", [3, 200])
+def test_names_that_are_not_there_cost_few_requests(
+    here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """Goal: whoever makes many files in a folder looks each name up before: after a few of them the folder is listed,
+    unless it is large, and nobody is asked any more. A name that another client makes is there at once."""
+    monkeypatch.setattr(absences, "_ENTRIES_MAX", 100)
+    there.make("/folder")
+    for number in range(entries):
+        there.make(f"/folder/{number}", stat.S_IFIFO | 0o644)
+    folder = here.stat("/folder").ino
+    before = requests(here)
+    for number in range(50):
+        with pytest.raises(errors.NotFound):
+            here.files.lookup((folder, (b"none%d" % number,)))
+    assert (requests(here) - before < 10) == (entries < 100)
+    there.make("/folder/none7", stat.S_IFIFO | 0o644)
+    assert here.files.lookup((folder, (b"none7",))).ino
 
 
 @pytest.mark.parametrize("how", ["commit", "replace", "remove", "chmod", "exchange"])
