@@ -99,11 +99,15 @@ def round_trip_us() -> float:
 
 def memory_mb(home: Path, field: str = "VmRSS") -> dict[str, float]:
     """Of each server and client by name; `field` of /proc/PID/status: VmRSS is now, VmHWM the most that there was."""
+    return {name: _field_mb(pid, field) for name, pid in processes(home).items()}
+
+
+def processes(home: Path) -> dict[str, int]:
+    """The servers' and clients' process ids by name."""
     servers = json.loads((home / "cluster.json").read_text())["servers"]
     pids = {server["name"]: server["pid"] for server in servers}
     clients = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_client(int(entry), home)]
-    pids |= {f"client {number + 1}": pid for number, pid in enumerate(sorted(clients))}
-    return {name: _field_mb(pid, field) for name, pid in pids.items()}
+    return pids | {f"client {number + 1}": pid for number, pid in enumerate(sorted(clients))}
 
 
 def _is_client(pid: int, home: Path) -> bool:

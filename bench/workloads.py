@@ -93,17 +93,11 @@ def listing(base: Path, other: Path, count: int) -> Rows:
 
 
 def large_file(base: Path, other: Path, megabytes: int) -> Rows:
-    piece = os.urandom(LARGE_PIECE)
     with scratch(base, "large") as folder:
-        path, start = folder / "large", time.perf_counter()
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
-        for number in range(megabytes):
-            os.write(descriptor, number.to_bytes(8, "big") + piece[8:])
-        written = time.perf_counter() - start
-        os.close(descriptor)
-        closed = time.perf_counter() - start
-        again = _read_large(path)
-        elsewhere = _read_large(other / folder.name / "large")
+        path = folder / "large"
+        written, closed = write_large(path, megabytes)
+        again = read_large(path)
+        elsewhere = read_large(other / folder.name / "large")
     size_mb = megabytes * LARGE_PIECE / 1e6
     return {
         f"write {megabytes} MiB, until the last write()": (size_mb / written, "MB/s"),
@@ -113,7 +107,18 @@ def large_file(base: Path, other: Path, megabytes: int) -> Rows:
     }
 
 
-def _read_large(path: Path) -> float:
+def write_large(path: Path, megabytes: int) -> tuple[float, float]:
+    """Seconds until the last write() has returned, and until close()."""
+    piece, start = os.urandom(LARGE_PIECE), time.perf_counter()
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+    for number in range(megabytes):
+        os.write(descriptor, number.to_bytes(8, "big") + piece[8:])
+    written = time.perf_counter() - start
+    os.close(descriptor)
+    return written, time.perf_counter() - start
+
+
+def read_large(path: Path) -> float:
     """Seconds; the number at the head of each piece is checked."""
     buffer, start, number = bytearray(LARGE_PIECE), time.perf_counter(), 0
     with open(path, "rb", buffering=0) as file:
