@@ -1,5 +1,5 @@
-"""`python -m bench.large_files`: one large file written, read again, and read through another client, with the processor
-time of each process; before it, what a machine like this one charges for a MiB in each step of its way.
+"""`python -m bench.large_files`: one large file written, read again, and read through another client, with the
+processor time of each process; before it, what this machine charges for a MiB in each step of its way.
 
 `--against TREE` does the same with another checkout, by turns. On two cores it is processor time that counts: programs,
 clients and servers share them."""

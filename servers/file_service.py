@@ -31,10 +31,11 @@ from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.messages import Nothing, Registered, Server
 from servers import garbage, scrub
+from servers.arriving import Arriving
 from servers.buffers import Buffers
 from servers.chunk_files import READ_BYTES
 from servers.chunkstore import ChunkStore, check_range
-from servers.connection import Exchange
+from servers.exchange import Exchange
 from servers.fetching import FETCHES, Fetching
 from servers.garbage import Collector
 from servers.http import App, Operation, Raw, respond, serve
@@ -228,11 +229,22 @@ class FileService:
 
     async def _put_large(self, name: bytes, role: str, exchange: Exchange) -> None:
         async with (self._copies if role == COPY else self._uploads).lend() as buffer:
-            body = await exchange.receive_into(buffer, STALL_S)
             if role == COPY:
+                body = await exchange.receive_into(buffer, STALL_S)
                 respond(exchange, 200, self._stored(await self._store_chunk(name, body)))
             else:
-                await self._put(name, exchange, body)
+                await self._put_arriving(name, exchange, Arriving(buffer[: exchange.length]))
+
+    async def _put_arriving(self, name: bytes, exchange: Exchange, body: Arriving) -> None:
+        async def own() -> int:
+            try:
+                await exchange.receive_into(body.view, STALL_S, body.has)
+            except errors.DfsError as error:
+                body.fail(error)
+                raise
+            return await self._store_chunk(name, body.view)
+
+        respond(exchange, 200, messages.Stored(await self._replication.copy(name, body, own)))
 
     async def _put(self, name: bytes, exchange: Exchange, body: bytes | memoryview) -> None:
         receipts = await self._replication.copy(name, body, functools.partial(self._store_chunk, name, body))

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from dfsfuse import errors
 from dfsfuse.messages import BODY_BYTES_MAX, Message, from_json, from_msgpack, to_json, to_msgpack
-from servers.connection import Connection, Exchange
+from servers.connection import Connection
+from servers.exchange import Exchange
 
 log = logging.getLogger(__name__)
 

@@ -24,12 +24,13 @@ import msgspec
 from dfsfuse import errors
 from dfsfuse.keepalive import give_up_when_cut
 from dfsfuse.messages import BODY_BYTES_MAX, Message, Stored, from_msgpack, to_msgpack
+from servers.arriving import FORWARD_BYTES, Arriving
 
 CONNECT_S_MAX = 2.0
 IDLE_MAX = 32
 """Connections to one server that are kept when nothing is sent over them."""
 
-Body = bytes | bytearray | memoryview
+Body = bytes | bytearray | memoryview | Arriving
 Address = tuple[str, int]
 
 
@@ -57,6 +58,8 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._begun = False
+        self._arriving: Arriving | None = None
+        self._sent = 0
 
     def start(self, head: bytes, body: Body) -> "asyncio.Future[Reply]":
         """The request is on its way, and its reply will be here. The future fails with _ClosedEarly, or with
@@ -65,9 +68,24 @@ class _Connection(asyncio.Protocol):
         self._begun = False
         if self._transport is None:
             self._waiting.set_exception(_ClosedEarly())
+        elif isinstance(body, Arriving):
+            self._arriving, self._sent = body, 0
+            body.follow(functools.partial(self._send_on, head, body))
+            self._send_on(head, body)
         else:
             self._transport.writelines((head, body))
         return self._waiting
+
+    def _send_on(self, head: bytes, body: Arriving) -> None:
+        """What has come of a body since, behind the head; nothing once the other side has answered or is gone."""
+        if self._arriving is not body or self._waiting.done() or self._transport.is_closing():
+            return
+        if body.whole or body.filled - self._sent >= FORWARD_BYTES:
+            piece = body.view[self._sent : body.filled]
+            self._transport.writelines((piece,) if self._sent else (head, piece))
+            self._sent = body.filled
+        if body.whole:
+            self._arriving = None
 
     async def exchange(self, head: bytes, body: Body) -> Reply:
         """`start`, and its reply. Raises what its future fails with."""
@@ -87,7 +105,9 @@ class _Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether it can carry another request: a reply that came before the whole body was sent rules that out."""
         transport = self._transport
-        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+        if transport is None or transport.is_closing() or self._arriving is not None:
+            return False
+        return not transport.get_write_buffer_size()
 
     def _fail(self, error: Exception) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -113,7 +133,7 @@ class _Connection(asyncio.Protocol):
             if self._begun
             else _ClosedEarly()
         )
-        self._transport = self._parser = None
+        self._transport = self._parser = self._arriving = None
         if self in self._idle:
             self._idle.remove(self)
 
@@ -163,7 +183,10 @@ class Peers:
         return asyncio.ensure_future(self.put_chunk_slowly(url, line, body, timeout_s))
 
     async def put_chunk_slowly(self, url: str, line: str, body: Body, timeout_s: float) -> Stored:
-        """Over a connection that is made for it, if none is free."""
+        """Over a connection that is made for it, if none is free; when all of the body is here."""
+        if isinstance(body, Arriving):
+            await asyncio.shield(body.over)
+            body = body.view
         return from_msgpack(await self._request(url, line, body, timeout_s), Stored)
 
     async def close(self) -> None:
@@ -235,21 +258,37 @@ class _Put:
         loop, address = asyncio.get_running_loop(), _address(url)
         self.stored: asyncio.Future[Stored] = loop.create_future()
         self._connection = peers.take_idle(address)
-        self._timer = loop.call_later(timeout_s, self._late)
+        self._timer: asyncio.TimerHandle | None = None
+        if isinstance(body, Arriving):
+            body.over.add_done_callback(self._arrived)
+        else:
+            self._timer = loop.call_later(timeout_s, self._late)
         self.stored.add_done_callback(self._given_up)
         self._connection.start(peers.head(address, line, len(body)), body).add_done_callback(self._answered)
+
+    def _arrived(self, over: "asyncio.Future[None]") -> None:
+        """From now on it is the other server's time."""
+        if over.exception() is not None:
+            self._end(over.exception())
+            self._connection.abort()
+        elif not self.stored.done():
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._late)
 
     def _late(self) -> None:
         self._end(errors.TimedOut(f"{self._url}: {self._line}: no answer within {self._timeout_s:g} s"))
         self._connection.abort()
 
     def _given_up(self, stored: "asyncio.Future[Stored]") -> None:
+        self._stop_timer()
         if stored.cancelled():
-            self._timer.cancel()
             self._connection.abort()
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _answered(self, reply: "asyncio.Future[Reply]") -> None:
-        self._timer.cancel()
+        self._stop_timer()
         error = None if reply.cancelled() else reply.exception()
         if self.stored.done():
             return

@@ -26,6 +26,7 @@ from typing import Any
 
 from dfsfuse import errors
 from dfsfuse.messages import Cluster, Nothing, Receipt, Server, Stored, Sync, Synced
+from servers.arriving import Arriving
 from servers.peers import Peers
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,11 @@ class Replication:
         """Raises Starting until the directory has answered: it counts no receipt of a start that it does not know."""
         self._known()
 
-    async def copy(self, chunk: bytes, body: memoryview | bytes, own: Callable[[], Awaitable[int]]) -> list[Receipt]:
-        """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through.
+    async def copy(
+        self, chunk: bytes, body: memoryview | bytes | Arriving, own: Callable[[], Awaitable[int]]
+    ) -> list[Receipt]:
+        """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through. A
+        body that is arriving is sent on meanwhile, and it is `own` that lets it come.
 
         `body` may be reused when this returns or raises. Raises what `own` raises if that is the caller's fault, and
         NotEnoughCopies (NoSpace if full disks alone are the cause).

@@ -18,7 +18,8 @@ from support import served, wait_until
 
 from dfsfuse.messages import BODY_BYTES_MAX, Message, Nothing
 from servers import connection as connections
-from servers.connection import Exchange
+from servers import exchange as exchanges
+from servers.exchange import Exchange
 from servers.http import App, Operation, Raw
 
 SIZE = 300_000
@@ -316,4 +317,4 @@ def test_http_1_0_and_connection_close(port: int):
 def test_a_head_and_bodies_are_bounded():
     """Goal: the limits that keep a client from filling the server's memory are there."""
     assert connections.HEAD_BYTES_MAX <= 1 << 16
-    assert connections.DRAIN_BYTES_MAX <= 8 << 20
+    assert exchanges.DRAIN_BYTES_MAX <= 8 << 20

@@ -16,7 +16,7 @@ from dfsfuse import errors
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import Message, Nothing
 from dfsfuse.rpc import Rpc
-from servers.connection import Exchange
+from servers.exchange import Exchange
 from servers.http import App, Operation, Raw
 
 TIMEOUT_S = 20.0

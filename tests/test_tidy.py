@@ -19,7 +19,7 @@ EVERYTHING = [*PRODUCT, *sorted(ROOT.glob("tests/**/*.py")), *sorted(ROOT.glob("
 SOCKETS = {"socket", "http", "requests", "urllib3", "httptools", "uvloop", "ssl", "socketserver"}
 NETWORK = {
     "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.keepalive", "dfsfuse.cluster", "servers.http",
-    "servers.connection", "servers.peers",
+    "servers.connection", "servers.exchange", "servers.peers",
 }  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
