@@ -254,9 +254,6 @@ class Directory:
     def collect(self, request: messages.Collect) -> messages.Garbage:
         return self.upkeep.collect(request)
 
-    def trace(self, request: messages.Trace, now_s: float) -> messages.Traced:
-        return self.upkeep.trace(request, self.group(now_s))
-
     def settle(self, now_s: float) -> bool:
         """A bounded part of what goes on by itself. Is there more to do at once?"""
         return self.upkeep.settle(self.group(now_s).names, now_s)

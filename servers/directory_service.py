@@ -19,7 +19,7 @@ import msgspec
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
-from servers import check, content, dump
+from servers import check, content, dump, tracing
 from servers.callbacks import Callbacks
 from servers.directory import Directory
 from servers.http import App, Operation, serve
@@ -98,7 +98,7 @@ class DirectoryService:
             "collect": (messages.Collect, self._durably(core.collect)),
             "audit": (messages.Audit, core.upkeep.audit),
             "dump": (messages.Dump, self._dump),
-            "trace": (messages.Trace, lambda r: core.trace(r, boottime_s())),
+            "trace": (messages.Trace, lambda r: self._look(tracing.trace, r)),
             "check": (messages.Check, self._check),
             "mend": (messages.Mend, self._mend),
             "cluster": (Nothing, lambda r: core.cluster(boottime_s())),
@@ -194,7 +194,7 @@ class DirectoryService:
         return self._after_sync(reply) if request.start else reply
 
     def _look(self, look: Callable[..., Message], request: Message) -> Any:
-        """A file can have millions of chunks."""
+        """A file can have millions of chunks, and what many chunks are needed for is many rows."""
         group = self.core.group(boottime_s())
         return self._surveys.once(lambda tx: look(tx, request, group))
 

@@ -6,19 +6,19 @@ from dfsfuse.messages import ChunkTrace, Trace, Traced
 from servers import check, records, references
 from servers.group import Group
 from servers.references import ONLY_GROUP
-from servers.store import Transaction
+from servers.store import Reader, Transaction
 
 CHUNKS_MAX = 1000
 _FILES_MAX = 5
 
 
-def trace(tx: Transaction, request: Trace, group: Group) -> Traced:
+def trace(tx: Reader, request: Trace, group: Group) -> Traced:
     if len(request.chunks) > CHUNKS_MAX:
         raise errors.BadRequest(f"{len(request.chunks)} chunks; at most {CHUNKS_MAX} are traced at once")
     return Traced([_trace(tx, chunk, group) for chunk in request.chunks])
 
 
-def _trace(tx: Transaction, chunk: bytes, group: Group) -> ChunkTrace:
+def _trace(tx: Reader, chunk: bytes, group: Group) -> ChunkTrace:
     inos = references.inodes_with(tx, ONLY_GROUP, chunk, _FILES_MAX)[:_FILES_MAX]
     return ChunkTrace(
         chunk=chunk,

@@ -25,8 +25,6 @@ from dfsfuse.messages import (
     RepairWork,
     Server,
     ServerCondition,
-    Trace,
-    Traced,
 )
 from servers import (
     garbage_log,
@@ -37,10 +35,8 @@ from servers import (
     server_states,
     settling,
     shortfall,
-    tracing,
     undurable,
 )
-from servers.group import Group
 from servers.references import ONLY_GROUP
 from servers.server_states import ServerState
 from servers.store import Store, Transaction
@@ -214,9 +210,6 @@ class Upkeep:
         return state
 
     # -- checking and repairing the whole
-
-    def trace(self, request: Trace, group: Group) -> Traced:
-        return self._store.read(lambda tx: tracing.trace(tx, request, group))
 
     def mend(self, request: Mend, now_ns: int) -> Mended:
         """Each by itself. Servers may have short rows then that they have not been told of."""

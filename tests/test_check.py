@@ -11,7 +11,7 @@ from volumes import FOLDER, Volume, piece, volume_on
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
-from servers import check, mend, open_rows, records, references, versions
+from servers import check, mend, open_rows, records, references, tracing, versions
 from servers.mend import _REPAIRS
 from servers.records import Usage, entry_key, parent_key
 from servers.store import Transaction
@@ -234,7 +234,7 @@ def test_a_chunk_is_traced(volume: Volume) -> None:
     """Goal: who needs it, also through a segment, and which servers are known to lack it; a copy that is missing
     becomes one of these, once."""
     chunks = [piece(data).chunk for data in (b"content of now", b"first", b"of nobody")]
-    traces = volume.core.trace(messages.Trace(chunks), volume.now_s).chunks
+    traces = volume.look(tracing.trace, messages.Trace(chunks)).chunks
     assert [(trace.chunk, trace.needed, trace.short) for trace in traces] == [
         (chunks[0], True, []), (chunks[1], True, ["B"]), (chunks[2], False, []),
     ]  # fmt: skip
@@ -246,7 +246,7 @@ def test_a_chunk_is_traced(volume: Volume) -> None:
         True,
         *[False] * 3,
     ]
-    assert volume.core.trace(messages.Trace(chunks[:1]), volume.now_s).chunks[0].short == ["C"]
+    assert volume.look(tracing.trace, messages.Trace(chunks[:1])).chunks[0].short == ["C"]
 
 
 def test_sums_are_mended_once(volume: Volume) -> None:
