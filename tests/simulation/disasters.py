@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulation.hosts import FILE_SERVERS, SERVERS
+from simulation.loop import Life
+from simulation.network import Call
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -22,13 +24,15 @@ KINDS = (
 
 
 class Profile(NamedTuple):
-    """What a seed is about: `kinds` of disasters, how many clients and programs, for how long, and what they do."""
+    """What a seed is about: `kinds` of disasters, how many clients and programs, for how long, and what they do.
+    `collects`: garbage is looked for; as that voids receipts, commits that come late are refused for it already."""
 
     kinds: tuple[str, ...]
     clients: int
     programs: int
     work_s: float
     mix: tuple[list[str], list[float]]
+    collects: bool = True
 
 
 _WORK = {
@@ -42,7 +46,9 @@ def draw_profile(source: random.Random, wanted: str = "") -> Profile:
     kinds = tuple(kind for kind in KINDS if source.random() < 0.22 or kind == wanted)
     weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
     work_s = 16.0 if "stall_holder" in kinds else source.choice((5.0, 8.0, 8.0, 12.0))
-    return Profile(kinds, source.choice((2, 2, 3)), source.choice((1, 2, 2)), work_s, (list(_WORK), weights))
+    clients, programs = source.choice((2, 2, 3)), source.choice((1, 2, 2))
+    collects = source.random() > (0.5 if "stall_holder" in kinds else 0.15)
+    return Profile(kinds, clients, programs, work_s, (list(_WORK), weights), collects)
 
 
 class Disasters:
@@ -54,8 +60,10 @@ class Disasters:
     def schedule(self) -> None:
         profile = self._world.profile
         for kind in profile.kinds:
+            # What comes of it comes a lease later.
+            latest = profile.work_s * (0.4 if kind == "stall_holder" else 1.0)
             for _ in range(self._random.choice((1, 1, 2, 3))):
-                self._at(self._random.uniform(0.3, profile.work_s), getattr(self, kind))
+                self._at(self._random.uniform(0.3, latest), getattr(self, kind))
 
     def _at(self, delay: float, do: Callable[[], None]) -> None:
         loop = self._world.loop
@@ -91,31 +99,55 @@ class Disasters:
         self._at(after, lambda: self._world.start_client(client))
 
     def pause_client(self) -> None:
-        self._pause(self._random.choice(self._world.clients).life, self._for_a_while(0.5, 14.0))
+        self._at(self._for_a_while(0.5, 14.0), self._pause(self._random.choice(self._world.clients).life))
 
     def stall_holder(self) -> None:
-        """Whoever is granted a write lock next stands still, or is cut off, for about as long as its lease lasts."""
-        self._world.on_grant = self._stall
+        """Whoever is granted a write lock next stands still, or is cut off, for about as long as its lease lasts; or who
+        commits next, whose request may arrive when another one has the lock."""
+        if self._random.random() < 0.5:
+            self._world.on_grant = self._stall
+        else:
+            self._world.network.on_begin = self._hold_commit
 
-    def _stall(self, name: str) -> None:
+    def _stall(self, name: str, ino: int) -> None:
         self._world.on_grant = None
         client = next(client for client in self._world.clients if client.name == name)
-        seconds = self._random.uniform(7.0, 13.0)
         if self._random.random() < 0.6:
-            self._pause(client.life, seconds)
+            go_on = self._pause(client.life)
         else:
             servers = SERVERS if self._random.random() < 0.5 else ("locks",)
-            self._cut_pairs(name, {(name, server) for server in servers}, seconds)
+            go_on = self._cut_pairs(name, {(name, server) for server in servers})
+        self._at(self._random.uniform(7.0, 13.0), go_on)
+
+    def _hold_commit(self, call: Call) -> None:
+        """Until another one has been granted the file's lock, and is about to open it or to commit."""
+        from dfsfuse import messages
+
+        if not call.head.startswith(b"POST /v1/commit "):
+            return
+        self._world.network.on_begin = None
+        name, ino = call.caller.name, messages.from_msgpack(call.body, messages.Commit).ino
+        go_on = self._cut_pairs(name, {(name, server) for server in SERVERS})
+
+        def granted(who: str, granted_ino: int) -> None:
+            if who != name and granted_ino == ino:
+                self._world.on_grant = None
+                self._at(self._random.random() * 0.05, go_on)
+
+        self._world.on_grant = granted
+        self._at(14.0, go_on)
 
     def pause_server(self) -> None:
         name = self._random.choice(SERVERS)
-        self._pause(self._world.servers.lives.get(name), self._for_a_while(0.2, 6.0))
+        self._at(self._for_a_while(0.2, 6.0), self._pause(self._world.servers.lives.get(name)))
 
-    def _pause(self, life: object, seconds: float) -> None:
-        if life is not None:
-            self._world.note(life.name, f"paused for {seconds:.2f} s")
-            life.pause(self._world.now)
-            self._at(seconds, lambda: self._world.loop.resume(life))
+    def _pause(self, life: Life | None) -> Callable[[], None]:
+        """What makes it go on."""
+        if life is None:
+            return lambda: None
+        self._world.note(life.name, "paused")
+        life.pause(self._world.now)
+        return lambda: self._world.loop.resume(life)
 
     # -- the network
 
@@ -135,12 +167,13 @@ class Disasters:
             pairs = {(target, source) for source, target in pairs}
         if both:
             pairs |= {(target, source) for source, target in pairs}
-        self._cut_pairs(one, pairs, self._for_a_while(0.1, 14.0))
+        self._at(self._for_a_while(0.1, 14.0), self._cut_pairs(one, pairs))
 
-    def _cut_pairs(self, one: str, pairs: set[tuple[str, str]], seconds: float) -> None:
-        self._world.note(one, f"cut off for {seconds:.2f} s: {sorted(pairs)}")
+    def _cut_pairs(self, one: str, pairs: set[tuple[str, str]]) -> Callable[[], None]:
+        """What makes them carry again."""
+        self._world.note(one, f"cut off: {sorted(pairs)}")
         self._world.network.cut |= pairs
-        self._at(seconds, lambda: self._world.network.heal(pairs))
+        return lambda: self._world.network.heal(pairs)
 
     def flaky(self) -> None:
         self._world.network.loss, self._world.network.doubling = self._random.choice(((0.02, 0.02), (0.1, 0.1)))

@@ -2,7 +2,8 @@
 
 A fault is a function that replaces something of the product's modules by what is wrong. To add one:
 
-    1. write the function below, with one line that says what is broken, and decorate it with @fault
+    1. write the function below, with one line that says what is broken, and decorate it with @fault and the promises
+       of docs/SEMANTICS.md that this can break: another one that is found broken is a bug of its own
     2. run `make simulate SEEDS=1000 FAULT=its_name`: a seed must fail, and say which promise is broken
     3. tests/test_simulation_faults.py runs all that are here; nothing else is to be done
 
@@ -10,15 +11,28 @@ What patches a name that is no longer there fails with AttributeError: `replace`
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-Fault = Callable[[], None]
+CHECK = "check"
+"""What `dfs check` looks for in the metadata."""
+
+
+class Fault(NamedTuple):
+    """`promises`: one of these is found broken."""
+
+    install: Callable[[], None]
+    promises: tuple[str, ...]
+
+
 ALL: dict[str, Fault] = {}
 
 
-def fault(install: Fault) -> Fault:
-    ALL[install.__name__] = install
-    return install
+def fault(*promises: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def note(install: Callable[[], None]) -> Callable[[], None]:
+        ALL[install.__name__] = Fault(install, promises)
+        return install
+
+    return note
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -26,7 +40,7 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(owner, name, make(getattr(owner, name)))
 
 
-@fault
+@fault("S6")
 def fence_ignored() -> None:
     """A commit under an older token than the file was opened with is taken."""
     import msgspec
@@ -41,7 +55,7 @@ def fence_ignored() -> None:
     replace(content, "_check_commit", make)
 
 
-@fault
+@fault("S2", "S3", "S4", "S9", "S12", CHECK)
 def base_not_compared() -> None:
     """A commit is taken whatever version the file has."""
     from servers import content
@@ -49,7 +63,7 @@ def base_not_compared() -> None:
     replace(content, "_check_base", lambda check: lambda inode, request: None)
 
 
-@fault
+@fault("S2", "S3", "S4", "S9", "S12")
 def commit_id_not_compared() -> None:
     """Versions are told apart by their numbers alone, which repeat after a power cut."""
     import msgspec
@@ -77,7 +91,7 @@ def commit_id_not_compared() -> None:
     replace(content, "_check_base", same_number)
 
 
-@fault
+@fault("S5", "S9")
 def tokens_forgotten_at_restart() -> None:
     """The lock service begins with the same tokens at each start."""
     from servers import directory
@@ -85,7 +99,7 @@ def tokens_forgotten_at_restart() -> None:
     replace(directory, "_next_start", lambda following: lambda tx: 1)
 
 
-@fault
+@fault("S8", "S9")
 def commit_before_copies() -> None:
     """The primary answers for the others before they have the chunk."""
     import asyncio
@@ -109,7 +123,7 @@ def commit_before_copies() -> None:
     replace(Replication, "copy", make)
 
 
-@fault
+@fault("S1")
 def reply_not_remembered() -> None:
     """A repeated request is executed again."""
     from servers import sessions
@@ -117,7 +131,7 @@ def reply_not_remembered() -> None:
     replace(sessions, "remembered", lambda remembered: lambda tx, request: None)
 
 
-@fault
+@fault("S7")
 def lock_granted_to_the_dead() -> None:
     """Who has closed the connection that waited is granted the lock all the same."""
     from servers.locks import Locks
@@ -125,7 +139,7 @@ def lock_granted_to_the_dead() -> None:
     replace(Locks, "withdraw", lambda withdraw: lambda self, session, ticket, now: None)
 
 
-@fault
+@fault("S5")
 def restart_without_waiting() -> None:
     """After its start the lock service grants at once, though clients hold locks of before."""
     from servers.locks import Locks
@@ -133,7 +147,7 @@ def restart_without_waiting() -> None:
     replace(Locks, "begin", lambda begin: lambda self, start, sessions, now: begin(self, start, [], now))
 
 
-@fault
+@fault("S8")
 def garbage_without_receipts() -> None:
     """A file server deletes what the directory has listed, though it has given a receipt for it since."""
     from servers.chunkstore import ChunkStore
@@ -141,7 +155,7 @@ def garbage_without_receipts() -> None:
     replace(ChunkStore, "delete", lambda delete: lambda self, names, below: delete(self, names, 1 << 62))
 
 
-@fault
+@fault("S8", "S9")
 def resync_that_skips() -> None:
     """A server that was away, or has a new disk, says that it has what it was asked to look for."""
     from servers.repair import Repairs

@@ -18,20 +18,22 @@ SERVERS = ("directory", "locks", *FILE_SERVERS)
 DIRECTORY_URL = "http://directory:1"
 TIMEOUT_S = 6.0
 LOCK_WAIT_S = 3.0
-PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 3.0, "collect_every_s": 0.7, "walk_every_s": 3.0}
+PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 3.0, "walk_every_s": 3.0}
+COLLECT_EVERY_S, NEVER_S = 0.7, 1e6
 """What goes on beside the requests of file servers comes several times in a run."""
 
 
 class Servers:
-    """All servers of the cluster; `lives` has those that run."""
+    """All servers of the cluster; `lives` has those that run. `collects`: file servers look for garbage."""
 
-    def __init__(self, loop: SimulatedLoop, network: Network, source: random.Random):
+    def __init__(self, loop: SimulatedLoop, network: Network, source: random.Random, collects: bool):
         self._loop, self._network, self.random = loop, network, source
         self.directory_disk = disks.DirectoryDisk()
         self.chunk_disks = {name: disks.ChunkDisk(source) for name in FILE_SERVERS}
         self.lives: dict[str, Life] = {}
         self._runs: dict[str, list[tuple[float, Life]]] = {name: [] for name in SERVERS}
         self._ends: dict[Life, float] = {}
+        self._pace = {**PACE, "collect_every_s": COLLECT_EVERY_S if collects else NEVER_S}
         self._wire()
 
     def _wire(self) -> None:
@@ -62,7 +64,7 @@ class Servers:
             return directory_service.run(*at)
         if name == "locks":
             return lock_service.run(*at, DIRECTORY_URL)
-        return file_service.run(name, *at, DIRECTORY_URL, file_service.Pace(**PACE))
+        return file_service.run(name, *at, DIRECTORY_URL, file_service.Pace(**self._pace))
 
     def kill(self, name: str) -> None:
         """The process ends; what it had written is in the kernel's memory."""

@@ -66,7 +66,7 @@ class Call:
 
 class Network:
     """`loss` and `doubling` are the chances of a message. `cut` has the directed pairs of hosts between which nothing
-    arrives."""
+    arrives. `on_begin` is told of each request before it is sent."""
 
     def __init__(self, loop: SimulatedLoop, source: random.Random):
         self._loop, self.random = loop, source
@@ -75,6 +75,7 @@ class Network:
         self.dark: set[str] = set()
         self.loss = self.doubling = 0.0
         self.slow_s = 0.0
+        self.on_begin: Callable[[Call], None] | None = None
         self._held: list[tuple[str, str, Life, Callable[[], None]]] = []
         self._power_cuts: Counter[str] = Counter()
         self._under_way: dict[str, list[Call]] = {}
@@ -135,6 +136,8 @@ class Network:
         call = Call(self, caller, host, head, body)
         call.done = done
         self._waiting.setdefault(caller, {})[call] = None
+        if self.on_begin is not None:
+            self.on_begin(call)
         for _ in range(1 + (self.random.random() < self.doubling)):
             self._send(call)
         return call

@@ -55,10 +55,10 @@ class Turns:
 
 
 class Program:
-    """One thread of a client. `pid` is no process of this machine."""
+    """One thread of a client. `pid` is no process of this machine. `alone`: no other program runs."""
 
-    def __init__(self, world: "World", client: Any, number: int, turns: Turns):
-        self.world, self.client, self.turns = world, client, turns
+    def __init__(self, world: "World", client: Any, number: int, turns: Turns, alone: bool = False):
+        self.world, self.client, self.turns, self._alone = world, client, turns, alone
         self.fs = client.filesystem
         self.who = f"{client.name}.{client.starts}.{number}"
         self.pid = 5_000_000 + number
@@ -276,7 +276,7 @@ class Program:
     def _pause(self) -> None:
         """Others come between, now and then for long."""
         chance = self.random.random()
-        if chance < 0.3:
+        if chance < 0.3 and not self._alone:
             threads.sleep(self.random.random() * (2.5 if chance < 0.05 else 0.05))
 
 

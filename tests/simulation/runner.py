@@ -89,7 +89,7 @@ def _check_metadata(world: World) -> None:
     snapshot = world.servers.directory_disk.store.snapshot()
     wrong = [problem for page in check.pages(snapshot) for problem in page.problems]
     if wrong:
-        raise Violation(f"the metadata is not whole: {wrong}")
+        raise Violation(f"{faults.CHECK}: the metadata is not whole: {wrong}")
 
 
 class _logged:
@@ -174,7 +174,7 @@ def _stuck(seed: int) -> Outcome:
 
 def _put_in(fault: str) -> None:
     if fault:
-        faults.ALL[fault]()
+        faults.ALL[fault].install()
 
 
 def _run_row(seeds: list[int], twist: Twist) -> list[Outcome]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from simulation import product, runner
 from simulation.disasters import Profile
+from simulation.network import Call
 from simulation.programs import place
 from simulation.world import World
 
@@ -59,14 +60,11 @@ class Standstill(World):
         return took_s
 
     def _listen(self) -> None:
-        begin = self.network.begin
+        def heard(call: Call) -> None:
+            if b"role=acting" in call.head:
+                self._acting.append(call.host)
 
-        def heard(caller: Any, host: str, head: bytes, *rest: Any) -> Any:
-            if b"role=acting" in head:
-                self._acting.append(host)
-            return begin(caller, host, head, *rest)
-
-        self.network.begin = heard
+        self.network.on_begin = heard
 
 
 def main(stands_s: float, round_trip_s: float) -> None:

@@ -50,7 +50,7 @@ def _check_alone(world: "World", table: Any, lock: Any) -> None:
         return
     world.note(Scheduler.loop.life.name, f"holds the lock of inode {lock.ino}, token {lock.token:#x}")
     if world.on_grant is not None:
-        world.on_grant(Scheduler.loop.life.name)
+        world.on_grant(Scheduler.loop.life.name, lock.ino)
     for client in world.clients:
         if client.filesystem is None or client.filesystem.locks is table:
             continue

@@ -36,7 +36,7 @@ class World:
         self.profile = disasters.draw_profile(self.fork("profile"), disaster)
         self.healed = self.stopping = False
         self.files, self.name_ops = Files(LOGS), []
-        self.on_grant: Callable[[str], None] | None = None
+        self.on_grant: Callable[[str, int], None] | None = None
         self.fences: dict[int, int] = {}
         self.commit_ids: set[bytes] = set()
         self.directory_cuts = 0
@@ -52,7 +52,7 @@ class World:
         self.loop = SimulatedLoop(lambda: 0.0003 + 0.02 * disk.random() ** 4)
         threads.begin(self.loop, lambda: yields.random() < 0.02)
         self.network = Network(self.loop, self.fork("network"))
-        self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"))
+        self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"), self.profile.collects)
         hosts.wire_clients(self.network)
         self.home = pathlib.Path(tempfile.mkdtemp())
         names = [f"client{number}" for number in range(1, self.profile.clients + 1)]
@@ -170,7 +170,7 @@ class World:
         if not self._until(self._is_formed, 30.0):
             raise Violation("the cluster does not come up")
         first = self.clients[0]
-        first.start(lambda: self._make_files(first))
+        first.start(lambda: self._begin_with(first))
         if not self._until(lambda: hasattr(first, "turns"), 30.0):
             raise Violation("the cluster does not come up")
         for client in self.clients[1:]:
@@ -180,6 +180,15 @@ class World:
         """As dfsfuse.cluster waits for it: who meets half a group cannot know its primary."""
         known = self.servers.directory_disk.store.values
         return all(b"v" + name.encode() in known for name in hosts.SERVERS[1:])
+
+    def _begin_with(self, client: Any) -> None:
+        from dfsfuse import errors
+
+        try:
+            self._make_files(client)
+        except errors.DfsError as error:
+            raise Violation(f"S9: nothing has failed, and files are not made: {error!r}") from None
+        self._start_programs(client)
 
     def _make_files(self, client: Any) -> None:
         program = Program(self, client, 99, Turns())
@@ -191,7 +200,6 @@ class World:
             client.filesystem.files.release(handle)
         client.filesystem.make(place(FOLDER), stat.S_IFDIR | 0o755, 0, 0)
         self.loop.within(client.life, client.filesystem.session.sync)
-        self._start_programs(client)
 
     # -- the end
 
@@ -199,6 +207,7 @@ class World:
         self.note("world", "is healed")
         self.healed, self.stopping, self.on_grant = True, True, None
         network, servers = self.network, self.servers
+        network.on_begin = None
         network.loss = network.doubling = network.slow_s = 0.0
         network.heal()
         for disk in (servers.directory_disk, *servers.chunk_disks.values()):
@@ -236,13 +245,14 @@ class World:
         while wrong := self._wrong_chunks():
             if self.now > end:
                 raise Violation(f"S8: {SETTLE_S:g} s after the last write, {'; '.join(wrong)}")
-            self._until(lambda: False, 0.5)
+            self._until(lambda: False, 0.2)
 
     def _wrong_chunks(self) -> list[str]:
         needed, read, wrong = self.servers.needed(), self.servers.read_by_files(), []
         for name, disk in self.servers.chunk_disks.items():
             missing = [chunk.hex()[:8] for chunk in read if not disk.is_whole(chunk)]
-            surplus = [chunk.hex()[:8] for chunk in disk.chunks if chunk not in needed]
+            collected = self.profile.collects
+            surplus = [chunk.hex()[:8] for chunk in disk.chunks if chunk not in needed and collected]
             if missing or surplus:
                 wrong.append(f"{name} lacks {missing} and has {surplus} for nobody")
         return wrong
@@ -255,9 +265,9 @@ class World:
 
     def _write_all(self, client: Any) -> bool:
         """Each client can write every file again: no lock is stuck, no token too low."""
-        program = Program(self, client, 100, client.turns)
+        program = Program(self, client, 100, client.turns, alone=True)
         for name in TABLES:
-            self._must(program, "edit " + name, lambda n=name: program._edit(n, True))
+            self._must(program, "edit " + name, lambda n=name: program._edit(n, False))
         for name in LOGS:
             self._must(program, "append to " + name, lambda n=name: program._append(n, True))
         return True
@@ -279,7 +289,7 @@ class World:
                 threads.sleep(0.3)
 
     def _read_all(self, client: Any) -> list[Any]:
-        program = Program(self, client, 101, client.turns)
+        program = Program(self, client, 101, client.turns, alone=True)
         found: list[Any] = []
         for name in TABLES:
             self._must(program, "read " + name, lambda n=name: found.append(program.check_table(n)))
