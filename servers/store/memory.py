@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
-from heapq import merge
+from itertools import islice
 
 from servers.store import Result, Transaction
 
@@ -18,21 +18,15 @@ class MemoryTransaction:
         return self.changes[key] if key in self.changes else self._store.values.get(key)
 
     def range(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        keys, first = self._store.keys, bisect_left(self._store.keys, start)
-        changed = sorted(key for key in self.changes if start <= key < end)
+        keys, limit = self._store.keys, max(0, limit)
+        changed = [key for key in self.changes if start <= key < end]
+        first = bisect_left(keys, start)
+        # As many of these may be deleted as are changed.
+        stored = keys[first : bisect_left(keys, end, first, min(len(keys), first + limit + len(changed)))]
         if not changed:
-            after = bisect_left(keys, end, first, min(len(keys), first + max(0, limit)))
-            return [(key, self._store.values[key]) for key in keys[first:after]]
-        stored = (keys[index] for index in range(first, bisect_left(keys, end, first)))
-        found: list[tuple[bytes, bytes]] = []
-        for key in merge(stored, changed) if limit > 0 else ():
-            value = self.get(key)
-            if value is None or (found and found[-1][0] == key):
-                continue
-            found.append((key, value))
-            if len(found) == limit:
-                break
-        return found
+            return [(key, self._store.values[key]) for key in stored]
+        pairs = ((key, self.get(key)) for key in sorted({*stored, *changed}))
+        return list(islice((pair for pair in pairs if pair[1] is not None), limit))
 
     def put(self, key: bytes, value: bytes) -> None:
         self.changes[key] = value

@@ -102,8 +102,8 @@ class Disasters:
         self._at(self._for_a_while(0.5, 14.0), self._pause(self._random.choice(self._world.clients).life))
 
     def stall_holder(self) -> None:
-        """Whoever is granted a write lock next stands still, or is cut off, for about as long as its lease lasts; or who
-        commits next, whose request may arrive when another one has the lock."""
+        """Whoever is granted a write lock next stands still, or is cut off, for about as long as its lease lasts; or
+        whoever commits next, whose request may arrive when another one has the lock."""
         if self._random.random() < 0.5:
             self._world.on_grant = self._stall
         else:
