@@ -26,8 +26,9 @@ class Callbacks:
 
     def __init__(self, core: Callable[[Watch, float], Watched | None], promises: Promises, clock: Callable[[], float]):
         self._core, self._promises, self._clock = core, promises, clock
-        self._watching: dict[int, set[asyncio.Future[None]]] = {}
-        self._changes: set[asyncio.Future[None]] = set()
+        # In the order in which they came, and so they are woken.
+        self._watching: dict[int, dict[asyncio.Future[None], None]] = {}
+        self._changes: dict[asyncio.Future[None], None] = {}
 
     # -- watching
 
@@ -38,7 +39,7 @@ class Callbacks:
 
     async def _news(self, session: int, epoch: int, gone: asyncio.Future[None]) -> Watched:
         news = asyncio.get_running_loop().create_future()
-        self._watching.setdefault(session, set()).add(news)
+        self._watching.setdefault(session, {})[news] = None
         try:
             await asyncio.wait((news, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -46,8 +47,8 @@ class Callbacks:
         return self._promises.news(session, epoch)
 
     def _not_watching(self, session: int, news: asyncio.Future[None]) -> None:
-        futures = self._watching.get(session, set())
-        futures.discard(news)
+        futures = self._watching.get(session, {})
+        futures.pop(news, None)
         if not futures:
             self._watching.pop(session, None)
 
@@ -83,11 +84,11 @@ class Callbacks:
     async def _heard(self, waits: Waits) -> None:
         while (until_s := self._promises.waits_until(waits, self._clock())) is not None:
             heard = asyncio.get_running_loop().create_future()
-            self._changes.add(heard)
+            self._changes[heard] = None
             try:
                 await asyncio.wait((heard,), timeout=until_s - self._clock())
             finally:
-                self._changes.discard(heard)
+                del self._changes[heard]
 
     def _tell(self, touches: list[Touch], by: int) -> Waits:
         waits = self._promises.tell(touches, by, self._clock())
