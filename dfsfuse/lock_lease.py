@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 8.0
 RENEW_EVERY_S = 1.0
+HEARD_S = 50.0
+"""Without an answer of the directory for so long no lock is kept, nor taken. The directory, which tells a lock service
+that starts whom it has to wait for, takes locks for gone after 60 s."""
 _ANSWER_S = 5.0
 _SOON_S = 0.05
 _NOW_S = 0.5
@@ -87,7 +90,13 @@ class LockLease:
     def granted_until_s(self, sent_s: float, lease_s: float) -> float:
         """How long a grant holds that was asked for at `sent_s`: the lease runs from the renewals during the wait, if
         there were any; where this machine slept meanwhile, or nobody answered, it may be over."""
+        self._check_heard()
         return max(sent_s, self._renewed_s) + lease_s
+
+    def _check_heard(self) -> None:
+        silent_s = boottime_s() - self._session.heard_s
+        if silent_s > HEARD_S:
+            raise errors.Unreachable(f"the directory has not answered for {silent_s:.0f} s: no locks without it")
 
     def new_tickets(self, count: int = 1, queue: Queue | None = None) -> range:
         """`queue`: they wait there for their turn."""
@@ -119,6 +128,7 @@ class LockLease:
                 self._renewed.wait_for(lambda: self._answered >= wanted, _NOW_S)
 
     def renew(self) -> None:
+        self._check_heard()
         with self._mutex:
             session, queued = self._session, self._queued
             request = RenewLocks(

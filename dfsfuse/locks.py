@@ -155,8 +155,9 @@ class LockTable:
         tickets = self._lease.new_tickets(RESERVE)
         try:
             tokens, lease_s, sent_s = self._receive_reserved(inos, tickets[0], opening.interrupted)
+            until_s = self._lease.granted_until_s(sent_s, lease_s)
             with self._changed:
-                fresh = [Lock(ino, token, sent_s + lease_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
+                fresh = [Lock(ino, token, until_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
                 self._reserved += [lock for lock in fresh if lock.token]
         finally:
             self._lease.over(tickets)

@@ -91,7 +91,8 @@ class Identity(messages.Message):
 
 class Session:
     """Begun at construction; `start` begins the renewals, `close` ends the session; with `leaves_unsent` the directory
-    keeps its open rows for writing for the next one.
+    keeps its open rows for writing for the next one. `heard_s`: when the directory was asked for the latest renewal
+    that it has answered (boottime_s).
 
     `refind` returns the directory's current URL when it does not answer (an embedded cluster may have moved).
     """
@@ -127,7 +128,9 @@ class Session:
             mountpoint=identity.mountpoint,
             user=identity.user,
         )
+        sent_s = boottime_s()
         begun: Begun = self._until_answered("begin", request, Begun)
+        self.heard_s = sent_s
         with self._mutex:
             self.id = begun.session
             self._slots: list[list[int]] = []
@@ -296,11 +299,11 @@ class Session:
     # -- the lease
 
     def renew(self) -> None:
-        closed = self.closed_rows.take()
+        closed, sent_s = self.closed_rows.take(), boottime_s()
         request = Renew(session=self.id, closed=closed, unsent_files=self._unsent_files)
         try:
             before, self.space = self.space, self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
-            self.cluster = self.space.cluster
+            self.cluster, self.heard_s = self.space.cluster, sent_s
             if _usefulness(before) != _usefulness(self.space):
                 for tell in self._on_servers_changed:
                     tell()

@@ -1,8 +1,8 @@
 """Which sessions are there: who was heard of lately, whose leases are over, and who is gone for good. Pure.
 
     live      renewed within PROMISE_LEASE_S
-    silent    not; its write locks are gone after LOCK_LEASE_S, which is noted in its record, so that nobody waits for
-              it after a restart
+    silent    not; its locks are gone after LOCKS_S, which is noted in its record, so that nobody waits for it after a
+              restart
     gone      silent for PROMISE_LEASE_S + OPEN_ROWS_S, or ended by a client that could not send everything: it is
               refused as one that has ended, and its open rows go, but for those for writing. Its client's cache may
               have content that is based on these versions: without them a copy of it could not be made
@@ -30,7 +30,9 @@ from servers import sessions
 from servers.store import Store
 
 PROMISE_LEASE_S = 4.0
-LOCK_LEASE_S = 8.0
+LOCKS_S = 60.0
+"""The locks of a session that was silent for so long are gone: its client keeps and takes none without having been
+answered here within HEARD_S (dfsfuse/lock_lease.py), which with a lease of locks is less."""
 OPEN_ROWS_S = 600.0
 KEPT_S = 7 * 24 * 3600.0
 COUNT_EVERY_S = 60.0
@@ -45,7 +47,7 @@ class Attendance:
         self._gone = {session: record.gone_s for session, record in known.items() if record.gone}
         self._lapsed = {session for session, record in known.items() if record.lapsed and not record.gone}
         self._seen_s = dict.fromkeys(known.keys() - self._gone.keys(), now_s)
-        self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCK_LEASE_S - 1))
+        self._seen_s.update(dict.fromkeys(self._lapsed, now_s - LOCKS_S - 1))
         self._unsent = dict.fromkeys(self._seen_s, 0)
         self._counted_s = now_s
         self._given_up: set[Doubt] = set()
@@ -128,7 +130,7 @@ class Attendance:
             if now_s - seen_s > PROMISE_LEASE_S + OPEN_ROWS_S:
                 self._leave(session)
                 ended.append(session)
-            elif now_s - seen_s > LOCK_LEASE_S and session not in self._lapsed:
+            elif now_s - seen_s > LOCKS_S and session not in self._lapsed:
                 self._set_lapsed(session, True)
         if now_s - self._counted_s >= COUNT_EVERY_S:
             self._count_gone(min(now_s - self._counted_s, 2 * COUNT_EVERY_S))
@@ -154,8 +156,8 @@ class Attendance:
             raise errors.SessionEnded(f"session {session} has ended; begin a new one")
 
     def with_locks(self, now_s: float) -> list[int]:
-        """Those that may still hold write locks."""
-        return self._seen_within(LOCK_LEASE_S, now_s)
+        """Those that may still hold locks. A client that cannot reach the directory may go on renewing them."""
+        return self._seen_within(LOCKS_S, now_s)
 
     def _seen_within(self, seconds: float, now_s: float) -> list[int]:
         return [session for session, seen_s in self._seen_s.items() if now_s - seen_s <= seconds]

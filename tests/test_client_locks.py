@@ -1,6 +1,7 @@
 """The client's lock table over a lock service that answers as slowly as a test wants."""
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from support import wait_until
 
 from dfsfuse import errors
-from dfsfuse.lock_lease import LockLease
+from dfsfuse.lock_lease import HEARD_S, LockLease
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import (
     Acquire,
@@ -25,6 +26,7 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
 )
+from dfsfuse.session import boottime_s
 
 PATH = b"/file"
 
@@ -39,6 +41,7 @@ class Service:
         self.rpc = self
         self.held: set[int] = set()
         self.silent = False
+        self.heard_s = math.inf
         self.asked = 0
         self._inos = itertools.count(100)
         self.releasing, self.arrives = threading.Event(), threading.Event()
@@ -188,3 +191,22 @@ def test_a_grant_that_arrives_after_a_lease_holds_only_if_it_was_renewed(service
     service.silent = False
     assert opening.result(10).held_now() == renewed
     assert (table.held(7) is not None) == renewed
+
+
+def test_no_locks_without_the_directory(service):
+    """Goal: S5. A directory that has not heard of a client for a minute tells a lock service that starts not to wait
+    for it: by then the client has no locks any more, as it neither renews nor takes any."""
+    lease = LockLease(service)
+    table = LockTable(service, lease, 10.0)
+    lock = table.acquire(7, PATH, 1)
+    service.heard_s = boottime_s()
+    lease.renew()
+    until_s, service.heard_s = lock.until_s, boottime_s() - HEARD_S - 1
+    for ask in (lease.renew, lambda: table.acquire(8, PATH, 1), lambda: table.reserve(PATH, 1)):
+        with pytest.raises(errors.Unreachable, match="the directory has not answered for 51 s"):
+            ask()
+    assert lock.until_s == until_s
+    assert table.held(8) is None
+    service.heard_s = boottime_s()
+    lease.renew()
+    assert lock.until_s > until_s

@@ -11,8 +11,9 @@ from test_directory_tree import refused
 from volumes import ENGINES, FILE, FOLDER, Volume, volume_on
 
 from dfsfuse import errors, messages
+from dfsfuse.lock_lease import HEARD_S, LEASE_S
 from dfsfuse.messages import Begin, Closed, End, Renew
-from servers.attendance import LOCK_LEASE_S, OPEN_ROWS_S, PROMISE_LEASE_S
+from servers.attendance import LOCKS_S, OPEN_ROWS_S, PROMISE_LEASE_S
 from servers.store import Transaction
 from servers.store.memory import MemoryStore
 
@@ -396,7 +397,7 @@ def test_start_numbers_rise(volume: Volume) -> None:
         volume.restart()
     assert numbers == sorted(set(numbers))
     assert volume.core.register(volume.heartbeat("locks", "locks"), volume.now_s).start_number == 0
-    assert volume.core.register(start, volume.now_s + LOCK_LEASE_S + 1).sessions == []
+    assert volume.core.register(start, volume.now_s + LOCKS_S + 1).sessions == []
 
 
 @pytest.mark.parametrize(
@@ -431,11 +432,21 @@ def test_numbers_that_could_not_be_told_again_are_refused(wrong: int) -> None:
     messages.to_msgpack(volume.core.status(messages.Server(kind="directory", name="d", url="u"), 1.0))
 
 
+def test_a_session_that_may_renew_locks_elsewhere_is_waited_for(volume: Volume) -> None:
+    """Goal: S5. A client that cannot reach the directory goes on renewing its locks at the lock service. One that
+    starts waits for it, as long as it may hold any: by its own rule that is HEARD_S and a lease."""
+    start = messages.Register(server=volume.heartbeat("locks", "locks").server, start=True)
+    silent = volume.begin()
+    volume.now_s += HEARD_S + LEASE_S
+    volume.core.attendance.end_lapsed(volume.now_s)
+    assert volume.core.register(start, volume.now_s).sessions == [silent]
+
+
 def test_a_session_whose_locks_are_gone_is_not_waited_for_after_a_restart(volume: Volume) -> None:
     """Goal: a client that died costs a lock service's start its lease once, not each time until its session ends."""
     start = messages.Register(server=volume.heartbeat("locks", "locks").server, start=True)
     dead, alive = volume.begin(), volume.begin()
-    volume.now_s += LOCK_LEASE_S + 1
+    volume.now_s += LOCKS_S + 1
     volume.core.renew(Renew(session=alive), volume.now_s)
     volume.core.attendance.end_lapsed(volume.now_s)
     volume.restart()

@@ -6,6 +6,7 @@ The file system below is not there: what it is asked to do for a lock is written
 import contextlib
 import fcntl
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ class Client:
         where = SimpleNamespace(locks=SimpleNamespace(url=f"http://127.0.0.1:{service.port}"))
         session: Any = SimpleNamespace(
             id=number, rpc=self.rpc, cluster=where, timeout_s=20.0, identity=SimpleNamespace(host="here"),
-            on_new_session=lambda tell: None,
+            on_new_session=lambda tell: None, heard_s=math.inf,
         )  # fmt: skip
         self.lease = LockLease(session)
         self.ranges = RangeLockTable(session, self.lease, LockTable(session, self.lease, 5.0))
