@@ -167,3 +167,19 @@ def resync_that_skips() -> None:
         return run
 
     replace(Repairs, "_have", make)
+
+
+@fault
+def bases_forgotten() -> None:
+    """What unsent content is based on is not kept for the next client of its cache."""
+    from servers import sessions
+
+    def make(take_over: Any) -> Any:
+        def forget(tx: Any, request: Any) -> Any:
+            for former in request.formers:
+                sessions.end(tx, former)
+            return take_over(tx, request)
+
+        return forget
+
+    replace(sessions, "take_over", make)

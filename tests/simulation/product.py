@@ -28,6 +28,9 @@ _MODULES = (
     "dfsfuse.client",
 )
 
+OPEN_ROWS_S = 1.0
+"""The sessions of clients that are away for some seconds end within a run."""
+
 EPOCH_NS = 1_700_000_000 * 10**9
 
 
@@ -123,6 +126,7 @@ def _cut_small() -> None:
     for module in (messages, importlib.import_module("dfsfuse.messages.base")):
         module.INLINE_ENTRIES, module.SEGMENT_ENTRIES = INLINE_ENTRIES, SEGMENT_ENTRIES
         module.PUT_PIECES_MAX = PUT_PIECES_MAX
+    importlib.import_module("servers.attendance").OPEN_ROWS_S = OPEN_ROWS_S
     # Last, as it brings others along, which take these numbers over.
     full_disk = importlib.import_module("dfsfuse.full_disk")
     full_disk.RESERVE_BYTES = full_disk._STEP_BYTES

@@ -331,6 +331,8 @@ class World:
         self.note("world", f"{name}: {error}, and {'told' if name in lost else 'not told'}")
         if name not in lost and " (conflict " in name:
             raise Violation(f"S4: the copy {name} is torn, and nobody is told: {error}")
+        if name in lost and not self._cuts:
+            raise Violation(f"S15: the copy {name} lacks something that no power cut has taken: {error}")
         return name in lost
 
     def _names_of_files(self, fs: Any) -> list[tuple[Any, str]]:
