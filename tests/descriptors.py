@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from support import wait_until
 
 from dfsfuse import errors
 from dfsfuse.cache import Cache
@@ -24,6 +25,7 @@ from servers.packs import Packs
 from servers.store.sqlite import SqliteStore
 from servers.supervisor import Supervisor
 
+END_S = 5.0
 _KINDS = Cache, ChunkStore, DoneCommits, Packs, SqliteStore, Supervisor
 
 
@@ -63,15 +65,23 @@ def _forgetting(close: Callable[[Any], None], left: dict[int, Any]) -> Callable[
 
 @contextlib.contextmanager
 def none_stays(where: str) -> Iterator[None]:
-    """AssertionError for descriptors that are open in the end and were not before."""
+    """AssertionError for descriptors that are open in the end and were not before. Threads have a moment to end."""
     _make_pipe_of_all_loops()
     before = _descriptors()
     yield
-    if len(_descriptors()) > len(before):
-        gc.collect()
+    with contextlib.suppress(AssertionError):
+        wait_until(
+            lambda: len(_descriptors()) <= len(before) or _after_collecting() <= len(before), "all closed", END_S
+        )
     now = _descriptors()
     new = sorted(now[number] for number in now if now[number] != before.get(number))
     assert len(now) <= len(before), f"{where} leaves {len(now) - len(before)} descriptors open, among {new[:20]}"
+
+
+def _after_collecting() -> int:
+    """How many there are when what refers to itself is gone."""
+    gc.collect()
+    return len(_descriptors())
 
 
 @functools.cache
