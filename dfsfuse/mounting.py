@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfsfuse import cluster, home, mountpoint, options
+from dfsfuse import allocator, cluster, home, mountpoint, options
 from dfsfuse.errors import DfsError
 from dfsfuse.idle_collection import IdleCollection
 from dfsfuse.mountpoint import MountError
@@ -235,6 +235,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
     DfsError."""
     _log_to_stderr(wanted.log_level)
     _raise_file_limit()
+    allocator.keep_large_blocks_apart()
     asked = options.ClientOptions(
         url=found.url,
         token=found.token,

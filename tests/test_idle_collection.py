@@ -10,11 +10,15 @@ from dfsfuse.idle_collection import IDLE_S, WORK_S, WORK_S_MAX, IdleCollection
 
 
 class Process:
-    """How much it has worked so far, and at what amounts of work there was a search; one takes 30 ms."""
+    """How much it has worked so far, and at what amounts of work there was a search, which takes 30 ms, and memory was
+    given back."""
 
     def __init__(self) -> None:
-        self.spent_s, self.searches = 0.0, list[float]()
-        self.collection = IdleCollection(lambda: self.spent_s, self._search)
+        self.spent_s, self.searches, self.given_back = 0.0, list[float](), list[float]()
+        self.collection = IdleCollection(lambda: self.spent_s, self._search, self._give_back)
+
+    def _give_back(self) -> None:
+        self.given_back.append(self.spent_s)
 
     def _search(self) -> None:
         self.searches.append(self.spent_s)
@@ -53,6 +57,18 @@ def test_work_without_a_pause(process: Process) -> None:
     for _ in range(1000):
         process.second(0.9)
     assert len(process.searches) == pytest.approx(900 / WORK_S_MAX, abs=1)
+
+
+def test_memory_is_given_back_while_there_is_work(process: Process) -> None:
+    """Goal: what was freed goes back each WORK_S, also where there is never an idle second; an idle process does so as
+    rarely as it is searched."""
+    for _ in range(1000):
+        process.second(0.9)
+    assert len(process.given_back) == pytest.approx(900 / WORK_S, rel=0.25)
+    before = len(process.given_back)
+    for _ in range(1000):
+        process.second(IDLE_S / 2)
+    assert len(process.given_back) - before == pytest.approx(1000 * IDLE_S / 2 / WORK_S, abs=1)
 
 
 @pytest.fixture
