@@ -50,7 +50,7 @@ class LockLease:
         self._mutex = threading.Lock()
         self._under_way: set[int] = set()
         self._queued: dict[Queue, set[int]] = {"locks": set(), "ranges": set()}
-        self._last_ticket = 0
+        self._last_ticket = self._renewals = 0
         self._parts: list[Part] = []
         self._on_wanted: list[Callable[[dict[int, float]], None]] = []
         self._renewed = threading.Condition()
@@ -130,9 +130,10 @@ class LockLease:
     def renew(self) -> None:
         self._check_heard()
         with self._mutex:
+            self._renewals += 1
             session, queued = self._session, self._queued
             request = RenewLocks(
-                session=session.id, host=session.identity.host, waiting=sorted(self._under_way),
+                session=session.id, number=self._renewals, host=session.identity.host, waiting=sorted(self._under_way),
                 last_ticket=self._last_ticket, queued=sorted(queued["locks"]), queued_ranges=sorted(queued["ranges"]),
             )  # fmt: skip
         for part in self._parts:

@@ -78,21 +78,30 @@ Event = Grant | Refusal
 
 
 class Session:
-    """A client that renews. `returned`: it has renewed since this service started.
+    """A client that renews. `returned`: it has renewed since this service started; `renewal`: the number of its latest
+    renewal.
 
     `settled`: each ticket up to it is over unless it is in `expected` or `claims`; the last renewal has said so.
     """
 
-    __slots__ = ("number", "lapses_at", "claims", "held", "returned", "settled", "expected")
+    __slots__ = ("number", "lapses_at", "claims", "held", "returned", "renewal", "settled", "expected")
 
     def __init__(self, number: int):
         self.number = number
         self.lapses_at = math.inf
         self.claims: dict[int, Claim] = {}
         self.held: dict[int, Claim] = {}
-        self.returned = False
+        self.returned, self.renewal = False, 0
         self.settled = 0
         self.expected: frozenset[int] = frozenset()
+
+    def check_latest(self, request: RenewLocks) -> None:
+        """OutOfSequence for a renewal that a later one has overtaken: it does not list what has been granted since."""
+        if 0 < request.number < self.renewal:
+            raise errors.OutOfSequence(
+                f"renewal {request.number} of session {self.number} was overtaken by a later one"
+            )
+        self.renewal = max(self.renewal, request.number)
 
     def check_may_claim(self, ticket: int) -> None:
         """Raises OutOfSequence for a ticket that was given up, Busy beyond CLAIMS_MAX."""

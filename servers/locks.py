@@ -150,10 +150,12 @@ class Locks:
         return events
 
     def renew(self, request: RenewLocks, now: float) -> tuple[RenewedLocks, list[Event]]:
-        """The lease begins anew, and what the session neither holds nor waits for is freed. Raises SessionEnded."""
+        """The lease begins anew, and what the session neither holds nor waits for is freed. Raises SessionEnded, and
+        OutOfSequence for a renewal that was overtaken by a later one."""
         check_renewal(request)
         self._refuse_ended(request.session)
         session = self._session(request.session, now)
+        session.check_latest(request)
         lost = [pair for pair in request.held if not self._holds(session, pair, now)]
         for pair in request.held:
             if pair.path and pair.ino in session.held:

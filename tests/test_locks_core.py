@@ -49,10 +49,12 @@ class Table:
     def release(self, session: int, *pairs: tuple[int, int]) -> list:
         return self.locks.release(ReleaseLocks(session, [HeldLock(*pair) for pair in pairs]), self.now)
 
-    def renew(self, session: int, held=(), waiting=(), last_ticket: int = 0) -> tuple[RenewedLocks, list]:
+    def renew(
+        self, session: int, held=(), waiting=(), last_ticket: int = 0, number: int = 0
+    ) -> tuple[RenewedLocks, list]:
         held_here = {(ino, claim.token) for ino, claim in self.locks._holders.items()}
         pairs = [HeldLock(*pair, path=b"" if pair in held_here else b"/again") for pair in held]
-        request = RenewLocks(session=session, held=pairs, waiting=list(waiting), last_ticket=last_ticket)
+        request = RenewLocks(session=session, held=pairs, waiting=list(waiting), last_ticket=last_ticket, number=number)
         reply, events = self.locks.renew(request, self.now)
         reply.lost = [HeldLock(pair.ino, pair.token) for pair in reply.lost]
         return reply, events
@@ -699,3 +701,16 @@ def test_the_latest_token_of_a_lock_that_was_given_back():
     assert table.locks.latest_token(INO) == 0, "the next one has it already"
     table.sleep(LOCK_LEASE_S + 1)
     assert table.locks.latest_token(INO) == 0, "it was not given back"
+
+
+def test_a_renewal_that_was_overtaken_frees_nothing() -> None:
+    """Goal: S5. A renewal from before a grant arrives after the one with which its holder has re-asserted it at another
+    start of the service: it knows nothing of the lock, which stays held."""
+    table = Table(start=2, sessions=[1, 2])
+    token = TOKENS_PER_START + 7
+    table.renew(1, held=[(INO, token)], last_ticket=5, number=9)
+    with pytest.raises(errors.OutOfSequence):
+        table.renew(1, waiting=[5], last_ticket=5, number=8)
+    table.renew(2)
+    assert table.renew(1, held=[(INO, token)], last_ticket=5, number=9)[0].lost == []
+    assert table.row().session == 1

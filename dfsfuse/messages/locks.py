@@ -74,9 +74,12 @@ class RenewLocks(Message, kw_only=True):
     After a restart of the service this is how holders re-assert. The same goes for `ranges`, all that programs have
     locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers. `queued` and
     `queued_ranges` are those of `waiting` that wait for their turn: the service grants nothing before they are back.
+    `number` rises with each renewal of a session: one that was overtaken by a later one tells nothing any more (0: they
+    are taken as they come).
     """
 
     session: int
+    number: int = 0
     host: str = ""
     held: list[HeldLock] = []
     waiting: list[int] = []

@@ -169,7 +169,7 @@ def resync_that_skips() -> None:
     replace(Repairs, "_have", make)
 
 
-@fault
+@fault("S15")
 def bases_forgotten() -> None:
     """What unsent content is based on is not kept for the next client of its cache."""
     from servers import sessions

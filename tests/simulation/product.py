@@ -28,8 +28,9 @@ _MODULES = (
     "dfsfuse.client",
 )
 
-OPEN_ROWS_S = 1.0
-"""The sessions of clients that are away for some seconds end within a run."""
+OPEN_ROWS_S = 5.0
+"""The sessions of clients that are away for some seconds end within a run; but later than their locks, of which the
+lock service knows after a restart by their sessions."""
 
 EPOCH_NS = 1_700_000_000 * 10**9
 
