@@ -169,17 +169,9 @@ def resync_that_skips() -> None:
     replace(Repairs, "_have", make)
 
 
-@fault("S15")
-def bases_forgotten() -> None:
-    """What unsent content is based on is not kept for the next client of its cache."""
-    from servers import sessions
+@fault("S4")
+def gaps_untold() -> None:
+    """A copy is made without what is not in the cache, and nobody is told."""
+    from dfsfuse import salvage
 
-    def make(take_over: Any) -> Any:
-        def forget(tx: Any, request: Any) -> Any:
-            for former in request.formers:
-                sessions.end(tx, former)
-            return take_over(tx, request)
-
-        return forget
-
-    replace(sessions, "take_over", make)
+    replace(salvage, "bring_all", lambda bring_all: lambda content, transfer: [])
