@@ -50,10 +50,10 @@ Due = tuple[Life, Callable, tuple]
 class Timer:
     """What call_later and call_at return."""
 
-    __slots__ = ("life", "when_due", "callback", "arguments", "is_cancelled")
+    __slots__ = ("when_due", "callback", "arguments", "is_cancelled")
 
-    def __init__(self, life: Life, when_due: float, callback: Callable, arguments: tuple):
-        self.life, self.when_due, self.callback, self.arguments = life, when_due, callback, arguments
+    def __init__(self, when_due: float, callback: Callable, arguments: tuple):
+        self.when_due, self.callback, self.arguments = when_due, callback, arguments
         self.is_cancelled = False
 
     def cancel(self) -> None:
@@ -66,7 +66,6 @@ class Timer:
         return self.when_due
 
     def run(self) -> None:
-        """Another event of its moment may have cancelled it."""
         if not self.is_cancelled:
             self.callback(*self.arguments)
 
@@ -81,7 +80,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.events = 0
         self._disk_s = disk_s
         self._ready: deque[Due] = deque()
-        self._timers: list[tuple[float, int, Timer]] = []
+        self._later: list[tuple[float, int, Due]] = []
         self._order = itertools.count()
         self._tasks: list[tuple[Life, asyncio.Task]] = []
         self._tasks_kept = 0
@@ -124,10 +123,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(self, delay: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
-        return self._at(self.life, self.now + delay, callback, arguments)
+        return self.call_at(self.now + delay, callback, *arguments)
 
     def call_at(self, when: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
-        return self._at(self.life, when, callback, arguments)
+        timer = Timer(when, callback, arguments)
+        self._at(when, (self.life, timer.run, ()))
+        return timer
 
     def run_in_executor(self, executor: Any, work: Callable, *arguments: Any) -> asyncio.Future:
         """The work is done at one moment, a disk's time from now: nothing of a killed program's."""
@@ -155,9 +156,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     # -- the simulation's part
 
-    def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> Timer:
-        """An event of another life."""
-        return self._at(life, self.now + delay, callback, arguments)
+    def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> None:
+        """An event of another life. It cannot be cancelled."""
+        self._at(self.now + delay, (life, callback, arguments))
 
     def hand_over(self, life: Life, callback: Callable, *arguments: Any) -> None:
         """Within an event of the world: what comes of it for another life, if that goes on, comes at once."""
@@ -182,34 +183,26 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._ready.extend(life.deferred)
         life.deferred.clear()
 
-    def _at(self, life: Life, when: float, callback: Callable, arguments: tuple) -> Timer:
-        timer = Timer(life, when, callback, arguments)
+    def _at(self, when: float, due: Due) -> None:
         if when > self.now:
-            heapq.heappush(self._timers, (when, next(self._order), timer))
+            heapq.heappush(self._later, (when, next(self._order), due))
         else:
-            self._ready.append((life, timer.run, ()))
-        return timer
+            self._ready.append(due)
 
     def run_until(self, end: float) -> None:
         """All that is due by `end`, which is the time afterwards."""
-        timers = self._timers
+        later, ready = self._later, self._ready
         asyncio._set_running_loop(self)
         try:
             self._run_ready()
-            while timers and timers[0][0] <= end:
-                self.now = timers[0][0]
-                self._take_due()
+            while later and later[0][0] <= end:
+                self.now = later[0][0]
+                while later and later[0][0] == self.now:
+                    ready.append(heapq.heappop(later)[2])
                 self._run_ready()
             self.now = max(self.now, end)
         finally:
             asyncio._set_running_loop(None)
-
-    def _take_due(self) -> None:
-        timers = self._timers
-        while timers and timers[0][0] == self.now:
-            _, _, timer = heapq.heappop(timers)
-            if not timer.is_cancelled:
-                self._ready.append((timer.life, timer.run, ()))
 
     def _run_ready(self) -> None:
         """Also what is added meanwhile."""

@@ -12,9 +12,8 @@ Requests overtake each other. A request is doubled where the caller's kernel has
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from simulation.loop import Life, SimulatedLoop
 
@@ -58,6 +57,10 @@ class Call:
         if done is not None:
             done(outcome)
 
+    def tell_gone(self) -> None:
+        for tell in self.on_gone:
+            tell()
+
     def close(self) -> None:
         """The caller waits no longer."""
         self.done = None
@@ -76,9 +79,10 @@ class Network:
         self.loss = self.doubling = 0.0
         self.slow_s = 0.0
         self.on_begin: Callable[[Call], None] | None = None
-        self._held: list[tuple[str, str, Life, Callable[[], None]]] = []
-        self._power_cuts: Counter[str] = Counter()
-        self._under_way: dict[str, list[Call]] = {}
+        self._held: list[tuple[str, str, Life, Callable[[Any], None], Any]] = []
+        self._power_cuts = 0
+        self._latest_cut: dict[str, int] = {}
+        self._under_way: dict[str, dict[Call, None]] = {}
         self._waiting: dict[Life, dict[Call, None]] = {}
 
     # -- servers
@@ -89,14 +93,15 @@ class Network:
     def died(self, host: str) -> None:
         """The server's kernel ends its connections, if the host has power."""
         self._listening.pop(host, None)
-        for call in self._under_way.pop(host, []):
+        for call in self._under_way.pop(host, ()):
             if host not in self.dark:
-                self._carry(host, call.caller.name, call.caller, lambda call=call: call.arrive(Broken("reset")))
+                self._carry(host, call.caller.name, call.caller, call.arrive, Broken("reset"))
 
     def lost_power(self, host: str) -> None:
         """What is on its way from it or to it belongs to connections that nobody knows of any more."""
         self.dark.add(host)
-        self._power_cuts[host] += 1
+        self._power_cuts += 1
+        self._latest_cut[host] = self._power_cuts
         self.died(host)
 
     def heal(self, pairs: set[tuple[str, str]] | None = None) -> None:
@@ -118,18 +123,23 @@ class Network:
         chance = self.random.random()
         return 0.0002 + 0.003 * chance * chance + (self.random.random() * self.slow_s if self.slow_s else 0.0)
 
-    def _carry(self, source: str, target: str, life: Life, deliver: Callable[[], None]) -> None:
-        cuts = self._power_cuts.get(source), self._power_cuts.get(target)
+    def _carry(self, source: str, target: str, life: Life, deliver: Callable[[Any], None], what: Any) -> None:
+        """`deliver(what)` is an event of `life`, if it arrives."""
+        message = source, target, life, deliver, what
+        self._loop.for_life(self._loop.world, self.delay_s(), self._arrive, message, self._power_cuts)
 
-        def arrive() -> None:
-            if cuts != (self._power_cuts.get(source), self._power_cuts.get(target)):
-                return
-            if self._blocked(source, target):
-                self._held.append((source, target, life, deliver))
-            else:
-                self._loop.hand_over(life, deliver)
+    def _arrive(self, message: tuple[str, str, Life, Callable[[Any], None], Any], power_cuts: int) -> None:
+        """`power_cuts`: how many there had been when it set out."""
+        source, target, life, deliver, what = message
+        if self._power_cuts > power_cuts and self._has_lost_power(power_cuts, source, target):
+            return
+        if self._blocked(source, target):
+            self._held.append(message)
+        else:
+            self._loop.hand_over(life, deliver, what)
 
-        self._loop.for_life(self._loop.world, self.delay_s(), arrive)
+    def _has_lost_power(self, since: int, *hosts: str) -> bool:
+        return any(self._latest_cut.get(host, 0) > since for host in hosts)
 
     def begin(self, caller: Life, host: str, head: bytes, body: bytes, done: Callable[[Outcome], None]) -> Call:
         """`done(outcome)` comes once, as an event of the caller's; or never, in silence."""
@@ -145,29 +155,27 @@ class Network:
     def _send(self, call: Call) -> None:
         if self.random.random() < self.loss:
             if self.random.random() < 0.7:
-                self._carry(call.caller.name, call.caller.name, call.caller, lambda: call.arrive(Broken("reset")))
+                self._carry(call.caller.name, call.caller.name, call.caller, call.arrive, Broken("reset"))
             if self.random.random() < 0.5:
                 return
-        self._carry(call.caller.name, call.host, self._loop.world, lambda: self._deliver(call))
+        self._carry(call.caller.name, call.host, self._loop.world, self._deliver, call)
 
     def _deliver(self, call: Call) -> None:
         life, handler = self._listening.get(call.host, (None, None))
         if life is None or not life.alive:
-            self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(Refused(call.host)))
+            self._carry(call.host, call.caller.name, call.caller, call.arrive, Refused(call.host))
             return
-        self._under_way.setdefault(call.host, []).append(call)
+        self._under_way.setdefault(call.host, {})[call] = None
         call.server = life
         self._loop.hand_over(life, handler, call)
         if call.done is None:
             self._tell_gone(call)
 
     def answer(self, call: Call, reply: Outcome) -> None:
-        under_way = self._under_way.get(call.host, [])
-        if call in under_way:
-            under_way.remove(call)
+        self._under_way.get(call.host, {}).pop(call, None)
         if self.random.random() < self.loss:
             reply = Broken("reset")
-        self._carry(call.host, call.caller.name, call.caller, lambda: call.arrive(reply))
+        self._carry(call.host, call.caller.name, call.caller, call.arrive, reply)
 
     def over(self, call: Call) -> None:
         self._waiting.get(call.caller, {}).pop(call, None)
@@ -184,4 +192,4 @@ class Network:
             call.close()
 
     def _tell_gone(self, call: Call) -> None:
-        self._carry(call.caller.name, call.host, call.server, lambda: [tell() for tell in call.on_gone])
+        self._carry(call.caller.name, call.host, call.server, Call.tell_gone, call)
