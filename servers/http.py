@@ -12,7 +12,6 @@ import hmac
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
-from inspect import isawaitable
 from typing import Any, NamedTuple
 
 from dfsfuse import errors
@@ -78,10 +77,10 @@ class App:
                     self._later(exchange, work)
                 return
             reply = self._answer(exchange, name + ("/" + rest if rest else ""))
-            if isawaitable(reply):
-                self._later(exchange, _reply_when_there(exchange, reply))
-            else:
+            if isinstance(reply, Message):
                 respond(exchange, 200, reply)
+            else:
+                self._later(exchange, _reply_when_there(exchange, reply))
         except errors.DfsError as error:
             self.refuse(exchange, error)
         except Exception as error:
