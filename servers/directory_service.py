@@ -95,7 +95,7 @@ class DirectoryService:
             "quota": (messages.Quota, self._durably(core.quota)),
             "register": (messages.Register, self._register),
             "repair": (messages.Repair, self._repair),
-            "collect": (messages.Collect, self._durably(core.collect)),
+            "collect": (messages.Collect, self._collect),
             "audit": (messages.Audit, core.upkeep.audit),
             "dump": (messages.Dump, self._dump),
             "trace": (messages.Trace, lambda r: self._look(tracing.trace, r)),
@@ -202,6 +202,11 @@ class DirectoryService:
         copies, now_ns = self.core.copies, time.time_ns()
         pages = functools.partial(dump.pages, copies=copies, now_ns=now_ns)
         return self._surveys.page(request.key, request.page, pages, boottime_s())
+
+    def _collect(self, request: messages.Collect) -> Any:
+        """What is to be deleted is named once it is on disk that no commit can need it any more."""
+        reply = self.core.collect(request)
+        return self._after_sync(reply) if reply.chunks else reply
 
     def _check(self, request: messages.Check) -> Any:
         return self._surveys.page(request.key, request.page, check.pages, boottime_s())

@@ -185,7 +185,7 @@ class Upkeep:
         return sorted(self._store.read(find))
 
     def collect(self, request: Collect) -> Garbage:
-        """The caller sees to it that this is on disk before it is answered: then chunks are deleted."""
+        """The caller sees to it that this is on disk before an answer that names chunks: they are deleted then."""
 
         def run(tx: Transaction, changed: ServerState) -> Garbage:
             changed.void_below = max(changed.void_below, request.next_number)

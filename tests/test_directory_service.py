@@ -410,8 +410,9 @@ class _Disk(MemoryStore):
 
 
 def test_what_must_be_durable_waits_for_a_sync() -> None:
-    """Goal: durable commits, `sync`, begin, allocate and starts are answered after a sync that began after them, also
-    when many come at once; a plain change waits for none."""
+    """Goal: durable commits, `sync`, begin, allocate, starts, and what names garbage are answered after a sync that
+    began after them, also when many come at once; a plain change waits for none, nor does the answer that there is no
+    garbage."""
 
     async def scenario() -> None:
         disk = _Disk()
@@ -425,10 +426,12 @@ def test_what_must_be_durable_waits_for_a_sync() -> None:
             return reply, disk.synced >= done
 
         for name in "ABC":
-            server = messages.Server(kind="files", name=name, url=f"http://{name}")
+            server = messages.Server(kind="files", name=name, url=f"http://{name}", store="s" + name, next_number=1)
             await ask("register", messages.Register(server=server))
         made, durable = await ask("create", messages.Create(names=[b"f"], ino=0, mode=FILE))
         assert not durable
+        garbage, durable = await ask("collect", messages.Collect(server="A", next_number=1))
+        assert (garbage.chunks, durable) == ([], False)
         begun, durable = await ask("begin", messages.Begin(key=bytes(16)))
         assert durable
         start = messages.Register(server=messages.Server(kind="locks", name="locks", url="u"), start=True)
@@ -436,6 +439,7 @@ def test_what_must_be_durable_waits_for_a_sync() -> None:
             ask("commit", _commit(made.attributes.ino, b"data", durable=True)),
             ask("sync", Nothing()),
             ask("register", start),
+            ask("collect", messages.Collect(server="A", next_number=1, names=[bytes(32)])),
             *(ask("allocate", messages.AllocateInodes(begun.session)) for _ in range(50)),
         ]
         answers = await asyncio.gather(*waiting)
