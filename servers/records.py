@@ -127,12 +127,8 @@ _decode_inode = msgspec.msgpack.Decoder(Inode).decode
 _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
 
-def number(value: int) -> bytes:
+def number(value: int, length: int = 8) -> bytes:
     """Also what callers sent comes this way: InvalidArgument for what cannot be such a number."""
-    return _big_endian(value, 8)
-
-
-def _big_endian(value: int, length: int) -> bytes:
     try:
         return value.to_bytes(length, "big")
     except OverflowError:
@@ -164,7 +160,7 @@ def short_key(server: str, chunk: bytes) -> bytes:
 
 
 def slot_key(session: int, slot: int) -> bytes:
-    return b"r" + number(session) + _big_endian(slot, 4)
+    return b"r" + number(session) + number(slot, 4)
 
 
 def session_key(session: int) -> bytes:

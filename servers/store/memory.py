@@ -22,7 +22,8 @@ class MemoryTransaction:
         changed = [key for key in self.changes if start <= key < end]
         first = bisect_left(keys, start)
         # As many of these may be deleted as are changed.
-        stored = keys[first : bisect_left(keys, end, first, min(len(keys), first + limit + len(changed)))]
+        last = min(len(keys), first + limit + len(changed))
+        stored = keys[first : bisect_left(keys, end, first, last)] if first < last and keys[first] < end else []
         if not changed:
             return [(key, self._store.values[key]) for key in stored]
         pairs = ((key, self.get(key)) for key in sorted({*stored, *changed}))

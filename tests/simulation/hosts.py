@@ -18,7 +18,7 @@ SERVERS = ("directory", "locks", *FILE_SERVERS)
 DIRECTORY_URL = "http://directory:1"
 TIMEOUT_S = 6.0
 LOCK_WAIT_S = 3.0
-PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 3.0, "walk_every_s": 3.0}
+PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 4.0, "walk_every_s": 3.0}
 COLLECT_EVERY_S, NEVER_S = 0.7, 1e6
 """What goes on beside the requests of file servers comes several times in a run."""
 

@@ -84,6 +84,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._order = itertools.count()
         self._tasks: list[tuple[Life, asyncio.Task]] = []
         self._tasks_kept = 0
+        self._stopped = False
         self.failures: list[str] = []
 
     # -- what asyncio asks of a loop
@@ -123,7 +124,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(self, delay: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
-        return self.call_at(self.now + delay, callback, *arguments)
+        timer = Timer(self.now + delay, callback, arguments)
+        self._at(timer.when_due, (self.life, timer.run, ()))
+        return timer
 
     def call_at(self, when: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
         timer = Timer(when, callback, arguments)
@@ -155,6 +158,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.failures.append(f"{self.life.name}: {context.get('message')}: {context.get('exception')!r}")
 
     # -- the simulation's part
+
+    def stop(self) -> None:
+        """For good, after the events of this moment."""
+        self._stopped = True
 
     def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> None:
         """An event of another life. It cannot be cancelled."""
@@ -190,29 +197,28 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._ready.append(due)
 
     def run_until(self, end: float) -> None:
-        """All that is due by `end`, which is the time afterwards."""
-        later, ready = self._later, self._ready
+        """All that is due by `end`, which is the time afterwards; or up to the event that has called `stop`."""
         asyncio._set_running_loop(self)
         try:
-            self._run_ready()
-            while later and later[0][0] <= end:
-                self.now = later[0][0]
-                while later and later[0][0] == self.now:
-                    ready.append(heapq.heappop(later)[2])
-                self._run_ready()
-            self.now = max(self.now, end)
+            self._run_until(end)
         finally:
             asyncio._set_running_loop(None)
+        self.now = max(self.now, end)
 
-    def _run_ready(self) -> None:
-        """Also what is added meanwhile."""
-        ready = self._ready
-        while ready:
-            life, callback, arguments = ready.popleft()
-            if life.paused:
-                life.deferred.append((life, callback, arguments))
-            elif life.alive:
-                self.life = life
-                self.events += 1
-                callback(*arguments)
-        self.life = self.world
+    def _run_until(self, end: float) -> None:
+        later, ready = self._later, self._ready
+        while True:
+            while ready:
+                life, callback, arguments = ready.popleft()
+                if life.paused:
+                    life.deferred.append((life, callback, arguments))
+                elif life.alive:
+                    self.life = life
+                    self.events += 1
+                    callback(*arguments)
+            self.life = self.world
+            if not later or later[0][0] > end or self._stopped:
+                return
+            self.now = later[0][0]
+            while later and later[0][0] == self.now:
+                ready.append(heapq.heappop(later)[2])

@@ -5,6 +5,7 @@ thread goes first where several could is decided by the simulation's order of ev
 way before it takes a lock, as the operating system might make it.
 """
 
+import random
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -14,17 +15,26 @@ from greenlet import getcurrent, greenlet
 
 from simulation.loop import SimulatedLoop
 
+YIELD_EACH = 50
+
 
 class Scheduler:
-    """Which loop runs the threads; one in a process. `yields()`: whether to give way before a lock is taken."""
+    """Which loop runs the threads; one in a process. Before one of YIELD_EACH locks is taken, its thread gives way:
+    `locks_left` are taken before, which `random` decides each time."""
 
     loop: SimulatedLoop
     hub: greenlet
-    yields: Callable[[], bool] = staticmethod(lambda: False)
+    random: random.Random
+    locks_left: int
 
 
-def begin(loop: SimulatedLoop, yields: Callable[[], bool]) -> None:
-    Scheduler.loop, Scheduler.hub, Scheduler.yields = loop, getcurrent(), staticmethod(yields)
+def begin(loop: SimulatedLoop, source: random.Random) -> None:
+    Scheduler.loop, Scheduler.hub, Scheduler.random, Scheduler.locks_left = loop, getcurrent(), source, 1
+
+
+def _give_way() -> None:
+    Scheduler.locks_left = 1 + int(Scheduler.random.expovariate(1 / YIELD_EACH))
+    sleep(0.0)
 
 
 def is_thread() -> bool:
@@ -64,11 +74,21 @@ def sleep(seconds: float) -> None:
     Wait().until(seconds)
 
 
-def spawn(work: Callable[[], None]) -> greenlet:
+_idle: list[greenlet] = []
+"""Whose work has ended; a new one costs a page of memory, fresh from the kernel."""
+
+
+def spawn(work: Callable[[], None]) -> None:
     """A thread of the present life; an exception that leaves it ends the simulation with its traceback."""
-    thread = greenlet(work, Scheduler.hub)
-    Scheduler.loop.call_soon(thread.switch)
-    return thread
+    thread = _idle.pop() if _idle else greenlet(_work_for_ever, Scheduler.hub)
+    Scheduler.loop.call_soon(thread.switch, work)
+
+
+def _work_for_ever(work: Callable[[], None]) -> None:
+    while True:
+        work()
+        _idle.append(getcurrent())
+        work = Scheduler.hub.switch()
 
 
 class Waiters(deque[Wait]):
@@ -102,8 +122,10 @@ class RLock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = getcurrent()
         if self._owner is None:
-            if blocking and me is not Scheduler.hub and Scheduler.yields():
-                sleep(0.0)
+            if blocking and me is not Scheduler.hub:
+                Scheduler.locks_left -= 1
+                if not Scheduler.locks_left:
+                    _give_way()
         elif self._owner is me and self.again:
             self._depth += 1
             return True

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from simulation.network import Broken, Call, Network, Outcome, Refused, Reply
+from simulation.product import now
 from simulation.threads import Scheduler, Wait
 
 _POLL_S = 0.05
@@ -137,21 +138,16 @@ class _Waiting:
 
     def until(self, wait: Any) -> None:
         """As dfsfuse.http_connection.Wait tells. Raises TimeoutError, Interrupted."""
-        began = _clock()
+        began = now()
         end = wait.deadline if wait.stall_s is None else min(wait.deadline, began + wait.stall_s)
         while self.outcome is None:
-            left_s = end - _clock()
+            left_s = end - now()
             if left_s <= 0:
                 raise TimeoutError
             self._wait = Wait()
             self._wait.until(left_s if wait.interrupted is None else min(left_s, _POLL_S))
             if self.outcome is None and wait.interrupted is not None:
-                wait.check(_clock())
-
-
-def _clock() -> float:
-    loop = Scheduler.loop
-    return loop.now + loop.life.ahead_s
+                wait.check(now())
 
 
 def rpc_class(network: Network) -> type:

@@ -25,7 +25,7 @@ WINDOW_S = 1.6
 HANG_S = 40.0
 """No call takes longer: there are time-outs of 6 s, which follow each other where an open meets several servers."""
 SETTLE_S = 60.0
-LOOK_S = 0.02
+LOOK_S = 0.03
 
 
 class World:
@@ -50,7 +50,7 @@ class World:
         disk, yields = self.fork("disk"), self.fork("yields")
         product.Randomness.source = self.fork("secrets")
         self.loop = SimulatedLoop(lambda: 0.0003 + 0.02 * disk.random() ** 4)
-        threads.begin(self.loop, lambda: yields.random() < 0.02)
+        threads.begin(self.loop, yields)
         self.network = Network(self.loop, self.fork("network"))
         self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"), self.profile.collects)
         hosts.wire_clients(self.network)
@@ -80,6 +80,7 @@ class World:
     def broken(self, violation: Violation) -> None:
         """The run ends with it, wherever it was raised."""
         self._violation = self._violation or violation
+        self.loop.stop()
         raise violation
 
     def check_copies(self, ino: int) -> None:
@@ -133,7 +134,7 @@ class World:
             try:
                 self._start()
                 disasters.Disasters(self).schedule()
-                self._until(lambda: False, self.profile.work_s)
+                self._pass(self.profile.work_s)
                 self._heal()
                 self._settle()
                 self._check_names()
@@ -143,12 +144,16 @@ class World:
                 shutil.rmtree(self.home, ignore_errors=True)
 
     def _until(self, done: Any, seconds: float) -> bool:
-        """Whether it came true, looking every LOOK_S; a violation ends everything."""
+        """Whether it came true, looking every LOOK_S."""
         end = self.now + seconds
         while not (came := done()) and self.now < end:
-            self.loop.run_until(min(end, self.now + LOOK_S))
-            self._check_failures()
+            self._pass(min(end - self.now, LOOK_S))
         return came
+
+    def _pass(self, seconds: float) -> None:
+        """A violation ends everything."""
+        self.loop.run_until(self.now + seconds)
+        self._check_failures()
 
     def _check_failures(self) -> None:
         if self._violation is not None:
@@ -245,7 +250,7 @@ class World:
         while wrong := self._wrong_chunks():
             if self.now > end:
                 raise Violation(f"S8: {SETTLE_S:g} s after the last write, {'; '.join(wrong)}")
-            self._until(lambda: False, 0.2)
+            self._pass(0.2)
 
     def _wrong_chunks(self) -> list[str]:
         needed, read, wrong = self.servers.needed(), self.servers.read_by_files(), []
