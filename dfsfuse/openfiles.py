@@ -149,16 +149,25 @@ class OpenFiles:
         wait, pid = not flags & os.O_NONBLOCK, process_of(pid)
         lock = self._locks.acquire(ino, shown, pid, wait, interrupted)
         try:
-            newest, content = self._openings.open(place, ino, lock.token, shown)
-            try:
-                self._begin_writing(content, flags, lock.token, privileged)
-            except BaseException:
-                self._close(content)
-                raise
+            newest, content = self._open_newest(place, ino, flags, lock.token, privileged, shown)
         except BaseException:
             self._locks.release(lock, pid)
             raise
         return self._opened(Handle(content, place, flags, pid, lock, privileged), newest), newest.attributes
+
+    def _open_newest(
+        self, place: Place, ino: int, flags: int, token: int, privileged: bool, shown: bytes
+    ) -> tuple[Version, Content]:
+        """What is at the place, ready to be written; once more where what was found has become a copy meanwhile."""
+        while True:
+            newest, content = self._openings.open(place, ino, token, shown)
+            try:
+                if self._begin_writing(content, flags, token, privileged):
+                    return newest, content
+            except BaseException:
+                self._close(content)
+                raise
+            self._close(content)
 
     def _opened(self, handle: Handle, newest: Version) -> Handle:
         try:
@@ -172,15 +181,19 @@ class OpenFiles:
         known = self._attributes.get(place)
         return known.ino if known is not None else self._session.query(Lookup(place[0], list(place[1])), Attributes).ino
 
-    def _begin_writing(self, content: Content, flags: int, token: int, privileged: bool) -> None:
+    def _begin_writing(self, content: Content, flags: int, token: int, privileged: bool) -> bool:
+        """False where it is another file's, as a copy of what was unsent was made while this waited."""
         if flags & os.O_TRUNC:
             # Also of an empty file: mtime moves, which `> stamp` in makefiles relies on.
             with content.committing:
+                if content.failed is not None:
+                    return False
                 self._cache.mark_open(content)
                 content.resize(0, time.time_ns(), privileged)
         self._cache.mark_open(content)
         with content.mutex:
             content.writers, content.token = content.writers + 1, max(content.token, token)
+        return True
 
     # -- writing; reading is reading.py
 
@@ -217,6 +230,8 @@ class OpenFiles:
         """For one who is writing already."""
         content = handle.content
         with content.committing:
+            # It may have become a copy while this waited.
+            self.check_writable(handle)
             if size < content.size:
                 self.bring(content, lambda c: c.unready(size, size + 1) if size % ENTRY_BYTES else [])
             content.resize(size, time.time_ns(), handle.privileged)

@@ -179,6 +179,56 @@ def test_a_refused_content_is_kept_once(client: OneClient, monkeypatch: pytest.M
     assert len(client.volume.paths()) == 2
 
 
+def sizes(client: OneClient) -> tuple[int, int]:
+    """(of the file, of the one copy beside it)"""
+    (copy,) = {path for path in client.volume.paths() if path != "/f"}
+    return client.volume.at("f").size, client.volume.at(copy).size
+
+
+def test_an_open_that_truncates_spares_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S6: what could not be sent becomes a copy while a program waits to cut it, as it opens the file with
+    O_TRUNC: the program cuts the file's newest version, and the copy has what it was made for."""
+    failed_to_close(client, "f", b"unsent")
+    client.session.refusal = errors.LockLost("another client has opened the file")
+    pause, keep = Pause(), client.copies.keep
+
+    def kept(*arguments: Any) -> bytes:
+        client.session.refusal = None
+        pause.here()
+        return keep(*arguments)
+
+    monkeypatch.setattr(client.copies, "keep", kept)
+    retry = Background(client.unsent.retry)
+    pause.reached()
+    opening = Background(lambda: client.open("f", os.O_RDWR | os.O_TRUNC))
+    assert opening.waits()
+    pause.go_on()
+    assert retry.outcome() == 0
+    assert client.close(opening.outcome()) is None
+    assert client.unsent.retry() == 0
+    assert sizes(client) == (0, len(b"unsent"))
+
+
+def test_a_truncation_spares_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S6: as above, for a descriptor that was open before: its file is the copy's by then, so it has failed."""
+    one, two = refused(client)
+    pause, keep = Pause(), client.copies.keep
+
+    def kept(*arguments: Any) -> bytes:
+        pause.here()
+        return keep(*arguments)
+
+    monkeypatch.setattr(client.copies, "keep", kept)
+    first = Background(lambda: client.flush(one))
+    pause.reached()
+    second = Background(lambda: pytest.raises(errors.VersionConflict, client.files.resize, two, 0))
+    assert second.waits()
+    pause.go_on()
+    assert second.outcome().value is first.outcome()
+    assert client.unsent.retry() == 0
+    assert sizes(client) == (len(b"others"), len(b"mine"))
+
+
 def test_a_copy_that_could_not_be_sent_is_sent_to_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: where the copy has a name already and its bytes could not be sent, they are sent there, and no second copy
     is made."""
