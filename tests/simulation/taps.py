@@ -99,6 +99,7 @@ def _watch_fences(world: "World", replace: Replace) -> None:
         def run(self: Any, request: Any, *arguments: Any) -> Any:
             reply = commit(self, request, *arguments)
             world.note("directory", f"commit of inode {request.ino}: version {reply.version} on {request.base_version}")
+            world.committed[request.ino] = world.now
             if request.commit_id not in world.commit_ids:
                 world.commit_ids.add(request.commit_id)
                 _check_commit(world, request)

@@ -41,6 +41,8 @@ class World:
         self.commit_ids: set[bytes] = set()
         self.directory_cuts = 0
         self._cuts: list[float] = []
+        self.committed: dict[int, float] = {}
+        self._taken: set[int] = set()
         self._violation: Violation | None = None
         self._programs = 0
         self.given_up = False
@@ -123,7 +125,9 @@ class World:
         """Of the directory, or of all servers: what was not synced is gone, also how far fences had been raised."""
         self.directory_cuts += 1
         self._cuts.append(self.now)
-        self.files.power_cut(self.servers.ran_s_ago("directory", WINDOW_S))
+        since = self.servers.ran_s_ago("directory", WINDOW_S)
+        self.files.power_cut(since)
+        self._taken |= {ino for ino, committed in self.committed.items() if committed > since}
         self.fences.clear()
 
     # -- the run
@@ -321,20 +325,22 @@ class World:
             except Torn as error:
                 if file == name:
                     raise Violation(f"S3: in the end {name} is torn: {error}") from None
-                if self._is_told(name, error) and file in tables:
+                if not self._is_told(name, handle.content.ino, error):
+                    continue
+                if file in tables:
                     tables[file] += contents.whole_header(data)
-                elif self._is_told(name, error):
+                else:
                     records[file].update(contents.whole_records(data))
         return tables, records
 
-    def _is_told(self, name: str, error: Torn) -> bool:
-        """Is it known that a copy lacks something? One of what was closed must not lack it silently; a recovered one
-        may be half written."""
+    def _is_told(self, name: str, ino: int, error: Torn) -> bool:
+        """Is it known that a copy lacks something? One of what was closed must not lack it silently, unless it was made
+        within the last second before a power cut (S10); a recovered one may be half written."""
         from servers import losses
 
         lost = {row.path.rpartition(b"/")[2].decode() for row in self.servers.directory_disk.store.read(losses.told)}
         self.note("world", f"{name}: {error}, and {'told' if name in lost else 'not told'}")
-        if name not in lost and " (conflict " in name:
+        if name not in lost and " (conflict " in name and ino not in self._taken:
             raise Violation(f"S4: the copy {name} is torn, and nobody is told: {error}")
         if name in lost and not self._cuts:
             raise Violation(f"S15: the copy {name} lacks something that no power cut has taken: {error}")
