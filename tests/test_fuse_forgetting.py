@@ -1,11 +1,12 @@
 """What the kernel is told for long, and that it is over: the driver's replies, and its notifications."""
 
+import os
 import stat
 from collections.abc import Iterator
 
 import msgspec
 import pytest
-from fuse_requests import Kernel
+from fuse_requests import Kernel, request_bytes
 
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_forgetting import Forgetting
@@ -122,3 +123,56 @@ def test_a_promised_folder_is_opened_without_asking(kernel: Kernel, known: bool)
     opened = kernel.do(fuse.FUSE_OPENDIR, fuse.fuse_open_in.pack(0, 0), folder)
     flags = fuse.fuse_open_out.unpack(opened)[1]
     assert flags == (fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE if known else 0)
+
+
+def test_the_kernel_asks_each_time_while_programs_share_a_file(kernel: Kernel) -> None:
+    """Goal: S3. It is told before a lock is granted that the content is another one, and nothing more until it holds
+    something again: a notification would make the next answer void, and a read would end at the former size."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    kernel.open(ino)
+    kernel.fs.program_locks.shared.add(ino)
+    invalid = fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(ino, 0, 0)
+
+    def notified_by_an_open() -> list[int]:
+        body = fuse.fuse_open_in.pack(os.O_RDWR, 0)
+        return [reply.error for reply in kernel.send(request_bytes(fuse.FUSE_OPEN, body, ino)) if not reply.unique]
+
+    kernel.fs.program_locks.tell(kernel.fs.contents[ino], ino)
+    assert [(-reply.error, reply.body) for reply in kernel.written()] == [invalid]
+    for _ in range(2):
+        assert tell(kernel, ino) == []
+        assert notified_by_an_open() == []
+        assert holds(kernel, b"file") == (PROMISED_HOLD_S, 0)
+        assert fuse.fuse_attr_out.unpack(kernel.do(fuse.FUSE_GETATTR, nodeid=ino))[:2] == (0, 0)
+        assert fuse.fuse_statx_out.unpack(kernel.do(fuse.FUSE_STATX, bytes(24), ino))[:2] == (0, 0)
+
+    kernel.fs.program_locks.shared.clear()
+    kernel.lookup(b"file")
+    kernel.fs.program_locks.shared.add(ino)
+    assert len(tell(kernel, ino)) == 1
+    assert notified_by_an_open() == []
+
+
+def test_what_the_kernel_may_hold_is_over_once_it_has_heard(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S14. A notification that it has not taken, or that an answer has followed, is said again."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    kernel.fs.program_locks.shared.add(ino)
+    node, notifier = kernel.driver.nodes.get(ino), kernel.driver.forgetting._notifier
+    monkeypatch.setattr(notifier, "attributes_changed", lambda nodeid: False)
+    kernel.driver.forgetting.tell(ino, b"")
+    assert kernel.driver.nodes.may_hold(node)
+
+    def answered_meanwhile(nodeid: int) -> bool:
+        kernel.fs.program_locks.shared.clear()
+        kernel.lookup(b"file")
+        kernel.fs.program_locks.shared.add(ino)
+        return True
+
+    monkeypatch.setattr(notifier, "attributes_changed", answered_meanwhile)
+    kernel.driver.forgetting.tell(ino, b"")
+    assert kernel.driver.nodes.may_hold(node)
+    monkeypatch.setattr(notifier, "attributes_changed", lambda nodeid: True)
+    kernel.driver.forgetting.tell(ino, b"")
+    assert not kernel.driver.nodes.may_hold(node)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_filesystem import FakeFileSystem
 from support import ROOT, error, python, wait_until
@@ -248,10 +249,44 @@ def test_kernel_forgets_where_it_remembers_too_much(served, listed):
 
 def nodes_of(fs: FakeFileSystem):
     """The nodes of the driver that serves it."""
+    return driver_of(fs).nodes
+
+
+def driver_of(fs: FakeFileSystem) -> linux.Driver:
     import gc
 
     (driver,) = (one for one in gc.get_objects() if isinstance(one, linux.Driver) and one._fs is fs)
-    return driver.nodes
+    return driver
+
+
+@needs_fuse
+@pytest.mark.mounted
+def test_what_others_have_written_is_read_whatever_the_kernel_is_told_meanwhile(served):
+    """Goal: S3. A program under a lock reads a file that has grown elsewhere, to its end. The kernel takes no answer
+    about attributes that a notification has overtaken, and reads on with the size that it knew."""
+    point, fs = served
+    ino = fs.add(b"file")
+    fs.inodes[ino] = msgspec.structs.replace(fs.inodes[ino], promised=True)
+    code = "import os, sys; fd = os.open(sys.argv[1] + '/file', os.O_RDONLY); print(os.fstat(fd).st_size, flush=True);"
+    code += "sys.stdin.read(); print(len(os.pread(fd, 10000, 0)), os.lseek(fd, 0, os.SEEK_END))"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, point], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout.readline() == "0\n"
+    content = fs.contents[ino]
+    content.data.extend(b"x" * 5000)
+    content.lineage += 1
+    fs.program_locks.shared.add(ino)
+    fs.program_locks.tell(content, ino)
+    forgetting, lookup_open = driver_of(fs).forgetting, fs.lookup_open
+
+    def overtaken(ino):
+        known = lookup_open(ino)
+        forgetting.tell(ino, b"")
+        return known
+
+    fs.lookup_open = overtaken
+    assert reader.communicate("", timeout=20)[0] == "5000 5000\n"
 
 
 @needs_fuse

@@ -220,14 +220,15 @@ class Notifier:
     def __init__(self, device: int):
         self._device = device
 
-    def attributes_changed(self, nodeid: int) -> None:
-        """The kernel asks again for the attributes of a node before it uses them; its pages stay."""
-        self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, -1, 0))
+    def attributes_changed(self, nodeid: int) -> bool:
+        """The kernel asks again for the attributes of a node before it uses them, and takes no answer that it has asked
+        for before; its pages stay. False: it does not know the node."""
+        return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, -1, 0))
 
-    def content_changed(self, nodeid: int) -> None:
-        """It forgets its pages too. Not from a thread that answers a read or a write of it: the kernel has pages locked
-        while it waits for these."""
-        self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
+    def content_changed(self, nodeid: int) -> bool:
+        """The same, and it forgets its pages too. Not from a thread that answers a read or a write of it: the kernel
+        has pages locked while it waits for these."""
+        return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
 
     def name_changed(self, folder: int, name: bytes) -> None:
         """It looks the name up again before it uses it. Waits for who holds the folder's lock, such as a request on a
@@ -251,9 +252,11 @@ class Notifier:
     def _write(self, code: int, body: bytes) -> None:
         os.write(self._device, _pack_header(16 + len(body), code, 0) + body)
 
-    def _tell(self, code: int, body: bytes) -> None:
+    def _tell(self, code: int, body: bytes) -> bool:
         try:
             self._write(code, body)
         except OSError as error:
             if error.errno not in (errno.ENOENT, *_ENDED):
                 log.error("the kernel refuses notification %d: %s", code, error)
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""What the kernel was told for long, until it is told that this is over.
+"""What the kernel was told, until it is told that this is over.
 
 Names and attributes that the directory has promised are given to the kernel for long; when a promise is broken, the
 kernel is to ask again. That is said by a thread of its own, after the directory has been told that the event is heard:
@@ -11,6 +11,11 @@ looks whether anything was broken since the request was begun, and has that said
 A name is forgotten by itself; where a folder as a whole is not promised any more, all names are, by a new epoch, and
 looked up again as they are used (Linux 6.16; without that, nothing is told for long).
 
+An answer about attributes that such a notification overtakes is not taken, and a read that has asked goes on with the
+size that the kernel knew before. A program that locks a file must read it to its end, so while programs share a file by
+locks the kernel asks each time, and is told before a lock is granted that the content is another one (`content_over`),
+and nothing else.
+
 Threads: `broken` and `answered` are called by any, and never wait. One thread tells the kernel.
 """
 
@@ -18,9 +23,10 @@ import logging
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from dfsfuse.drivers.fuse_channel import Notifier
-from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.messages import EVERYTHING
 
 log = logging.getLogger(__name__)
@@ -75,13 +81,33 @@ class Forgetting:
         if ino == EVERYTHING:
             self._notifier.names_changed()
             for node in self._nodes.all():
-                self._notifier.attributes_changed(node.id)
+                self.attributes_over(node)
             return
         if not self._nodes.is_folder(ino):
-            self._notifier.attributes_changed(ino)
+            node = self._nodes.known(ino)
+            if node is not None:
+                self.attributes_over(node)
             return
         if name:
             self._notifier.name_changed(ino, name)
         else:
             self._notifier.names_changed()
         self._notifier.content_changed(ino)
+
+    def attributes_over(self, node: Node) -> None:
+        """The kernel is to ask for the attributes of a node, unless it does so each time."""
+        if self._nodes.may_hold(node):
+            _is_over(node, self._notifier.attributes_changed)
+
+    def content_over(self, ino: int) -> None:
+        """It forgets the pages too. Not from a thread that answers a read or a write."""
+        node = self._nodes.known(ino)
+        if node is not None:
+            _is_over(node, self._notifier.content_changed)
+
+
+def _is_over(node: Node, tell: Callable[[int], bool]) -> None:
+    """What the kernel is told meanwhile may count, or not."""
+    node.holds = False
+    if not tell(node.id):
+        node.holds = True

@@ -9,7 +9,8 @@ Look-ups are counted: each reply that names a node adds one, FORGET takes them b
 The pages of a node are those of one content. They may be kept over opens while that content changes by writes through
 this node alone. While a program has an older content open, a newer one is opened with direct I/O, past the pages, and
 the node goes on reporting the older one's size: two versions never mix. Only where programs share the file by locks the
-size is the newest's, as who locks must be told the right one.
+size is the newest's, as who locks must be told the right one; and the kernel asks for it each time, so that it need not
+be told that it has changed (fuse_forgetting.py).
 
 A name is what the latest look-up found the node under. Other clients may have moved it since, so an open says both the
 path and the inode that it expects there.
@@ -47,11 +48,14 @@ Name = tuple[int, bytes]
 class Node:
     """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages;
     `content` is theirs while there are any. `pages` names the content that the pages are of. `told` is what the kernel
-    was told last, and `told_at` when; 0.0: it asks again anyway. `folder`: of a folder, all that it was told: programs
-    go on with it when it is removed. `again`: it was looked up again since `Nodes.surplus` has last come by."""
+    was told last, and `told_at` when; 0.0: it asks again anyway. `asks`: it was told to use that once. `holds`: it may
+    have been told something for longer since it was last told that all is over. `folder`: of a folder, all that it was
+    told: programs go on with it when it is removed. `again`: it was looked up again since `Nodes.surplus` has last come
+    by."""
 
     __slots__ = (
-        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "folder", "again",
+        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "asks", "holds",
+        "folder", "again",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
@@ -62,6 +66,7 @@ class Node:
         self.pages: tuple[int, int] | None = None
         self.told = 0
         self.told_at = 0.0
+        self.asks = self.holds = False
         self.folder: Attributes | None = None
         self.again = False
 
@@ -93,6 +98,9 @@ class Nodes:
         if node is None:
             raise OSError(errno.ESTALE, f"node {nodeid} is not known")
         return node
+
+    def known(self, ino: int) -> Node | None:
+        return self._nodes.get(ino)
 
     # -- look-ups
 
@@ -229,15 +237,20 @@ class Nodes:
 
     def tell(self, node: Node, attributes: Attributes) -> Attributes:
         """What to report of a node: the size is that of the content whose pages the kernel has."""
-        content = node.content
-        if content is not None and attributes.size != content.size and not self._is_shared(node.ino):
+        content, shared = node.content, self._is_shared(node.ino)
+        if content is not None and attributes.size != content.size and not shared:
             attributes = msgspec.structs.replace(attributes, size=content.size, promised=False)
         elif attributes.promised and not self.lasting:
             attributes = msgspec.structs.replace(attributes, promised=False)
-        node.told, node.told_at = _told(attributes), math.inf if attributes.promised else time.monotonic()
+        node.holds, node.asks = node.holds or not shared, shared
+        node.told, node.told_at = _told(attributes), _held_from(shared, attributes.promised)
         if attributes.mode & _TYPES == _FOLDER:
             node.folder = attributes
         return attributes
+
+    def may_hold(self, node: Node) -> bool:
+        """May the kernel use attributes that it was told, without asking again?"""
+        return node.holds or not self._is_shared(node.ino)
 
     def changed_by_kernel(self, node: Node) -> None:
         """The kernel has made the change itself, and asks for the attributes before it uses them again."""
@@ -276,6 +289,13 @@ class Nodes:
             node.users -= not direct
             if node.users == 0:
                 node.content = None
+
+
+def _held_from(asks: bool, promised: bool) -> float:
+    """`Node.told_at` for what is told now."""
+    if asks:
+        return 0.0
+    return math.inf if promised else time.monotonic()
 
 
 def _told(attributes: Attributes) -> int:

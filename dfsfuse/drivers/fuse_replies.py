@@ -16,9 +16,7 @@ _HOLD_NS = int(KERNEL_HOLD_S * 10**9)
 _NANO = 10**9
 _SECTOR = 512
 _UINT32 = 0xFFFFFFFF
-_ENTRY_HEAD = 0, 0, _HOLD_NS, _HOLD_NS
-_PROMISED_HEAD = PROMISED_HOLD_S, PROMISED_HOLD_S, 0, 0
-_NAME_PROMISED_HEAD = PROMISED_HOLD_S, 0, 0, _HOLD_NS
+_HELD, _PROMISED, _ASKED = (0, _HOLD_NS), (PROMISED_HOLD_S, 0), (0, 0)
 NO_ENTRY = bytes(fuse.fuse_entry_out.size)
 """In a READDIRPLUS reply: the kernel is to look the name up itself."""
 
@@ -35,34 +33,41 @@ def attr_fields(attributes: Attributes) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def attr_out(attributes: Attributes) -> bytes:
-    hold_s, hold_ns = (PROMISED_HOLD_S, 0) if attributes.promised else (0, _HOLD_NS)
-    return fuse.fuse_attr_out.pack(hold_s, hold_ns, 0, *attr_fields(attributes))
+def _hold(node: Node, attributes: Attributes) -> tuple[int, int]:
+    """For how long the attributes are used: (seconds, nanoseconds)."""
+    if node.asks:
+        return _ASKED
+    return _PROMISED if attributes.promised else _HELD
+
+
+def attr_out(node: Node, attributes: Attributes) -> bytes:
+    return fuse.fuse_attr_out.pack(*_hold(node, attributes), 0, *attr_fields(attributes))
 
 
 def entry_out(node: Node, attributes: Attributes) -> bytes:
-    head = _PROMISED_HEAD if attributes.promised else _ENTRY_HEAD
-    return fuse.fuse_entry_out.pack(node.id, GENERATION, *head, *attr_fields(attributes))
+    (name_s, name_ns), (hold_s, hold_ns) = _PROMISED if attributes.promised else _HELD, _hold(node, attributes)
+    return fuse.fuse_entry_out.pack(node.id, GENERATION, name_s, hold_s, name_ns, hold_ns, *attr_fields(attributes))
 
 
 def create_out(node: Node, attributes: Attributes, fh: int, flags: int) -> bytes:
     """The name may be promised; the attributes of what is open for writing are this client's."""
-    head = _NAME_PROMISED_HEAD if attributes.promised else _ENTRY_HEAD
-    return fuse.fuse_create_out.pack(node.id, GENERATION, *head, *attr_fields(attributes), fh, flags, 0)
+    name_s, name_ns = _PROMISED if attributes.promised else _HELD
+    return fuse.fuse_create_out.pack(
+        node.id, GENERATION, name_s, 0, name_ns, _HOLD_NS, *attr_fields(attributes), fh, flags, 0
+    )
 
 
 def open_out(fh: int, flags: int) -> bytes:
     return fuse.fuse_open_out.pack(fh, flags, 0)
 
 
-def statx_out(attributes: Attributes) -> bytes:
+def statx_out(node: Node, attributes: Attributes) -> bytes:
     """The basic fields: when a file was made is not kept."""
     atime, atime_ns = divmod(attributes.atime_ns, _NANO)
     mtime, mtime_ns = divmod(attributes.mtime_ns, _NANO)
     ctime, ctime_ns = divmod(attributes.ctime_ns, _NANO)
-    hold_s, hold_ns = (PROMISED_HOLD_S, 0) if attributes.promised else (0, _HOLD_NS)
     return fuse.fuse_statx_out.pack(
-        hold_s, hold_ns, 0,
+        *_hold(node, attributes), 0,
         fuse.STATX_BASIC_STATS, BLOCK_BYTES, 0, attributes.nlink, attributes.uid, attributes.gid, attributes.mode, 0,
         attributes.ino, attributes.size, -(-attributes.allocated_bytes // _SECTOR), 0,
         atime, atime_ns, 0, 0, 0, 0, ctime, ctime_ns, 0, mtime, mtime_ns, 0,

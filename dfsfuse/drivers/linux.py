@@ -104,8 +104,8 @@ class Driver:
         self._fs = filesystem
         self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
         notifier = Notifier(device)
-        self.files = Files(filesystem, self.nodes, self.interrupts, notifier)
         self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
+        self.files = Files(filesystem, self.nodes, self.interrupts, self.forgetting)
         filesystem.on_broken(self.forgetting.broken)
         self.ready, self.unfit = False, ""
         self._handlers = self._table()

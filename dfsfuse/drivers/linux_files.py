@@ -26,11 +26,11 @@ from dfsfuse.drivers.fuse_channel import (
     PAYLOAD_BYTES_MAX,
     Handlers,
     Interrupts,
-    Notifier,
     Request,
     beyond,
     refusal,
 )
+from dfsfuse.drivers.fuse_forgetting import Forgetting
 from dfsfuse.drivers.fuse_nodes import Name, Node, Nodes
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
@@ -62,8 +62,8 @@ class _Opened:
 class Files:
     """What is open, by the number that the kernel has for it."""
 
-    def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, notifier: Notifier):
-        self._fs, self._nodes, self._interrupts, self._notifier = filesystem, nodes, interrupts, notifier
+    def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, forgetting: Forgetting):
+        self._fs, self._nodes, self._interrupts, self._forgetting = filesystem, nodes, interrupts, forgetting
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
         self._stale: dict[int, tuple[Name | None, float]] = {}
@@ -106,7 +106,7 @@ class Files:
         handle, attributes = self._open_through_name(request.pid, node, act)
         fh, kept, look_again = self._hold(request, handle, node, attributes)
         if (look_again or handle.writable) and not flags & os.O_TRUNC:
-            self._notifier.attributes_changed(node.id)
+            self._forgetting.attributes_over(node)
         return replies.open_out(fh, kept)
 
     def _open_through_name(self, thread: int, node: Node, act: Act) -> tuple[Handle, Attributes]:
@@ -199,7 +199,7 @@ class Files:
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open."""
-        self._notifier.content_changed(ino)
+        self._forgetting.content_over(ino)
 
     # -- reading and writing
 

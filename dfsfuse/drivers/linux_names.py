@@ -83,11 +83,11 @@ class Names:
 
     def getattr(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)
-        return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
+        return replies.attr_out(node, self._nodes.tell(node, self._attributes(node)))
 
     def statx(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)
-        return replies.statx_out(self._nodes.tell(node, self._attributes(node)))
+        return replies.statx_out(node, self._nodes.tell(node, self._attributes(node)))
 
     def _attributes(self, node: Node) -> Attributes:
         try:
@@ -123,7 +123,7 @@ class Names:
         changes = _changes(fields) if valid & _CHANGES else self._owner_again(request, node)
         if changes:
             self._set(node, changes)
-        return replies.attr_out(self._nodes.tell(node, self._attributes(node)))
+        return replies.attr_out(node, self._nodes.tell(node, self._attributes(node)))
 
     def _owner_again(self, request: Request, node: Node) -> dict[str, int]:
         """A change of nothing is chown(-1, -1): it takes set-id bits as any chown does, and moves ctime; anybody may do
