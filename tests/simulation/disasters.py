@@ -37,7 +37,7 @@ class Profile(NamedTuple):
 
 _WORK = {
     "read_table": 3.0, "edit_table": 4.0, "rewrite_table": 1.5, "append": 2.5, "read_log": 1.0, "name": 2.0,
-    "private": 0.7,
+    "private": 0.7, "follow_table": 1.5,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ What patches a name that is no longer there fails with AttributeError: `replace`
 """
 
 from collections.abc import Callable
+from inspect import isawaitable
 from typing import Any, NamedTuple
 
 CHECK = "check"
@@ -175,3 +176,26 @@ def gaps_untold() -> None:
     from dfsfuse import salvage
 
     replace(salvage, "bring_all", lambda bring_all: lambda content, transfer: [])
+
+
+@fault("S1", "S2", "S12")
+def stale_promise_accepted() -> None:
+    """A client goes on using what the directory has called back about."""
+    from dfsfuse.attributes import AttributeTable
+
+    replace(AttributeTable, "broken", lambda broken: lambda self, ino, name: None)
+
+
+@fault("S1", "S2", "S12")
+def break_not_waited_for() -> None:
+    """A change is made, and answered, while clients have not heard that their promises are broken."""
+    from servers.callbacks import Callbacks
+
+    def make(when_heard: Any) -> Any:
+        async def run(self: Any, by: Any, touches: Any, waits: Any, touched: Any, apply: Any) -> Any:
+            reply = apply()
+            return await reply if isawaitable(reply) else reply
+
+        return run
+
+    replace(Callbacks, "_when_heard", make)

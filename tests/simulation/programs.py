@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from simulation import contents, threads
 from simulation.contents import Table, Torn
 from simulation.history import NameOp, Violation, Write
+from simulation.loop import Life
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -27,13 +28,18 @@ LOGS = ("log",)
 NAMES = ("n1", "n2", "n3")
 FOLDER = "names"
 THINK_S = 0.35
+FOLLOW_S, TOLD_S = 1.0, 0.0001
+"""How long one waits for another's close(), and how soon it hears of that: sooner than any message of the product."""
 READ_MAX = 1 << 20
 
 
 class Turns:
-    """Who writes which table on one client, so that its other programs know."""
+    """Who writes which table on one client, so that its other programs know; and who waits there for `closed`, the
+    table that a program of another client has closed last."""
 
-    def __init__(self) -> None:
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.followers, self.closed = threads.Waiters(), ""
         self.locks = {name: threads.Lock() for name in TABLES}
         self.active = dict.fromkeys(TABLES, 0)
         self.begun = dict.fromkeys(TABLES, 0)
@@ -89,6 +95,12 @@ class Program:
 
     def read_table(self) -> None:
         self.check_table(self.random.choice(TABLES))
+
+    def follow_table(self) -> None:
+        """Reads a table at the moment at which a program elsewhere has closed it, as one who is told of it would."""
+        if self.turns.followers.wait(FOLLOW_S):
+            threads.sleep(TOLD_S)
+            self.check_table(self.turns.closed)
 
     def check_table(self, name: str) -> Table | None:
         """Open, read twice, close; None where a program of this client was writing meanwhile."""
@@ -160,6 +172,8 @@ class Program:
         self.world.note(self.who, f"write {write.number} to {write.file}, on {write.base}: ok{' durably' * durable}")
         self.world.files.acked(write, self.world.now, durable)
         self.world.check_copies(handle.content.ino)
+        if write.file in TABLES:
+            self.world.tell_followers(self.client, write.file)
 
     def rewrite_table(self) -> None:
         """With O_TRUNC, so without reading what was there."""

@@ -88,6 +88,14 @@ class World:
     def check_copies(self, ino: int) -> None:
         taps.check_copies(self, ino)
 
+    def tell_followers(self, writer: Any, table: str) -> None:
+        """A program of `writer` has closed it: those of other clients that wait for that go on."""
+        for client in self.clients:
+            turns = getattr(client, "turns", None)
+            if turns is not None and turns.life is client.life and client is not writer:
+                turns.closed = table
+                self.loop.within(turns.life, lambda turns=turns: turns.followers.wake(len(turns.followers)))
+
     def took(self, who: str, what: str, began: float) -> None:
         if self.now - began > HANG_S:
             raise Violation(f"S13: {who}: {what} took {self.now - began:.1f} s")
@@ -108,7 +116,7 @@ class World:
 
     def _start_programs(self, client: Any) -> None:
         self.note(client.name, "is mounted")
-        turns = client.turns = Turns()
+        turns = client.turns = Turns(client.life)
         for number in range(0 if self.stopping else self.profile.programs):
             program = Program(self, client, number, turns)
             threads.spawn(lambda program=program: self._run(program))
@@ -200,7 +208,7 @@ class World:
         self._start_programs(client)
 
     def _make_files(self, client: Any) -> None:
-        program = Program(self, client, 99, Turns())
+        program = Program(self, client, 99, Turns(client.life))
         flags = 0o100644, 0, 0, os.O_RDWR, program.pid
         for name in TABLES:
             program.write_anew(name, lambda at: client.filesystem.create(at, *flags), durable=True)
