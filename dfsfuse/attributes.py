@@ -226,15 +226,20 @@ class AttributeTable:
     # -- forgetting
 
     def forget_place(self, place: Place) -> None:
-        """A name was made, removed or replaced: it, what it led to, and its folder are no longer known."""
+        """A name was made, removed or replaced: it, what it led to, and its folder are no longer known. Where it is not
+        promised which folder that is, nothing is."""
         base, names = place
         with self._mutex:
             self._forget_inode(self._last_at(place)[0])
             self._forget_path(place)
-            if len(names) == 1:
-                self._names.changed(base, names[0], UNKNOWN, 0.0, self._clock())
-            if names:
-                self._forget_inode(self._last_at((base, names[:-1]))[0])
+            if not names:
+                return
+            folder, promised = self._ino_at((base, names[:-1]), self._clock())
+            if folder > 0 and (promised or len(names) == 1):
+                self._names.changed(folder, names[-1], UNKNOWN, 0.0, self._clock())
+                self._forget_inode(folder)
+            else:
+                self._clear()
 
     def _forget_path(self, place: Place) -> None:
         if len(place[1]) > 1:

@@ -246,6 +246,22 @@ def test_a_path_is_promised_by_each_name_on_the_way(promised, clock):
     assert promised.get(path) is None
 
 
+@pytest.mark.parametrize("promised_way", [True, False])
+def test_a_path_that_is_made_again(promised, clock, promised_way):
+    """Goal: S14. A name below a path, known to be absent, is asked for again once this client has made it: a link that
+    followed a removal was not there for the fusepy driver."""
+    folder = msgspec.structs.replace(OLD, ino=3, mode=0o40755, promised=True)
+    promised.put((ROOT_INO, (b"folder",)), folder, promised.now())
+    promised.name_changed((ROOT_INO, (b"folder", b"name")), folder, promised.now(), ABSENT)
+    assert promised.is_absent((ROOT_INO, (b"folder", b"name")))
+    if not promised_way:
+        promised.broken(ROOT_INO, b"folder")
+    clock.now_s += 0.1
+    promised.forget_place((ROOT_INO, (b"folder", b"name")))
+    promised.put((ROOT_INO, (b"folder",)), folder, promised.now())
+    assert not promised.is_absent((ROOT_INO, (b"folder", b"name")))
+
+
 @pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
 def test_a_rename_moves_what_is_known(promised, clock, flags):
     """Goal: after a rename by this client both names are known, and the attributes of what has moved are asked for

@@ -180,6 +180,18 @@ def test_rename_flags(mount: Path):
     assert ((mount / "b").read_text(), (mount / "c").read_text()) == ("a", "b")
 
 
+def test_a_name_that_is_made_again(mount: Path):
+    """Goal: a name that was just removed is there again once it is made, whatever it is made by."""
+    (mount / "folder").mkdir()
+    file, name = mount / "file", mount / "folder" / "name"
+    file.write_text("content")
+    for make in (lambda: name.hardlink_to(file), lambda: name.symlink_to("../file"), lambda: os.rename(file, name)):
+        make()
+        assert name.read_text() == "content"
+        name.unlink()
+        assert not name.exists()
+
+
 def test_renamed_while_open(mount: Path):
     """Goal: a writer does not care where its file goes meanwhile, nor where the folder goes."""
     (mount / "d").mkdir()
