@@ -1,5 +1,6 @@
 """What the driver over paths lets the kernel keep, without a kernel."""
 
+import msgspec
 import pytest
 
 from dfsfuse.content import Content
@@ -68,3 +69,20 @@ def test_writing_past_the_pages_of_one_node_ends_those_of_another(nodes, content
     newer.close()
     assert not Opened(nodes, "/y", content).close()
     older.close()
+
+
+@pytest.mark.parametrize("through_a_handle", [False, True])
+def test_what_the_kernel_was_told_before_it_asks_again(nodes, content, through_a_handle):
+    """Goal: S3. An open that finds another size than the kernel was told makes it ask, but not where it is made to ask
+    anyway: its answers to who locks the file would come too late."""
+    node = Opened(nodes, "/x", content).node
+    if through_a_handle:
+        nodes.tell_open(node, ATTRIBUTES)
+    else:
+        nodes.tell("/x", ATTRIBUTES)
+    content.size = 10
+    newer = msgspec.structs.replace(ATTRIBUTES, size=10)
+    nodes._renamed_at = -10.0
+    assert nodes.open("/x", content, newer)[3]
+    nodes.asks_again(node)
+    assert not nodes.open("/x", content, newer)[3]

@@ -253,10 +253,13 @@ class Driver(mfusepy.Operations):
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open. libfuse can say so of files that have
-        a name."""
+        a name. Who opens the file next need not say it once more: the kernel takes no answer that this overtakes, and
+        who has just locked the file would read on with the size of before."""
         opened = [held for held in list(self._handles.values()) if isinstance(held, _Open)]
-        for path in {held.node.path for held in opened if held.handle.content is content} - {None}:
-            self._look_again(path)
+        for node in {held.node for held in opened if held.handle.content is content}:
+            self._nodes.asks_again(node)
+            if node.path is not None:
+                self._look_again(node.path)
 
     def _handle(self, fi) -> Handle:
         return self._handles[fi.fh].handle

@@ -99,6 +99,13 @@ class KernelNodes:
         told = self._told.get(path) or self._told_before.get(path)
         return told is not None and told != right
 
+    def asks_again(self, node: KernelNode) -> None:
+        """The kernel is about to be told that nothing of what it was told counts any more."""
+        with self._mutex:
+            node.told = None
+            for told in (self._told, self._told_before):
+                told.pop(node.path or "", None)
+
     # -- opens
 
     def open(
