@@ -151,7 +151,9 @@ def _add_looks(add: Add) -> None:
     form = mappings.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="one line for each copy, with a line of titles")
     _json(form)
-    _json(add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that"))
+    locks = add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that")
+    locks.add_argument("--kept", action="store_true", help="also write locks that clients keep and no program uses")
+    _json(locks)
     quota = add("quota", "commands.quota:quota", "show what the volume holds and may hold, or limit it")
     quota.add_argument(
         "--bytes", metavar="N", type=given.limit, help="limit what files store (500M, ...; none: no limit)"

@@ -17,6 +17,7 @@ from dfsfuse.openings import Openings
 from dfsfuse.options import ClientOptions
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.range_locks import RangeLockTable
+from dfsfuse.recalling import Recalling
 from dfsfuse.recovery import Recovery
 from dfsfuse.rpc import Rpc
 from dfsfuse.sending import Sending
@@ -67,6 +68,20 @@ def _transfer(undo: contextlib.ExitStack, session: Session, folder: Path) -> Tra
     return transfer
 
 
+def _locks(undo: contextlib.ExitStack, session: Session, options: ClientOptions) -> tuple[LockLease, LockTable]:
+    lease = LockLease(session)
+    undo.callback(lease.close)
+    locks = LockTable(session, lease, options.lock_wait_s)
+    undo.callback(locks.close)
+    return lease, locks
+
+
+def _recalls(undo: contextlib.ExitStack, recalling: Recalling, session: Session) -> Recalling:
+    session.on_closed(recalling.join)
+    undo.callback(recalling.stop)
+    return recalling
+
+
 def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -> FileSystem:
     """A file system that works; what an earlier client of the same folder left unsent is taken up. `tell` takes lines
     for the user about what became of that, for which a little time is given.
@@ -77,10 +92,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         session = _session(undo, options)
         cache = _cache(undo, session, options)
         transfer = _transfer(undo, session, options.folder)
-        lease = LockLease(session)
-        undo.callback(lease.close)
-        locks = LockTable(session, lease, options.lock_wait_s)
-        undo.callback(locks.close)
+        lease, locks = _locks(undo, session, options)
         committer = Committer(session, transfer, cache)
         copies = Copies(session, locks, cache, transfer, committer)
         unsent = Unsent(session, locks, cache, committer, copies)
@@ -93,10 +105,11 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         sharing = Sharing(locks, ranges, cache, openings, attributes, copies, sending, transfer.download)
         undo.callback(sharing.close)
         lease.on_wanted(sharing.wanted)
+        recalling = _recalls(undo, Recalling(session, lease, locks, sharing.wanted), session)
         files = OpenFiles(session, locks, attributes, cache, openings, transfer, sending, unsent, sharing)
         parts = files, Allocation(session, files, cache), ProgramLocks(session, ranges, sharing, files)
         filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
-        for part in (session, lease, locks, sharing, watching):
+        for part in (session, lease, locks, sharing, watching, recalling):
             part.start()
         recovery = Recovery(session, cache, transfer, unsent)
         if not options.read_only:

@@ -4,13 +4,18 @@ The client holds a file's lock once for all its local opens. A local open joins 
 client has waited for it for JOIN_S_MAX, only a process that has a writing handle already may still join, and others
 queue at the lock service like everybody else: so a stream of local opens does not starve other clients.
 
-    free -> asking -> held -> returning -> under way -> free
-              |         ^         |
-              |         +---------+     a local open within RETURN_AFTER_S takes it back
-              +-> free                  refused, interrupted, or the service does not answer
+    free -> asking -> held <-> kept -> returning -> under way -> free
+              |         ^ |               | ^
+              |         | +---------------|-+   it was recalled, or is not to be kept
+              |         +-----------------+     a local open within RETURN_AFTER_S takes it back
+              +-> free                          refused, interrupted, or the service does not answer
 
-Locks that are given back wait RETURN_AFTER_S for a request to go along with, so that closing many files costs few.
-While a lock is under way to the service nobody here asks for it: the question could overtake it.
+A lock that no program uses any more is kept, if it may be, until another client wants it (recalling.py), until it is
+surplus, or was not used for long (kept_locks.py). Who wants it stands in the service's queue: so a lock that was asked
+for while programs used it goes back with their last close, and the next open here stands behind who waits.
+
+Locks that are given back wait RETURN_AFTER_S for a request to go along with, so that closing many files costs few; but
+nobody waits for that. While a lock is under way to the service nobody here asks for it: the question could overtake it.
 
 A lock whose lease (lock_lease.py) has run out is lost.
 
@@ -23,6 +28,7 @@ import threading
 import time
 
 from dfsfuse import errors
+from dfsfuse.kept_locks import KEPT_MAX, KeptLocks, Lock
 from dfsfuse.lock_lease import LEASE_S, LockLease
 from dfsfuse.messages import (
     Acquire,
@@ -32,11 +38,10 @@ from dfsfuse.messages import (
     ReleaseLocks,
     RenewedLocks,
     RenewLocks,
-    Reserve,
-    Reserved,
 )
 from dfsfuse.patience import Patience
 from dfsfuse.processes import command_of
+from dfsfuse.reservations import Reservations
 from dfsfuse.session import Session, boottime_s
 from dfsfuse.waiting import POLL_S, WAITING_OPENS_MAX, Interrupted, Opening, WaitingOpens, never
 
@@ -44,41 +49,30 @@ log = logging.getLogger(__name__)
 
 JOIN_S_MAX = 2.0
 RETURN_AFTER_S = 0.01
-RESERVE = 32
-
-
-class Lock:
-    """One lock held by this client. `lost` once it is known that it is no longer ours."""
-
-    def __init__(self, ino: int, token: int, until_s: float, pid: int, path: bytes):
-        self.ino, self.token, self.until_s = ino, token, until_s
-        self.pids, self.path = [pid], path
-        self.wanted = False
-        self.lost = False
-
-    def valid(self, now_s: float) -> bool:
-        return not self.lost and now_s < self.until_s
-
-    def held_now(self) -> bool:
-        return self.valid(boottime_s())
-
-    def described(self) -> HeldLock:
-        pid = self.pids[0] if self.pids else 0
-        return HeldLock(self.ino, self.token, self.path, pid, command_of(pid) if pid else "")
 
 
 class LockTable:
     """`acquire` and `release` for the file system. `start` begins to give locks back, `close` gives all back."""
 
-    def __init__(self, session: Session, lease: LockLease, wait_s: float, waiting_max: int = WAITING_OPENS_MAX):
+    def __init__(
+        self,
+        session: Session,
+        lease: LockLease,
+        wait_s: float,
+        waiting_max: int = WAITING_OPENS_MAX,
+        kept_max: int = KEPT_MAX,
+    ):
         self._session, self._lease, self._wait_s = session, lease, wait_s
         self._waiting, self._patience = WaitingOpens(waiting_max), Patience(session.timeout_s)
         self._changed = threading.Condition()
         self._held: dict[int, Lock] = {}
+        self._kept = KeptLocks(kept_max)
         self._returning: dict[int, Lock] = {}
-        self._under_way: set[int] = set()
-        self._reserved: list[Lock] = []
+        self._under_way: dict[int, int] = {}
+        self._reservations = Reservations(session, lease, self._patience, wait_s)
         self._asking: set[int] = set()
+        self._recalled_early: dict[int, int] = {}
+        self._start_number = 0
         self._stopping = threading.Event()
         self._returner = threading.Thread(target=self._return_for_ever, name="return-locks", daemon=True)
         lease.join(self)
@@ -87,13 +81,19 @@ class LockTable:
     def start(self) -> None:
         self._returner.start()
 
+    def keep_unused(self) -> None:
+        """From now on: this client hears what others want."""
+        self._kept.on = True
+
     def close(self) -> None:
         self._stopping.set()
         with self._changed:
+            self._kept.on = False
+            unused = [*self._kept.take_all(), *self._reservations.locks]
             self._returning.update(self._held)
-            self._returning.update((lock.ino, lock) for lock in self._reserved)
+            self._returning.update((lock.ino, lock) for lock in unused)
             self._held.clear()
-            self._reserved.clear()
+            self._reservations.locks.clear()
             self._changed.notify_all()
         if self._returner.is_alive():
             self._returner.join()
@@ -106,7 +106,7 @@ class LockTable:
         deadline = time.monotonic() + (self._wait_s if wait else 0.0)
         try:
             with Opening(self._waiting, interrupted) as opening:
-                joined = self._join_or_ask(ino, pid, deadline, opening)
+                joined = self._join_or_ask(ino, path, pid, deadline, opening)
                 return joined or self._ask_alone(ino, path, pid, deadline, opening)
         except (errors.Busy, errors.WouldBlock) as error:
             # Whether it was a program here or elsewhere that was in the way, and whether the wait was over before the
@@ -120,6 +120,7 @@ class LockTable:
         finally:
             with self._changed:
                 self._asking.discard(ino)
+                self._recalled_early.pop(ino, None)
                 self._changed.notify_all()
 
     def held(self, ino: int) -> Lock | None:
@@ -127,66 +128,38 @@ class LockTable:
         lock = self._held.get(ino)
         return lock if lock is not None and lock.held_now() else None
 
+    def has(self, ino: int) -> bool:
+        """Whether this client has the lock, used or kept."""
+        with self._changed:
+            lock = self._held.get(ino) or self._kept.get(ino)
+            return lock is not None and lock.held_now()
+
     def reserve(self, path: bytes, pid: int, interrupted: Interrupted = never) -> Lock:
         """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the
-        inode, so it waits for nobody but a service that does not answer, as `acquire` does then; and as RESERVE of them
+        inode, so it waits for nobody but a service that does not answer, as `acquire` does then; and as many of them
         are taken at a time, it seldom costs a request."""
         lock = self._take_reserved(path, pid)
         if lock is not None:
             return lock
         with Opening(self._waiting, interrupted) as opening:
             while lock is None:
-                self._ask_reserve(opening)
+                self._reservations.ask(self._add_reserved, opening.interrupted)
                 lock = self._take_reserved(path, pid)
             return lock
 
     def _take_reserved(self, path: bytes, pid: int) -> Lock | None:
         with self._changed:
-            while self._reserved:
-                lock = self._reserved.pop()
-                if lock.valid(boottime_s()):
-                    lock.pids, lock.path = [pid], path
-                    self._held[lock.ino] = lock
-                    return lock
-        return None
+            lock = self._reservations.take(path, pid)
+            if lock is not None:
+                self._held[lock.ino] = lock
+            return lock
 
-    def _ask_reserve(self, opening: Opening) -> None:
-        inos = [self._session.new_inode() for _ in range(RESERVE)]
-        tickets = self._lease.new_tickets(RESERVE)
-        try:
-            tokens, lease_s, sent_s = self._receive_reserved(inos, tickets[0], opening.interrupted)
-            until_s = self._lease.granted_until_s(sent_s, lease_s)
-            with self._changed:
-                fresh = [Lock(ino, token, until_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
-                self._reserved += [lock for lock in fresh if lock.token]
-        finally:
-            self._lease.over(tickets)
+    def _add_reserved(self, fresh: list[Lock]) -> None:
+        with self._changed:
+            self._reservations.locks += fresh
 
-    def _receive_reserved(
-        self, inos: list[int], first: int, interrupted: Interrupted
-    ) -> tuple[list[int], float, float]:
-        """(tokens, lease in s, when it was asked for). Busy while the lock service grants nothing."""
-        request, sent_s = Reserve(session=self._session.id, inos=inos, ticket=first), 0.0
-
-        def attempt(left_s: float) -> Reserved:
-            nonlocal sent_s
-            sent_s = boottime_s()
-            reply: Reserved = self._session.rpc.call(
-                self._lease.url(), "reserve", request, Reserved, left_s, interrupted
-            )
-            if not any(reply.tokens):
-                raise errors.Starting("the lock service waits for its sessions after a restart")
-            return reply
-
-        try:
-            patience_s = max(self._wait_s + self._lease.answer_s(), self._session.timeout_s)
-            reply = self._patience.until_answered(attempt, patience_s, interrupted)
-        except errors.Starting as error:
-            raise errors.Busy(str(error)) from None
-        return reply.tokens, reply.lease_s, sent_s
-
-    def release(self, lock: Lock, pid: int) -> None:
-        """One local open ends; the last one gives the lock back."""
+    def release(self, lock: Lock, pid: int, keep: bool = False) -> None:
+        """One local open ends; with the last one the lock is kept, if it may be, or given back."""
         with self._changed:
             if pid in lock.pids:
                 lock.pids.remove(pid)
@@ -195,14 +168,23 @@ class LockTable:
             if self._held.get(lock.ino) is not lock:
                 return
             del self._held[lock.ino]
-            self._returning[lock.ino] = lock
-            self._changed.notify_all()
+            self._return(self._kept.add(lock) if keep and self._kept.accepts(lock) else [lock])
 
-    def _join_or_ask(self, ino: int, pid: int, deadline: float, opening: Opening) -> Lock | None:
+    def _return(self, locks: list[Lock]) -> None:
+        self._returning.update((lock.ino, lock) for lock in locks)
+        self._changed.notify_all()
+
+    def give_up(self, ino: int) -> None:
+        """Nobody opens the file any more."""
+        with self._changed:
+            lock = self._kept.pop(ino)
+            self._return([lock] if lock is not None else [])
+
+    def _join_or_ask(self, ino: int, path: bytes, pid: int, deadline: float, opening: Opening) -> Lock | None:
         """A held lock joined; or None, and this thread is the one that asks the service for this inode."""
         with self._changed:
             while True:
-                lock = self._held.get(ino) or self._take_back(ino)
+                lock = self._held.get(ino) or self._take_back(ino, path)
                 if lock is not None and self._may_join(lock, pid):
                     lock.pids.append(pid)
                     return lock
@@ -215,9 +197,13 @@ class LockTable:
                     self._asking.add(ino)
                     return None
 
-    def _take_back(self, ino: int) -> Lock | None:
+    def _take_back(self, ino: int, path: bytes) -> Lock | None:
+        kept = self._kept.pop(ino)
+        if kept is not None:
+            kept.used_as(path)
+            self._returning[ino] = kept
         lock = self._returning.get(ino)
-        if lock is None or lock.wanted or not lock.valid(boottime_s()):
+        if lock is None or lock.wanted or lock.recalled or not lock.valid(boottime_s()):
             return None
         self._held[ino] = self._returning.pop(ino)
         return lock
@@ -287,6 +273,7 @@ class LockTable:
         until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
         lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
         with self._changed:
+            lock.recalled = granted.wanted or self._recalled_early.get(lock.ino) == lock.token
             self._held[request.ino] = lock
         return lock
 
@@ -295,21 +282,25 @@ class LockTable:
             with self._changed:
                 while not self._returning and not self._stopping.is_set():
                     self._changed.wait()
-            self._stopping.wait(RETURN_AFTER_S)
+                urgent = any(lock.recalled for lock in self._returning.values())
+            if not urgent:
+                self._stopping.wait(RETURN_AFTER_S)
             self._give_back(self.take_returning())
 
     def take_returning(self) -> list[HeldLock]:
         """What is to be given back, for a request to take along; `arrived` is told when that has been answered."""
         with self._changed:
             returning, self._returning = self._returning, {}
-            self._under_way.update(returning)
+            self._under_way.update((lock.ino, lock.token) for lock in returning.values())
         return [HeldLock(lock.ino, lock.token) for lock in returning.values()]
 
     def arrived(self, returned: list[HeldLock]) -> None:
         """Or nobody knows, and the next renewal frees them."""
         if returned:
             with self._changed:
-                self._under_way.difference_update(lock.ino for lock in returned)
+                for lock in returned:
+                    if self._under_way.get(lock.ino) == lock.token:
+                        del self._under_way[lock.ino]
                 self._changed.notify_all()
 
     def _give_back(self, held: list[HeldLock]) -> None:
@@ -323,25 +314,58 @@ class LockTable:
         finally:
             self.arrived(held)
 
+    def wanted_back(self, wanted: list[HeldLock]) -> tuple[list[HeldLock], list[HeldLock]]:
+        """Others want these: (what goes back, of which `arrived` is told; what programs use, and goes back then)."""
+        returned, used = [], []
+        with self._changed:
+            for lock in wanted:
+                (used if self._is_used(lock) else returned).append(HeldLock(lock.ino, lock.token))
+            for lock in returned:
+                self._under_way[lock.ino] = lock.token
+        return returned, used
+
+    def _is_used(self, wanted: HeldLock) -> bool:
+        """If not, it is in no table any more. One whose grant is under way is about to be used."""
+        for table in (self._kept, self._returning):
+            lock = table.get(wanted.ino)
+            if lock is not None and lock.token == wanted.token:
+                table.pop(wanted.ino)
+                return False
+        held = self._held.get(wanted.ino)
+        if held is not None and held.token == wanted.token:
+            held.recalled = True
+            return True
+        if wanted.ino in self._asking:
+            self._recalled_early[wanted.ino] = wanted.token
+            return True
+        return any(lock.ino == wanted.ino for lock in self._reservations.locks)
+
     # -- the lease
 
     def list_held(self, request: RenewLocks) -> None:
         with self._changed:
-            mine = [*self._held.values(), *self._returning.values(), *self._reserved]
-            request.held = [lock.described() for lock in mine]
+            mine = [*self._held.values(), *self._returning.values(), *self._reservations.locks]
+            kept = [lock.described_unused(self._start_number) for lock in self._kept]
+            request.held = [lock.described() for lock in mine] + kept
+            request.watches = self._kept.on
 
     def take_over(self, request: RenewLocks, reply: RenewedLocks, until_s: float) -> None:
-        asked = {(row.ino, row.token) for row in request.held}
+        asked = {(row.ino, row.token): bool(row.path) for row in request.held}
         lost = {(row.ino, row.token) for row in reply.lost}
-        wanted = {row.ino for row in reply.wanted if row.waited_s >= JOIN_S_MAX}
+        wanted = {row.ino: row.waited_s for row in reply.wanted}
         with self._changed:
-            for lock in [*self._held.values(), *self._returning.values(), *self._reserved]:
-                lock.wanted = lock.ino in wanted
+            self._start_number = reply.start_number
+            mine = [*self._held.values(), *self._returning.values(), *self._reservations.locks, *self._kept]
+            for lock in mine:
+                lock.wanted = wanted.get(lock.ino, 0.0) >= JOIN_S_MAX
+                lock.recalled = lock.recalled or lock.ino in wanted
                 if (lock.ino, lock.token) in lost:
                     self._lose(lock)
                 elif (lock.ino, lock.token) in asked:
                     lock.until_s = until_s
-            self._changed.notify_all()
+                    lock.told = reply.start_number if asked[lock.ino, lock.token] else lock.told
+            unused = [self._kept.pop(lock.ino) for lock in self._kept if lock.recalled]
+            self._return([*filter(None, unused), *self._kept.take_unused(boottime_s())])
 
     def _lose(self, lock: Lock) -> None:
         # Of one that is only reserved nobody has heard.
@@ -350,10 +374,12 @@ class LockTable:
         lock.lost = True
         if self._held.get(lock.ino) is lock:
             del self._held[lock.ino]
-        self._reserved = [reserved for reserved in self._reserved if reserved is not lock]
+        if self._kept.get(lock.ino) is lock:
+            self._kept.pop(lock.ino)
+        self._reservations.locks = [reserved for reserved in self._reservations.locks if reserved is not lock]
 
     def _all_lost(self) -> None:
         with self._changed:
-            for lock in [*self._held.values(), *self._reserved]:
+            for lock in [*self._held.values(), *self._kept, *self._reservations.locks]:
                 self._lose(lock)
             self._changed.notify_all()

@@ -64,7 +64,7 @@ class OpenFiles:
         fetching = Fetching(cache, transfer, self._close)
         reading = Reading(transfer.latest, fetching)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
-        self.sync, self.discard, self._ahead = sending.sync_all, cache.discard, Ahead(transfer)
+        self.sync, self._ahead = sending.sync_all, Ahead(transfer)
 
     # -- opening
 
@@ -309,7 +309,7 @@ class OpenFiles:
             with content.mutex:
                 content.writers -= 1
             if handle.lock is not None:
-                self._locks.release(handle.lock, handle.pid)
+                self._locks.release(handle.lock, handle.pid, keep=True)
             if handle.share is not None:
                 self.sharing.closed(handle)
             if content.changed and not content.writers:
@@ -339,6 +339,11 @@ class OpenFiles:
     def any_written(self) -> bool:
         """Has any file here something that the servers may not have?"""
         return self._unsent.count() > 0 or any(content.writers for content in self._cache.in_use())
+
+    def discard(self, ino: int) -> None:
+        """The file is gone: nobody opens it any more."""
+        self._cache.discard(ino)
+        self._locks.give_up(ino)
 
     def discard_unnamed(self, content: Content) -> None:
         """The file has lost its last name here: what is not sent of it goes, with the last program that has it open."""

@@ -16,6 +16,7 @@ from typing import Any
 from dfsfuse import messages
 from dfsfuse.messages import Message, Watch, Watched
 from servers.promises import Promises, Touch, Waits
+from servers.watchers import Watchers, wake
 
 POLL_S = 1.0
 """How long a Watch stays unanswered where there is nothing to tell: a part of the lease, which the next one renews."""
@@ -26,35 +27,23 @@ class Callbacks:
 
     def __init__(self, core: Callable[[Watch, float], Watched | None], promises: Promises, clock: Callable[[], float]):
         self._core, self._promises, self._clock = core, promises, clock
-        # In the order in which they came, and so they are woken.
-        self._watching: dict[int, dict[asyncio.Future[None], None]] = {}
+        self._watching = Watchers()
         self._changes: dict[asyncio.Future[None], None] = {}
 
     # -- watching
 
     def watch(self, request: Watch, gone: asyncio.Future[None]) -> Watched | Awaitable[Watched]:
         watched = self._core(request, self._clock())
-        _wake(self._changes)
+        wake(self._changes)
         return watched if watched is not None else self._news(request.session, request.epoch, gone)
 
     async def _news(self, session: int, epoch: int, gone: asyncio.Future[None]) -> Watched:
-        news = asyncio.get_running_loop().create_future()
-        self._watching.setdefault(session, {})[news] = None
-        try:
-            await asyncio.wait((news, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._not_watching(session, news)
+        await self._watching.wait(session, gone, POLL_S)
         return self._promises.news(session, epoch)
-
-    def _not_watching(self, session: int, news: asyncio.Future[None]) -> None:
-        futures = self._watching.get(session, {})
-        futures.pop(news, None)
-        if not futures:
-            self._watching.pop(session, None)
 
     def end(self, session: int) -> None:
         self._promises.end(session)
-        _wake(self._changes)
+        wake(self._changes)
 
     # -- changes
 
@@ -93,7 +82,7 @@ class Callbacks:
     def _tell(self, touches: list[Touch], by: int) -> Waits:
         waits = self._promises.tell(touches, by, self._clock())
         for session, _ in waits:
-            _wake(self._watching.get(session, ()))
+            self._watching.wake(session)
         return waits
 
     def changed(self, inos: Iterable[int]) -> None:
@@ -103,8 +92,7 @@ class Callbacks:
     def changed_all(self) -> None:
         """Anything may have been changed."""
         self._promises.tell_all(self._clock())
-        for futures in self._watching.values():
-            _wake(futures)
+        self._watching.wake_all()
 
     # -- answers
 
@@ -135,9 +123,3 @@ def promisable(reply: Any, place: tuple[int, list[bytes]]) -> tuple[list[int], l
     if isinstance(reply, messages.Attributes):
         return [reply.ino, *folder], [reply]
     return [], []
-
-
-def _wake(futures: Iterable[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)

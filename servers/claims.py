@@ -115,7 +115,9 @@ class Claim:
     """`since` is when it came to its place in the queue, and once HELD when it was granted.
 
     A re-asserted lock has ticket 0 and is held since then. A `reserved` one, and one that was re-asserted without
-    saying for which program, is not shown. Names are shown to people and decide nothing, so longer ones are cut.
+    saying for which program, is not shown. `kept`: no program used it when the session renewed last. `used`: it goes
+    back when no program uses it any more, as another session wants it. Names are shown to people and decide nothing, so
+    longer ones are cut.
     """
 
     __slots__ = (
@@ -133,6 +135,8 @@ class Claim:
         "token",
         "connections",
         "reserved",
+        "kept",
+        "used",
     )
 
     def __init__(self, session: Session, request: Acquire, now: float):
@@ -142,10 +146,15 @@ class Claim:
         self.wait_s, self.since = request.wait_s, now - request.waited_s
         self.returns_by = math.inf
         self.state, self.token, self.connections = State.WAITING, 0, 1
-        self.reserved = request.ticket == 0
+        self.reserved, self.kept, self.used = request.ticket == 0, False, False
 
-    def describe(self, pair: HeldLock, host: str, now: float) -> None:
-        """Who holds it, told by a renewal; a reserved lock counts from then."""
+    def told(self, pair: HeldLock, host: str, now: float) -> None:
+        """What a renewal tells of it: whether it is used, and by whom where that is said. A reserved lock counts
+        from then, as does one that was kept."""
+        self.since = now if self.kept and not pair.kept else self.since
+        self.kept = pair.kept
+        if not pair.path:
+            return
         self.since = now if self.reserved else self.since
         self.path, self.host = pair.path[:PATH_BYTES_MAX], host[:TEXT_MAX]
         self.pid, self.command = max(0, pair.pid), pair.command[:TEXT_MAX]
@@ -165,7 +174,10 @@ class Claim:
         """For those whom this holder keeps waiting."""
         what = bytes_as_text(self.path) if self.path else f"inode {self.ino}"
         who = f"{self.command or 'session ' + str(self.session.number)} (pid {self.pid or 'unknown'})"
-        return f"{what} is open for writing by {who} on {self.host or 'an unknown host'} for {now - self.since:.1f} s"
+        where = self.host or "an unknown host"
+        if self.kept:
+            return f"{what} was written by {who} on {where}, whose client does not give the write lock back"
+        return f"{what} is open for writing by {who} on {where} for {now - self.since:.1f} s"
 
 
 def remember(table: OrderedDict[int, Value], number: int, value: Value) -> None:
@@ -197,13 +209,8 @@ def lock_row(ino: int, holder: Claim | None, queue: Iterable[Claim], waiters_max
     row = LockRow(ino=ino, path=shown.path, waiters=[_waiter(claim, now) for claim in islice(queue, waiters_max)])
     if holder is not None:
         row.token, row.session, row.held_s = holder.token, holder.session.number, now - holder.since
-        row.host, row.pid, row.command = holder.host, holder.pid, holder.command
+        row.host, row.pid, row.command, row.kept = holder.host, holder.pid, holder.command, holder.kept
     return row
-
-
-def first_of_others(queue: Iterable[Claim], session: Session) -> Claim | None:
-    """The first who waits for a lock that `session` holds."""
-    return next((claim for claim in queue if claim.session is not session and claim.state is State.WAITING), None)
 
 
 def _waiter(claim: Claim, now: float) -> LockWaiter:

@@ -44,6 +44,8 @@ from dfsfuse.messages import (
     Server,
     UnlockRange,
     UseFile,
+    WantedLocks,
+    WatchLocks,
 )
 from servers.claims import Event, Grant
 from servers.http import App, Operation, serve
@@ -52,6 +54,7 @@ from servers.peers import Peers
 from servers.range_claims import RangeEvent
 from servers.range_locks import RangeLocks
 from servers.registration import first_registration, heartbeat, reachable_url
+from servers.watchers import Watchers
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ TIMER_S_MIN = 0.001
 """uvloop counts in milliseconds: a shorter timer would fire early, find nothing due, and be set again at once."""
 
 LATE_S = 0.5
+WATCH_S = 5.0
+"""How long a request that waits for recalls stays unanswered where there are none."""
 AFTER_STANDSTILL_S = 3.0
 """A client whose renewal was not answered sends another one a second after it has given that up."""
 
@@ -86,6 +91,7 @@ class LockService:
         self._core, self._ranges = core, ranges or RangeLocks()
         self._clock = clock
         self._callers: dict[Key, list[asyncio.Future[Outcome]]] = {}
+        self._watchers = Watchers()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -94,6 +100,7 @@ class LockService:
             "acquire": Operation(Acquire, self.acquire, waits=True),
             "reserve": Operation(Reserve, self.reserve),
             "release": Operation(ReleaseLocks, self.release),
+            "watch": Operation(WatchLocks, self.watch, waits=True),
             "lock_range": Operation(LockRange, self.lock_range, waits=True),
             "unlock_range": Operation(UnlockRange, self.unlock_range),
             "probe_range": Operation(ProbeRange, self.probe_range),
@@ -120,7 +127,7 @@ class LockService:
         try:
             granted = self._core.acquire(request, now)
         finally:
-            self._set_timer(now)
+            self._after(now)
         return granted or self._wait((request.session, request.ticket), gone, self._core.withdraw)
 
     def reserve(self, request: Reserve) -> Reserved:
@@ -134,6 +141,19 @@ class LockService:
         now = self._now()
         self._tell(self._core.release(request, now), now)
         return Nothing()
+
+    def watch(self, request: WatchLocks, gone: asyncio.Future[None]) -> WantedLocks | Awaitable[WantedLocks]:
+        self._take_back(request.session, request.returned)
+        now = self._now()
+        wanted, events = self._core.watch(request, now)
+        self._tell(events, now)
+        if wanted or request.returned or request.used:
+            return WantedLocks(wanted)
+        return self._wanted_of(request.session, gone)
+
+    async def _wanted_of(self, session: int, gone: asyncio.Future[None]) -> WantedLocks:
+        await self._watchers.wait(session, gone, WATCH_S)
+        return WantedLocks(self._core.watch(WatchLocks(session=session), self._clock())[0])
 
     def _take_back(self, session: int, returned: list[HeldLock]) -> None:
         if returned:
@@ -243,6 +263,12 @@ class LockService:
         for event in events:
             for decided in self._callers.pop((event.session, event.ticket), ()):
                 decided.set_result(_outcome(event))
+        self._after(now)
+
+    def _after(self, now: float) -> None:
+        """What an operation has left to do: who is asked for locks hears it, and the timer is set."""
+        for session in self._core.take_news():
+            self._watchers.wake(session)
         self._set_timer(now)
 
     # -- time
@@ -310,8 +336,8 @@ async def _stay_registered(service: LockService, core: Locks, peers: Peers, dire
 
 def _check_tokens(core: Locks) -> None:
     """Ends this process, whose supervisor starts it anew with a new start number; holders then re-assert."""
-    if core.tokens_left < TOKENS_RESERVE:
-        raise errors.Internal(f"start number {core.start_number} has few tokens left")
+    if core.tokens.left < TOKENS_RESERVE:
+        raise errors.Internal(f"start number {core.tokens.start_number} has few tokens left")
 
 
 def _description(url: str) -> Server:

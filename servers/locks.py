@@ -3,7 +3,8 @@
 Who is granted: the first claim of the queue that is WAITING (the states of a claim: servers/claims.py). A claim that is
 AWAY when its turn comes is passed over, for nobody would hear of the grant, and a lock that nobody knows to hold would
 block the others for a lease; it keeps its place among those who still wait. The session that holds an inode may wait
-for it again like any other.
+for it again like any other. A session that watches may keep a lock that it does not use: it is asked for it as soon as
+another session wants it (servers/recalls.py), and until it has answered who does not wait is in the queue too.
 
 After a start no lock is granted until each session of before has renewed, and thereby re-asserted what it holds, or one
 lease has passed: until then a lock that looks free may be held. Acquires queue meanwhile, their deadlines not running,
@@ -21,7 +22,6 @@ Threads: none; all state belongs to the one thread (event loop) that calls. No c
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from itertools import islice
 
 from dfsfuse import errors
 from dfsfuse.messages import (
@@ -36,10 +36,10 @@ from dfsfuse.messages import (
     Reserve,
     Reserved,
     Wanted,
+    WatchLocks,
 )
 from servers.claims import (
     LOCK_LEASE_S,
-    TICKET_RETURN_S,
     Claim,
     Event,
     Grant,
@@ -50,16 +50,16 @@ from servers.claims import (
     check_acquire,
     check_numbers,
     check_renewal,
-    first_of_others,
     lock_rows,
     remember,
 )
-from servers.deadlines import Deadlines
-from servers.returns import Returns, take_place
+from servers.queues import Queues
+from servers.recalls import ANSWER_S, Recalls
+from servers.returns import Returns
+from servers.tokens import Tokens
 
 QUEUE_MAX = 10_000
 """Waiters for one inode."""
-TOKENS_PER_START = 1 << 32
 
 
 class Locks:
@@ -68,28 +68,22 @@ class Locks:
     def __init__(self, lease_s: float = LOCK_LEASE_S):
         self.lease_s = lease_s
         self.phase = Phase.STARTING
-        self.start_number = 0
-        self._tokens = 0
+        self.tokens = Tokens()
         self._returns = Returns()
         self._latest: OrderedDict[int, int] = OrderedDict()
         self._holders: dict[int, Claim] = {}
-        self._queues: dict[int, OrderedDict[Claim, None]] = {}
-        # Leases are equally long, and so are the times to return: the first of each is the next to end.
+        self._queues = Queues()
+        # Leases are equally long: the first is the next to end.
         self._sessions: OrderedDict[int, Session] = OrderedDict()
-        self._away: OrderedDict[Claim, None] = OrderedDict()
         self._ended: OrderedDict[int, None] = OrderedDict()
-        self._waits = Deadlines[Claim](lambda claim: claim.queued)
-
-    @property
-    def tokens_left(self) -> int:
-        """How many grants this start number is still good for."""
-        return TOKENS_PER_START - 1 - self._tokens
+        self._recalls = Recalls()
+        self.take_news = self._recalls.take_news
 
     def begin(self, start_number: int, sessions: Iterable[int], now: float) -> list[Event]:
         """The directory has given a start number, larger than any before; wait for these sessions, a lease at most."""
         if self.phase is not Phase.STARTING or start_number <= 0:
             raise errors.InvalidArgument(f"start {start_number} while {self.phase.value}")
-        self.phase, self.start_number = Phase.RETURNING, start_number
+        self.phase, self.tokens.start_number = Phase.RETURNING, start_number
         returned = {number for number, session in self._sessions.items() if session.returned}
         self._returns.begin(set(sessions) - returned - self._ended.keys(), now, self.lease_s)
         return self._resume_if_all_returned(now)
@@ -99,8 +93,8 @@ class Locks:
     def acquire(self, request: Acquire, now: float) -> Granted | None:
         """The grant; or None: the claim is in the queue, and an event will tell the caller.
 
-        Raises WouldBlock if it is not free and `wait_s` is 0, Busy if too many wait, OutOfSequence if a renewal has
-        told that the ticket was given up, SessionEnded.
+        Raises WouldBlock if it cannot become free at once and `wait_s` is 0, Busy if too many wait, OutOfSequence if a
+        renewal has told that the ticket was given up, SessionEnded.
         """
         check_acquire(request)
         self._refuse_ended(request.session)
@@ -121,6 +115,9 @@ class Locks:
 
     def _reserve(self, request: Reserve, number: int, ino: int, now: float) -> int:
         asked = Acquire(session=request.session, ino=ino, ticket=request.ticket + number, wait_s=0.0)
+        holder = self._holders.get(ino)
+        if holder is not None and holder.session.number != request.session:
+            return 0
         try:
             granted = self.acquire(asked, now)
         except errors.WouldBlock:
@@ -135,9 +132,7 @@ class Locks:
             return
         claim.connections -= 1
         if claim.connections == 0:
-            claim.move(State.AWAY)
-            claim.returns_by = now + TICKET_RETURN_S
-            self._away[claim] = None
+            self._queues.goes_away(claim, now)
 
     def release(self, request: ReleaseLocks, now: float) -> list[Event]:
         """Free what the session holds of the list."""
@@ -157,9 +152,11 @@ class Locks:
         session = self._session(request.session, now)
         session.check_latest(request)
         lost = [pair for pair in request.held if not self._holds(session, pair, now)]
+        if request.watches:
+            self._recalls.watches(request.session)
         for pair in request.held:
-            if pair.path and pair.ino in session.held:
-                session.held[pair.ino].describe(pair, request.host, now)
+            if pair.ino in session.held:
+                session.held[pair.ino].told(pair, request.host, now)
         events: list[Event] = []
         self._drop_unlisted(session, request, now, events)
         if request.last_ticket >= session.settled:
@@ -168,12 +165,22 @@ class Locks:
         if self.phase is not Phase.GRANTING:
             self._returns.session_back(session.number, set(request.queued) - session.claims.keys(), now)
         events += self._resume_if_all_returned(now)
-        return RenewedLocks(start_number=self.start_number, lost=lost, wanted=self._wanted(session, now)), events
+        return RenewedLocks(start_number=self.tokens.start_number, lost=lost, wanted=self._wanted(session, now)), events
+
+    def watch(self, request: WatchLocks, now: float) -> tuple[list[HeldLock], list[Event]]:
+        """The locks that the session is asked for and has not answered yet. Raises SessionEnded."""
+        self._refuse_ended(request.session)
+        self._recalls.watches(request.session)
+        events: list[Event] = []
+        for claim in self._recalls.answered_used(request.session, request.used):
+            self._refuse_who_does_not_wait(claim.ino, now, events)
+        return self._recalls.of(request.session), events
 
     def end(self, session: int, now: float) -> list[Event]:
         """The session is over; every later request of it is refused."""
         check_numbers(session=session)
         remember(self._ended, session, None)
+        self._recalls.end(session)
         events: list[Event] = []
         if session in self._sessions:
             error = errors.SessionEnded(f"session {session} has ended")
@@ -182,10 +189,12 @@ class Locks:
         return events + self._resume_if_all_returned(now)
 
     def list_locks(self, now: float) -> LockList:
-        """Those that are waited for come first. At most LIST_PAGE_MAX locks, and as many waiters in all."""
-        uncontended = (ino for ino, claim in self._holders.items() if ino not in self._queues and not claim.reserved)
-        inos = [*islice(self._queues, LIST_PAGE_MAX), *islice(uncontended, LIST_PAGE_MAX)][:LIST_PAGE_MAX]
-        return LockList(lock_rows(inos, self._holders, self._queues, LIST_PAGE_MAX, now))
+        """Those that are waited for come first, those that nobody uses last. At most LIST_PAGE_MAX locks, and as many
+        waiters in all."""
+        others = [claim for ino, claim in self._holders.items() if ino not in self._queues and not claim.reserved]
+        others.sort(key=lambda claim: claim.kept)
+        inos = [*self._queues, *(claim.ino for claim in others)][:LIST_PAGE_MAX]
+        return LockList(lock_rows(inos, self._holders, self._queues.by_ino(), LIST_PAGE_MAX, now))
 
     def latest_token(self, ino: int) -> int:
         """The last one given for an inode, if its holder has given it back and nobody has the lock now. Else 0."""
@@ -197,16 +206,14 @@ class Locks:
         """No session lapses before that, and no ticket that may return is dropped."""
         for session in self._sessions.values():
             session.lapses_at = max(session.lapses_at, until)
-        for claim in self._away:
-            claim.returns_by = max(claim.returns_by, until)
+        self._queues.extend(until)
 
     def next_deadline(self) -> float:
         """When `tick` has something to do, if nothing else happens before; infinity: never."""
         return min(
             self._returns.resumes_at,
             next(iter(self._sessions.values())).lapses_at if self._sessions else math.inf,
-            next(iter(self._away)).returns_by if self._away else math.inf,
-            self._waits.next(),
+            self._queues.next_deadline(),
         )
 
     def tick(self, now: float) -> list[Event]:
@@ -219,11 +226,11 @@ class Locks:
             lapsed.append(session)
         error = errors.Busy(f"the place in the queue is lost: the session did not renew for {self.lease_s:g} s")
         self._remove_sessions(lapsed, error, now, events)
-        while self._away and (claim := next(iter(self._away))).returns_by <= now:
-            self._drop(claim)
+        self._queues.drop_away(now)
         events += self._resume_if_all_returned(now)
-        for claim in self._waits.due(now):
-            error = errors.Busy(f"not free within {claim.wait_s:.3g} s; {self._why_not_free(claim.ino, now)}")
+        for claim in self._queues.waits.due(now):
+            kind = errors.Busy if claim.wait_s else errors.WouldBlock
+            error = kind(f"not free within {claim.wait_s:.3g} s; {self._why_not_free(claim.ino, now)}")
             self._refuse(claim, error, events)
         return events
 
@@ -235,82 +242,81 @@ class Locks:
             session.check_may_claim(request.ticket)
         if not free:
             self._check_may_wait(request, now)
-        token = self._next_token() if free else 0
+        token = self.tokens.next() if free else 0
         session = self._session(request.session, now)
         claim = session.claims[request.ticket] = Claim(session, request, now)
         if free:
             return self._hold(claim, token, now)
-        take_place(self._queues.setdefault(request.ino, OrderedDict()), claim)
+        self._queues.place(claim)
         self._returns.place_back(request.session, request.ticket, now)
         if self.phase is Phase.GRANTING:
-            self._waits.add(now + claim.wait_s, claim)
+            self._queues.waits.add(now + (claim.wait_s or ANSWER_S), claim)
+            self._ask_back(request.ino)
         return None
 
     def _check_may_wait(self, request: Acquire, now: float) -> None:
-        if request.wait_s == 0:
+        if request.wait_s == 0 and not self._may_come_at_once(request):
             raise errors.WouldBlock(self._why_not_free(request.ino, now))
-        if len(self._queues.get(request.ino, ())) >= QUEUE_MAX:
+        if self._queues.length(request.ino) >= QUEUE_MAX:
             raise errors.Busy(f"{QUEUE_MAX} wait already; {self._why_not_free(request.ino, now)}")
+
+    def _may_come_at_once(self, request: Acquire) -> bool:
+        holder = self._holders.get(request.ino)
+        if self.phase is not Phase.GRANTING or holder is None:
+            return False
+        return not self._queues.who_waits(request.ino) and self._recalls.may_be_kept(holder, request.session)
+
+    def _ask_back(self, ino: int) -> None:
+        holder = self._holders[ino]
+        if self._queues.has_others(ino, holder.session):
+            self._recalls.ask(holder)
+
+    def _refuse_who_does_not_wait(self, ino: int, now: float, events: list[Event]) -> None:
+        for claim in self._queues.who_does_not_wait(ino):
+            self._refuse(claim, errors.WouldBlock(self._why_not_free(ino, now)), events)
 
     def _return_to_place(self, claim: Claim, now: float) -> Granted | None:
         """The lock may have become free while the claim was AWAY; then all before it in the queue are AWAY too."""
         claim.connections += 1
         if claim.state is State.AWAY:
-            claim.move(State.WAITING)
-            del self._away[claim]
-        if self.phase is not Phase.GRANTING or claim.ino in self._holders:
+            self._queues.comes_back(claim)
+        if self.phase is not Phase.GRANTING:
             return None
-        self._leave_queue(claim)
-        return self._hold(claim, self._next_token(), now)
+        if claim.ino in self._holders:
+            self._ask_back(claim.ino)
+            return None
+        self._queues.leave(claim)
+        return self._hold(claim, self.tokens.next(), now)
 
     def _hold(self, claim: Claim, token: int, now: float) -> Granted:
         claim.move(State.HELD)
         claim.token, claim.since = token, now
+        claim.used = claim.ticket > 0 and self._queues.others_wait(claim.ino, claim.session)
         self._holders[claim.ino] = claim.session.held[claim.ino] = claim
         self._latest.pop(claim.ino, None)
         return self._granted(claim)
 
     def _granted(self, claim: Claim) -> Granted:
-        return Granted(claim.token, self.lease_s)
-
-    def _next_token(self) -> int:
-        if not self.tokens_left:
-            raise errors.Internal("this start number has no tokens left; the lock service must be started anew")
-        self._tokens += 1
-        return self.start_number * TOKENS_PER_START + self._tokens
+        return Granted(claim.token, self.lease_s, claim.used)
 
     def _free(self, claim: Claim, now: float, events: list[Event]) -> None:
         claim.move(State.OVER)
+        self._recalls.over(claim)
         del self._holders[claim.ino], claim.session.held[claim.ino]
         claim.session.claims.pop(claim.ticket, None)
         self._serve(claim.ino, now, events)
 
     def _serve(self, ino: int, now: float, events: list[Event]) -> None:
         """Grant a free lock to the first whose caller would hear of it."""
-        queue = self._queues.get(ino)
-        if queue is None or self.phase is not Phase.GRANTING:
-            return
-        claim = next((claim for claim in queue if claim.state is State.WAITING), None)
-        if claim is not None:
-            token = self._next_token()
-            self._leave_queue(claim)
+        claim = self._queues.first_waiting(ino)
+        if claim is not None and self.phase is Phase.GRANTING:
+            token = self.tokens.next()
+            self._queues.leave(claim)
             events.append(Grant(claim.session.number, claim.ticket, self._hold(claim, token, now)))
-
-    def _leave_queue(self, claim: Claim) -> None:
-        queue = self._queues[claim.ino]
-        del queue[claim]
-        if not queue:
-            del self._queues[claim.ino]
-
-    def _drop(self, claim: Claim) -> None:
-        """A claim of a queue is over without a grant."""
-        claim.move(State.OVER)
-        self._leave_queue(claim)
-        self._away.pop(claim, None)
-        del claim.session.claims[claim.ticket]
+            self._refuse_who_does_not_wait(ino, now, events)
 
     def _refuse(self, claim: Claim, error: errors.DfsError, events: list[Event]) -> None:
-        self._drop(claim)
+        self._queues.drop(claim)
         events.append(Refusal(claim.session.number, claim.ticket, error))
 
     # -- sessions
@@ -336,7 +342,7 @@ class Locks:
         holder = self._holders.get(pair.ino)
         if holder is not None and holder.token >= pair.token:
             return holder.session is session and holder.token == pair.token
-        if self.phase is Phase.GRANTING or (self.start_number and pair.token >= self.start_number * TOKENS_PER_START):
+        if self.phase is Phase.GRANTING or not self.tokens.may_be_of_before(pair.token):
             return False
         if holder is not None:
             self._free(holder, now, [])
@@ -357,8 +363,7 @@ class Locks:
                 self._refuse(claim, errors.Interrupted(f"ticket {claim.ticket} was given up"), events)
 
     def _wanted(self, session: Session, now: float) -> list[Wanted]:
-        contended = ((ino, self._queues[ino]) for ino in session.held if ino in self._queues)
-        firsts = ((ino, first_of_others(queue, session)) for ino, queue in contended)
+        firsts = ((ino, self._queues.first_of_others(ino, session)) for ino in session.held if ino in self._queues)
         return [Wanted(ino, now - claim.since) for ino, claim in firsts if claim is not None]
 
     def _remove_sessions(
@@ -379,10 +384,12 @@ class Locks:
             return events
         self.phase = Phase.GRANTING
         self._returns.end()
-        for ino, queue in [*self._queues.items()]:
-            for claim in queue:
-                self._waits.add(now + claim.wait_s, claim)
-            if ino not in self._holders:
+        for ino in self._queues:
+            for claim in self._queues.of(ino):
+                self._queues.waits.add(now + claim.wait_s, claim)
+            if ino in self._holders:
+                self._ask_back(ino)
+            else:
                 self._serve(ino, now, events)
         return events
 

@@ -200,7 +200,9 @@ class FreeLocks:
     def held(self, ino: int) -> Lock | None:
         return self._held.get(ino)
 
-    def release(self, lock: Lock, pid: int) -> None:
+    def give_up(self, ino: int) -> None: ...
+
+    def release(self, lock: Lock, pid: int, keep: bool = False) -> None:
         lock.pids.remove(pid)
         if not lock.pids:
             self._held.pop(lock.ino, None)

@@ -112,7 +112,8 @@ class Locks:
     def reserve(self, path: bytes, pid: int, interrupted: object = None) -> Lock:
         return self.acquire(self._volume.store.transact(lambda tx: records.allocate_inodes(tx, 1)), path, pid)
 
-    def release(self, lock: Lock, pid: int) -> None: ...
+    def give_up(self, ino: int) -> None: ...
+    def release(self, lock: Lock, pid: int, keep: bool = False) -> None: ...
 
     def lose(self, ino: int) -> None:
         del self._held[ino]

@@ -94,6 +94,7 @@ def test_locks_shows_who_writes_and_who_waits(dfs):
         assert holder.communicate(b"first", RUN_S) == (b"", b"")
         assert waiter.communicate(b"second", RUN_S) == (b"", b"")
     assert dfs("cat", "/locked") == b"second"
+    assert all(row["holder"]["kept"] for row in dfs.json("locks", "--kept"))
     wait_until(lambda: dfs.lock("/locked") is None, "the lock is free")
 
 

@@ -178,7 +178,7 @@ def test_a_grant_that_arrives_after_a_lease_holds_only_if_it_was_renewed(service
     """Goal: S5. A laptop that sleeps while its lock is granted does not take the lock for its own when it wakes: by
     then the lease is over and another client may have it. Who waits for longer than a lease, and renews, has it."""
     now_s = time.monotonic()
-    for module in ("locks", "lock_lease"):
+    for module in ("locks", "lock_lease", "kept_locks"):
         monkeypatch.setattr(f"dfsfuse.{module}.boottime_s", lambda: now_s)
     lease = LockLease(service)
     table = LockTable(service, lease, 10.0)

@@ -33,14 +33,16 @@ from dfsfuse.messages import (
     RenewedLocks,
     RenewLocks,
     Server,
+    WantedLocks,
+    WatchLocks,
     from_json,
     from_msgpack,
     to_json,
     to_msgpack,
 )
-from servers import lock_service, locks
+from servers import lock_service, queues
 from servers.http import App, ErrorReply, Operation
-from servers.locks import Locks
+from servers.locks import LOCK_LEASE_S, Locks
 
 TOKEN = "a-token-of-this-test"
 DEADLINE_S = 20.0
@@ -195,6 +197,32 @@ def test_s7_a_silent_client_loses_its_lock():
         assert client.renew(1, first.token).lost == [HeldLock(INO, first.token)]
 
 
+def test_a_lock_that_is_kept_goes_to_who_asks(client):
+    """Goal: S5. The request that waits is answered as soon as another session wants a lock; an answer is taken at once,
+    and does not wait for more."""
+    token = client.acquire(1).token
+    for watch in (WatchLocks(session=1, returned=[HeldLock(8, 1)]), WatchLocks(session=1, used=[HeldLock(8, 1)])):
+        assert client.call("watch", watch, WantedLocks).locks == []
+    waits = client.pool.submit(client.call, "watch", WatchLocks(session=1), WantedLocks)
+    impatient = client.pool.submit(client.acquire, 2, wait_s=0)
+    assert waits.result(DEADLINE_S).locks == [HeldLock(INO, token)]
+    answer = WatchLocks(session=1, returned=[HeldLock(INO, token)])
+    assert client.call("watch", answer, WantedLocks).locks == []
+    assert impatient.result(DEADLINE_S).token > token
+
+
+def test_a_request_that_waits_for_recalls_ends(client, monkeypatch):
+    """Goal: after a while without any, and with its session."""
+    monkeypatch.setattr(lock_service, "WATCH_S", 0.05)
+    assert client.call("watch", WatchLocks(session=1), WantedLocks).locks == []
+    monkeypatch.setattr(lock_service, "WATCH_S", DEADLINE_S)
+    waits = client.pool.submit(client.call, "watch", WatchLocks(session=1), WantedLocks)
+    until(lambda: not waits.done(), "it waits")
+    client.call("end", End(1))
+    with pytest.raises(errors.SessionEnded):
+        waits.result(DEADLINE_S / 2)
+
+
 def test_the_end_of_a_session_frees_its_locks_and_answers_its_waiters(client):
     """Goal: unmounting is seen at once, also by the session's own waiting requests."""
     client.acquire(1)
@@ -232,7 +260,7 @@ def test_a_service_that_stood_still_takes_nobody_for_silent():
         assert service.renew(RenewLocks(session=2, waiting=[1], last_ticket=1)).lost == []
         assert service.renew(RenewLocks(session=1, held=[HeldLock(INO, token)], last_ticket=1)).lost == []
         assert [row.token for row in service.locks(Nothing()).locks] == [token]
-        now[0] += locks.LOCK_LEASE_S + 0.1
+        now[0] += LOCK_LEASE_S + 0.1
         assert service.locks(Nothing()).locks == []
         with pytest.raises(errors.Busy):
             await waiting
@@ -256,7 +284,7 @@ def waiting_connection(client: Client, session: int, ticket: int = 1) -> socket.
 
 def test_closing_the_connection_withdraws_the_claim(client, monkeypatch):
     """Goal: the place of a caller that has gone is free after a while, by the service's timer."""
-    monkeypatch.setattr(locks, "TICKET_RETURN_S", 0.1)
+    monkeypatch.setattr(queues, "TICKET_RETURN_S", 0.1)
     client.acquire(1)
     waiting_connection(client, 2).close()
     until(lambda: client.waiters() == [], "the ticket of session 2 is dropped")
@@ -268,9 +296,9 @@ def test_a_broken_connection_returns_to_its_place(client):
     first = waiting_connection(client, 2)
     later = client.acquire_later(3)
     first.close()
-    until(lambda: client.core._away, "the service has noticed")
+    until(lambda: client.core._queues.away, "the service has noticed")
     again = client.pool.submit(client.acquire, 2)
-    until(lambda: not client.core._away, "session 2 is back")
+    until(lambda: not client.core._queues.away, "session 2 is back")
     assert client.waiters() == [2, 3]
     client.release(1, token)
     token = again.result(DEADLINE_S).token
@@ -281,12 +309,12 @@ def test_a_broken_connection_returns_to_its_place(client):
 
 def test_a_caller_that_has_gone_is_passed_over(client, monkeypatch):
     """Goal: the next one that listens gets the lock, though the place of the absent one is still kept."""
-    monkeypatch.setattr(locks, "TICKET_RETURN_S", DEADLINE_S)
+    monkeypatch.setattr(queues, "TICKET_RETURN_S", DEADLINE_S)
     token = client.acquire(1).token
     gone = waiting_connection(client, 2)
     waiting = client.acquire_later(3)
     gone.close()
-    until(lambda: client.core._away, "the service has noticed")
+    until(lambda: client.core._queues.away, "the service has noticed")
     client.release(1, token)
     assert waiting.result(DEADLINE_S)
     assert (client.row().session, client.waiters()) == (3, [2])
@@ -411,7 +439,7 @@ def test_the_service_ends_before_its_tokens_do():
     core = Locks()
     core.begin(1, [], 0.0)
     lock_service._check_tokens(core)
-    core._tokens = (1 << 32) - lock_service.TOKENS_RESERVE
+    core.tokens.given = (1 << 32) - lock_service.TOKENS_RESERVE
     with pytest.raises(errors.Internal, match="few tokens"):
         lock_service._check_tokens(core)
 

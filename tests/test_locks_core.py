@@ -16,8 +16,9 @@ from dfsfuse.messages import (
     to_msgpack,
 )
 from servers import locks as core
-from servers.claims import NUMBER_MAX, PATH_BYTES_MAX, TEXT_MAX, Claim, Grant, Refusal, Session, State
-from servers.locks import LOCK_LEASE_S, TICKET_RETURN_S, TOKENS_PER_START, Locks, Phase
+from servers.claims import NUMBER_MAX, PATH_BYTES_MAX, TEXT_MAX, TICKET_RETURN_S, Claim, Grant, Refusal, Session, State
+from servers.locks import LOCK_LEASE_S, Locks, Phase
+from servers.tokens import TOKENS_PER_START
 
 INO = 7
 
@@ -174,9 +175,9 @@ def test_many_waits_leave_no_garbage_behind():
         table.acquire(3 - session, ticket, wait_s=3600)
         (event,) = table.release(session, (INO, token))
         session, token = event.session, event.granted.token
-    assert len(table.locks._waits) < 1100
+    assert len(table.locks._queues.waits) < 1100
     table.release(session, (INO, token))
-    assert (table.locks._holders, table.locks._queues, table.locks._away) == ({}, {}, {})
+    assert (table.locks._holders, [*table.locks._queues], [*table.locks._queues.away]) == ({}, [], [])
 
 
 # -- connections
@@ -673,8 +674,8 @@ def test_names_are_cut_and_listings_are_bounded(monkeypatch):
 def test_a_start_without_tokens_left_grants_nothing(monkeypatch):
     """Goal: tokens of one start never reach into those of the next."""
     table = Table()
-    assert table.locks.tokens_left == TOKENS_PER_START - 1
-    table.locks._tokens = TOKENS_PER_START - 2
+    assert table.locks.tokens.left == TOKENS_PER_START - 1
+    table.locks.tokens.given = TOKENS_PER_START - 2
     assert table.acquire(1, 1).token == 2 * TOKENS_PER_START - 1
     with pytest.raises(errors.Internal):
         table.acquire(1, 2, ino=8)

@@ -124,7 +124,7 @@ def test_whoever_took_the_lock_may_have_given_it_back(fresh):
     with written(sleeper.point / "file.txt", b" lost") as (handle, ino):
         with stopped(sleeper, ino):
             (other.point / "file.txt").open("ab").close()
-            wait_until(lambda: not fresh.ask("locks", "locks")["locks"], "the lock is free again")
+            wait_until(lambda: all(row["kept"] for row in fresh.ask("locks", "locks")["locks"]), "nobody uses the lock")
         with error(errno.EIO):
             os.fsync(handle)
     assert (sleeper.point / "file.txt").read_bytes() == b"base"

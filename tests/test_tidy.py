@@ -120,7 +120,7 @@ CORES = [
     "servers.check", "servers.check_content", "servers.mend", "servers.mend_names", "servers.tracing",
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
-    "servers.returns", "servers.deadlines",
+    "servers.returns", "servers.deadlines", "servers.queues", "servers.recalls", "servers.tokens",
     "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_names", "dfsfuse.promise_lease",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
@@ -136,7 +136,8 @@ def test_cores_are_pure(core: str) -> None:
 def test_one_core_never_imports_another() -> None:
     """Goal: the directory and the locks do not know each other."""
     ranges = {"servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases"}
-    locks = {"servers.locks", "servers.claims", "servers.returns", "servers.lock_service", *ranges}
+    queues = {"servers.queues", "servers.recalls", "servers.returns", "servers.tokens"}
+    locks = {"servers.locks", "servers.claims", "servers.lock_service", *queues, *ranges}
     for name in TREES:
         if name.startswith("servers.") and name not in locks | {"servers.__main__"}:
             assert not project_imports(name) & locks, name

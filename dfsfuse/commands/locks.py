@@ -32,10 +32,11 @@ def locks(arguments: argparse.Namespace) -> int:
             found: LockList = asked.rpc.call(service.url, "locks", Nothing(), LockList, _TIMEOUT_S)
         except errors.Unreachable as error:
             raise errors.Unreachable(f"the lock service is down: {error}; it comes back by itself") from None
+    rows = [row for row in found.locks if arguments.kept or row.waiters or not row.kept]
     if arguments.json:
-        tables.write_json([*map(_as_json, found.locks), *map(_ranges_as_json, found.ranges)])
+        tables.write_json([*map(_as_json, rows), *map(_ranges_as_json, found.ranges)])
     else:
-        lines = [*(line for row in found.locks for line in _lines(row))]
+        lines = [*(line for row in rows for line in _lines(row))]
         lines += [line for row in found.ranges for line in _range_lines(row)]
         titles = ["PLACE", "LOCK", "HOST", "PID", "COMMAND", "AGE", "PATH"]
         tables.write_table(titles, lines, right=["PID", "AGE"])
@@ -49,7 +50,15 @@ def _lines(row: LockRow) -> Iterator[list[str]]:
     """The holder, then those who wait, first place first."""
     path = shown(row.path) or f"inode {row.ino}"
     if row.token:
-        yield ["holds", "writing", shown(row.host), str(row.pid), shown(row.command), age_text(row.held_s), path]
+        yield [
+            "keeps" if row.kept else "holds",
+            "writing",
+            shown(row.host),
+            str(row.pid),
+            shown(row.command),
+            age_text(row.held_s),
+            path,
+        ]
     for place, waiter in enumerate(row.waiters, 1):
         who = [shown(waiter.host), str(waiter.pid), shown(waiter.command)]
         yield [f"waits, {place}.", "writing", *who, age_text(waiter.waited_s), shown(waiter.path) or path]
@@ -59,7 +68,7 @@ def _as_json(row: LockRow) -> dict[str, object]:
     holder = None
     if row.token:
         holder = {"session": row.session, "host": row.host, "pid": row.pid, "command": row.command,
-                  "age_s": round(row.held_s, 3), "token": row.token}  # fmt: skip
+                  "age_s": round(row.held_s, 3), "token": row.token, "kept": row.kept}  # fmt: skip
     waiters = [_waiter(waiter, place) for place, waiter in enumerate(row.waiters, 1)]
     path = bytes_as_text(row.path)
     return {"lock": "writing", "path": path, "inode": row.ino, "holder": holder, "waiters": waiters}

@@ -116,6 +116,8 @@ from dfsfuse.messages.locks import (
     Reserve,
     Reserved,
     Wanted,
+    WantedLocks,
+    WatchLocks,
 )
 from dfsfuse.messages.promises import EVERYTHING, Broken, Doubt, Watch, Watched
 from dfsfuse.messages.range_locks import (
@@ -272,6 +274,8 @@ __all__ = [
     "ReleaseLocks",
     "RenewLocks",
     "Wanted",
+    "WantedLocks",
+    "WatchLocks",
     "RenewedLocks",
     "LockWaiter",
     "LockRow",

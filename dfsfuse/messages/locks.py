@@ -26,20 +26,24 @@ class Acquire(Message, kw_only=True):
 
 
 class Granted(Message):
-    """The lock is held under `token` while the session renews within every `lease_s`."""
+    """The lock is held under `token` while the session renews within every `lease_s`. `wanted`: others wait for it
+    already, so it is given back as soon as it is not used any more."""
 
     token: int
     lease_s: float
+    wanted: bool = False
 
 
 class HeldLock(Message):
-    """A lock by its token. The rest tells other users who holds it; a renewal may tell it later than the acquire."""
+    """A lock by its token. The rest tells other users who holds it; a renewal may tell it later than the acquire.
+    `kept`: no program uses it, and it is given back as soon as another session asks for it."""
 
     ino: int
     token: int
     path: bytes = b""
     pid: int = 0
     command: str = ""
+    kept: bool = False
 
 
 class Reserve(Message, kw_only=True):
@@ -75,11 +79,12 @@ class RenewLocks(Message, kw_only=True):
     locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers. `queued` and
     `queued_ranges` are those of `waiting` that wait for their turn: the service grants nothing before they are back.
     `number` rises with each renewal of a session: one that was overtaken by a later one tells nothing any more (0: they
-    are taken as they come).
+    are taken as they come). `watches`: it hears which locks others want back (WatchLocks), and may keep locks.
     """
 
     session: int
     number: int = 0
+    watches: bool = False
     host: str = ""
     held: list[HeldLock] = []
     waiting: list[int] = []
@@ -115,6 +120,22 @@ class RenewedLocks(Message, kw_only=True):
     lost_ranges: list[LostRanges] = []
 
 
+class WatchLocks(Message, kw_only=True):
+    """Wait for locks of this session that another one wants. Each that was named is answered with the next request:
+    `returned` are given back, `used` are those that programs use, which are given back when they do not any more. A
+    request with answers does not wait."""
+
+    session: int
+    returned: list[HeldLock] = []
+    used: list[HeldLock] = []
+
+
+class WantedLocks(Message):
+    """Those that are not answered yet; none, where nothing has come for a while."""
+
+    locks: list[HeldLock] = []
+
+
 class LockWaiter(Message, kw_only=True):
     session: int
     path: bytes
@@ -125,7 +146,8 @@ class LockWaiter(Message, kw_only=True):
 
 
 class LockRow(Message, kw_only=True):
-    """A lock, who holds it since when, and who waits, first place first. Token 0: nobody holds it yet."""
+    """A lock, who holds it since when, and who waits, first place first. Token 0: nobody holds it yet. `kept`: it was
+    used by that program, and is by none now."""
 
     ino: int
     token: int = 0
@@ -135,6 +157,7 @@ class LockRow(Message, kw_only=True):
     pid: int = 0
     command: str = ""
     held_s: float = 0.0
+    kept: bool = False
     waiters: list[LockWaiter] = []
 
 

@@ -124,7 +124,7 @@ def commit_before_copies() -> None:
     replace(Replication, "copy", make)
 
 
-@fault("S1")
+@fault("S1", CHECK)
 def reply_not_remembered() -> None:
     """A repeated request is executed again."""
     from servers import sessions
@@ -199,3 +199,20 @@ def break_not_waited_for() -> None:
         return run
 
     replace(Callbacks, "_when_heard", make)
+
+
+@fault("S5", "S6")
+def recalled_lock_used() -> None:
+    """A client gives back a lock that it has kept, as another one wants it, and takes it for its own all the same."""
+    from dfsfuse.locks import LockTable
+
+    def make(is_used: Any) -> Any:
+        def run(self: Any, wanted: Any) -> Any:
+            kept, used = self._kept.get(wanted.ino), is_used(self, wanted)
+            if kept is not None and not used:
+                self._kept.add(kept)
+            return used
+
+        return run
+
+    replace(LockTable, "_is_used", make)
