@@ -75,10 +75,26 @@ def takes_copies(home: Path) -> bool:
     return False
 
 
-def test_every_example_of_the_protocol_works(cluster, home: Path, folder: Path):
-    """Goal: who types the examples from top to bottom gets no error, and leaves nothing behind."""
+COLLECTING = """
+collecting() {
+    curl -K "$AUTH" "$DIRECTORY/v1/collect" -d "{\\"server\\": \\"$1\\", \\"next_number\\": $(echo "$STORED" |
+        python3 -c 'import json, sys
+for row in json.load(sys.stdin)["receipts"]:
+    if row["server"] == sys.argv[1]: print(row["number"] + 1)' "$1")}"
+}
+collecting A; collecting B
+"""
+"""Two file servers begin to delete what nobody needs: what they have given their word for counts no more."""
+
+
+@pytest.mark.parametrize("meanwhile", ["", COLLECTING], ids=["", "receipts become void"])
+def test_every_example_of_the_protocol_works(cluster, home: Path, folder: Path, meanwhile: str):
+    """Goal: who types the examples from top to bottom gets no error, and leaves nothing behind; whatever the file
+    servers do between an upload and its commit."""
     wait_until(lambda: takes_copies(home), "all three file servers know each other")
     steps = [f"echo 'example {number}' >&2\n{block}" for number, block in enumerate(blocks(PROTOCOL), 1)]
+    (commit,) = (number for number, step in enumerate(steps) if "/v1/commit" in step)
+    steps[commit] = meanwhile + steps[commit]
     here = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     outcome = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(steps)],
