@@ -125,20 +125,31 @@ class Writer:
 
 
 class Load:
-    """Several writers on one mount; they know what must be there whenever it was killed."""
+    """Several writers on one mount, and each time a file that is written and kept open; they know what must be there
+    whenever it was killed."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.writers = [Writer(folder, number, f"{SEED}-{number}") for number in range(WRITERS)]
         self._threads: list[threading.Thread] = []
+        self._held: dict[str, File] = {}
+        self._open = contextlib.ExitStack()
 
     def begin(self) -> None:
+        self._hold(f"held-{len(self._held)}.txt", b"held" * 1000)
         self._threads = [threading.Thread(target=writer.work, daemon=True) for writer in self.writers]
         for thread in self._threads:
             thread.start()
 
+    def _hold(self, name: str, content: bytes) -> None:
+        self._held[name] = File()
+        self._held[name].next = [b"", content]
+        self._open.enter_context(contextlib.suppress(OSError))
+        self._open.enter_context((self.folder / name).open("wb", buffering=0)).write(content)
+
     def end(self) -> None:
         """The mount is dead."""
+        self._open.close()
         for thread in self._threads:
             thread.join(30)
             assert not thread.is_alive(), "a call into a dead mount hangs"
@@ -147,7 +158,7 @@ class Load:
 
     def files(self) -> dict[str, File]:
         found = {name: file for writer in self.writers for name, file in writer.files.items()}
-        return found | {writer.temporary_name: writer.temporary for writer in self.writers}
+        return found | {writer.temporary_name: writer.temporary for writer in self.writers} | self._held
 
     def check(self) -> int:
         """What is there is what was acknowledged, or what was under way; how many recovered copies there are, which go.
@@ -198,7 +209,6 @@ def test_killed_at_any_moment(fresh):
     moments, client, other = random.Random(SEED), fresh.mount(), fresh.mount()
     load = Load(client.point / "work")
     load.folder.mkdir()
-    kept = 0
     for number in range(ROUNDS):
         load.begin()
         time.sleep(moments.random() * GOES_ON_S)
@@ -210,11 +220,10 @@ def test_killed_at_any_moment(fresh):
             mount_that_is_killed(client, moments)
         client = fresh.mount(point=client.point)
         wait_until_nothing_is_left(client, begun_in_vain=(number + 1) // 3)
-        kept += load.check()
+        assert load.check(), "what was open is kept"
         seen = {name: (other.point / "work" / name).read_bytes() for name in os.listdir(other.point / "work")}
         assert seen == {name: file.now for name, file in load.files().items() if file.now is not None}
     assert sum(writer._made for writer in load.writers) > 10 * ROUNDS
-    assert kept, "some were killed while they had a file open"
     assert not (other.point / "lost+found").exists()
 
 
