@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _NAME = "mount.dfs" if os.path.basename(sys.argv[0]) == "mount.dfs" else "mount.py"
 _NEEDED = ("requests", "msgspec", "blake3", "httptools")
+_PASSTHROUGH = ("auto", "off")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -82,6 +83,7 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         cache_bytes=arguments.cache_bytes,
         log_level=arguments.log_level,
         driver=arguments.driver,
+        passthrough=arguments.passthrough != "off",
     )
 
 
@@ -130,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache-bytes", metavar="N", type=given.size, default=options.CACHE_BYTES, help=cache)
     driver = "what speaks FUSE (linux, which needs Linux 5.15; else fusepy)"
     add("--driver", choices=mounting.DRIVERS, default="", help=driver)
+    passthrough = "the kernel reads large cached files itself where it can (%(default)s), as root on Linux 6.9 or newer"
+    add("--passthrough", choices=_PASSTHROUGH, default="auto", help=passthrough)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
     for hidden in ("--found-url", "--found-volume"):
         add(hidden, default="", help=argparse.SUPPRESS)

@@ -9,7 +9,6 @@ Threads: `_mutex` guards the tables and the counts of users; network requests ne
 import contextlib
 import itertools
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, usable
 from dfsfuse.content_files import ContentFiles
 from dfsfuse.full_disk import FullDisk, Need, Reserve
+from dfsfuse.lending import is_left
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
 
@@ -60,15 +60,11 @@ class Cache:
 
     def _take_stock(self) -> set[int]:
         """Sizes of all files, and the order in which they were used, which their atimes tell; the numbers of all rows.
-        A file without a row is what a kill left behind, a row without a file what an eviction on a full disk did."""
-        known, found = self.index.all_rows(), {}
-        for entry in self._files.all():
-            number = int(entry.name, 16)
-            if number in known:
-                found[number] = entry.stat()
-                self._sizes.note(number, found[number].st_blocks * 512)
-            else:
-                os.unlink(entry.path)
+        A row without a file is what an eviction on a full disk left behind."""
+        known = self.index.all_rows()
+        found = self._files.take_stock(known)
+        for number in found:
+            self._sizes.note(number, found[number].st_blocks * 512)
         for number in known - found.keys():
             with contextlib.suppress(errors.NoSpace):
                 self.index.delete(number)
@@ -206,6 +202,10 @@ class Cache:
         """The same file turned into the newer version; None where its present content is still needed."""
         if content.users or content.row not in self._evictable:
             self._current.pop(content.ino, None)
+            return None
+        if is_left(content):
+            # Programs have it mapped.
+            self.delete(content)
             return None
         self.index.forget_present(content.row)
         content.row_current = False

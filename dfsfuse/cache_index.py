@@ -244,6 +244,8 @@ class CacheIndex:
         content.present = bytearray(present)
         content.mtime_ns, content.where, content.verified = mtime_ns, where, boot == self._boot
         content.resized = bool(resized)
+        # Programs may have what an earlier client, or an earlier object for it, has lent.
+        content.lent = True
         return content
 
     def bases(self) -> list[tuple[int, int, int]]:

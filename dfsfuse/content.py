@@ -65,6 +65,8 @@ class Content:
     it is read; it is read under `mutex`. `drops` counts how often what was here was dropped for want of room, and
     there are no drops while there are `pins`: what was read without `mutex` is right if nothing was dropped meanwhile.
 
+    `lent`: the kernel was given the file, and programs may have it mapped (lending.py).
+
     `gaps`: what of a copy nobody has any more, until the directory knows.
 
     `trying` is the commit id of a commit that is under way: the directory may name it before this client has heard.
@@ -113,7 +115,7 @@ class Content:
         self.lineage = next(_lineages)
         self.ahead: dict[int, Future[ChunkReceipts]] = {}
         self.users = self.pins = self.drops = 0
-        self.writers, self.shared = 0, False
+        self.writers, self.shared, self.lent = 0, False, False
         self.handles: dict[Any, None] = {}
         self.verified = True
         self.mutex = threading.RLock()
@@ -214,9 +216,9 @@ class Content:
         """
         with self.mutex:
             offset = self.size if append else offset
-            written, self.past_pages = 0, len(data) >= disk_io.LARGE_BYTES
+            written, self.past_pages = 0, len(data) >= disk_io.LARGE_BYTES and not self.lent
             try:
-                for count in disk_io.written(self.fd, data, offset):
+                for count in disk_io.written(self.fd, data, offset, self.past_pages):
                     written += count
             finally:
                 # Also what a full disk has taken of it: it is on this disk, so it is to be sent.

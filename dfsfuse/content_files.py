@@ -8,11 +8,11 @@ Threads: the cache's, which calls this under its mutex.
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, open_file
+from dfsfuse.lending import is_left
 from dfsfuse.private_folder import make_private_folder
 from dfsfuse.spare_files import SpareFiles
 from dfsfuse.warm_files import WarmFiles
@@ -27,9 +27,16 @@ class ContentFiles:
         make_private_folder(home / "contents")
         self._warm, self._spares = WarmFiles(), SpareFiles(str(home / "spare"))
 
-    def all(self) -> Iterator[os.DirEntry[str]]:
-        """Each is named by the number of its content, in hexadecimal digits."""
-        return (entry for folder in os.scandir(self._folder) for entry in os.scandir(folder.path))
+    def take_stock(self, rows: set[int]) -> dict[int, os.stat_result]:
+        """What is there, by number; what has no row, as a kill left it behind, goes."""
+        found: dict[int, os.stat_result] = {}
+        for entry in (entry for folder in os.scandir(self._folder) for entry in os.scandir(folder.path)):
+            number = int(entry.name, 16)
+            if number in rows:
+                found[number] = entry.stat()
+            else:
+                os.unlink(entry.path)
+        return found
 
     def path_of(self, number: int) -> str:
         folder = f"{self._folder}/{number & 0xFF:02x}"
@@ -44,6 +51,8 @@ class ContentFiles:
             if new:
                 self._spares.take(content.path)
             open_file(content)
+        # Mappings may have gone since: what is written is not kept in the kernel's pages for them then.
+        is_left(content)
 
     def close(self, content: Content) -> list[tuple[Content, int]]:
         """Nobody uses it any more: it may stay open for a while. What is closed in its place, with the bytes that it

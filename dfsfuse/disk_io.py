@@ -17,9 +17,10 @@ LARGE_BYTES = 512 << 10
 """From here on going past the pages costs less processor time even where pages are cheap (docs/PERFORMANCE.md)."""
 
 
-def written(fd: int, data: Data, offset: int) -> Iterator[int]:
-    """Write it all; how many bytes each call of the system has taken. Raises OSError, after what it has taken."""
-    done = direct_io.pwrite(fd, data, offset) if len(data) >= LARGE_BYTES else 0
+def written(fd: int, data: Data, offset: int, past_pages: bool = True) -> Iterator[int]:
+    """Write it all, past the pages where it is much and they are not wanted; how many bytes each call of the system has
+    taken. Raises OSError, after what it has taken."""
+    done = direct_io.pwrite(fd, data, offset) if past_pages and len(data) >= LARGE_BYTES else 0
     yield done
     while done < len(data):
         count = os.pwrite(fd, memoryview(data)[done:], offset + done)

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from dfsfuse import errors
 from dfsfuse.content import Content
+from dfsfuse.lending import is_left
 from dfsfuse.sparse_files import punch_hole
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,9 @@ def _check_full(error: errors.NoSpace | OSError) -> None:
 
 def _is_only_read(content: Content) -> bool:
     with content.mutex:
-        return not (content.writers or content.changed or content.shared or content.pins) and any(content.present)
+        if content.writers or content.changed or content.shared or content.pins or not any(content.present):
+            return False
+        return not is_left(content)
 
 
 def _empty(content: Content) -> bool:

@@ -39,7 +39,8 @@ _LOOK_S = 0.02
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What the user asked for. `suid`, `dev`: set-id bits and device nodes count. `cluster_url` None: the cluster of
-    `home`. Times in seconds. `driver` is one of DRIVERS; "": the first that this machine can have."""
+    `home`. Times in seconds. `driver` is one of DRIVERS; "": the first that this machine can have.
+    `passthrough`: where the kernel can, it reads cached files itself."""
 
     mountpoint: str
     home: Path
@@ -52,6 +53,7 @@ class Wanted:
     cache_bytes: int = options.CACHE_BYTES
     log_level: str = "info"
     driver: str = ""
+    passthrough: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,7 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
     arguments += ["--timeout", str(wanted.timeout_s), "--cache-bytes", str(wanted.cache_bytes)]
     arguments += ["--log-level", wanted.log_level, "--ready-fd", str(ready)]
     arguments += ["--driver", wanted.driver] if wanted.driver else []
+    arguments += [] if wanted.passthrough else ["--passthrough", "off"]
     arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume]
     if endpoint.users_lock is not None:
         arguments += ["--users-fd", str(endpoint.users_lock)]
@@ -247,6 +250,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         read_only=wanted.read_only,
         suid=wanted.suid,
         dev=wanted.dev,
+        passthrough=wanted.passthrough,
         refind=cluster.refinder(wanted.home) if wanted.cluster_url is None else None,
         volume=found.volume,
     )
@@ -269,6 +273,8 @@ def _mount(
         mounted.append(True)
         on_ready()
 
+    # The other driver knows nothing of it.
+    more = {"backing": asked.folder if asked.passthrough else None} if driver == "linux" else {}
     filesystem = connect(asked, tell)
     IdleCollection().begin()
     # The driver unmounts cleanly at these signals; libfuse does if nobody else has claimed them.
@@ -284,6 +290,7 @@ def _mount(
             allow_other=mountpoint.others_may_enter(),
             fsname=f"dfsfuse:{asked.volume}",
             on_ready=on_mounted,
+            **more,
         )
     except RuntimeError as error:
         # libfuse ends its loop with a status other than 0 when it was a signal that ended it.

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 
-from dfsfuse import errors
+from dfsfuse import errors, lending
 from dfsfuse.ahead import Ahead
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
@@ -65,6 +65,7 @@ class OpenFiles:
         reading = Reading(transfer.latest, fetching)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self._ahead = sending.sync_all, Ahead(transfer)
+        self.lend, self.take_back = lending.lend, lending.take_back
 
     # -- opening
 

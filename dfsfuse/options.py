@@ -16,7 +16,8 @@ class ClientOptions:
     """`url` is the directory service's; `home` holds the client's folder; `mountpoint` is absolute.
 
     `lock_wait_s`: how long an open for writing waits for another writer. `timeout_s`: how long a call goes on without
-    progress. `suid`, `dev`: set-id bits and device nodes count. `cache_bytes`: what clean content may take on the local
+    progress. `suid`, `dev`: set-id bits and device nodes count. `passthrough`: where the kernel can, it reads files of
+    the cache itself. `cache_bytes`: what clean content may take on the local
     disk. `refind` returns the directory's present URL and starts the embedded cluster again if its supervisor died; it
     raises Unreachable; None: the URL is fixed.
     """
@@ -31,6 +32,7 @@ class ClientOptions:
     read_only: bool = False
     suid: bool = False
     dev: bool = False
+    passthrough: bool = True
     refind: Callable[[], str] | None = None
     volume: str = ""
 

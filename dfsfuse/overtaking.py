@@ -2,30 +2,54 @@
 
 Programs that use locks on a file read what others have written before they unlocked it (S3), through descriptors that
 stay open. So unlike `Content.follow` this happens while others read: what did not change is never touched, and what did
-goes from its old to its new bytes at once. What would be too much to bring at once is fetched when it is read.
+goes from its old to its new bytes at once. What would be too much to keep in memory is fetched when it is read; where
+the kernel reads the file itself, which would see holes meanwhile, it waits in another file until all is there.
 
 Threads: the caller holds `Content.committing`, so nothing is written or sent meanwhile; `mutex` is taken here. What
 others fetch meanwhile is laid down only where the newer version has it too. Readers of a content that is `shared` read
 under `mutex`.
 """
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Callable
 
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Span, clip, entry_length, spans
 from dfsfuse.content import Content, Download
 from dfsfuse.disk_io import write_all
+from dfsfuse.lending import is_left
 from dfsfuse.openings import Version
 from dfsfuse.sparse_files import punch_hole
 
 BROUGHT_BYTES_MAX = 16 << 20
-Patches = dict[int, list[tuple[Span, bytes]]]
+Patches = dict[int, list[tuple[Span, Callable[[], bytes]]]]
 """By entry: what is to be laid where."""
+
+
+class _Aside:
+    """Bytes that wait in a file beside `path`, which goes with this. Raises NoSpace."""
+
+    def __init__(self, path: str, cache: Cache):
+        self._cache, self._end = cache, 0
+        self._file = cache.with_room(lambda: tempfile.TemporaryFile(dir=os.path.dirname(path)))  # noqa: SIM115
+        self.close = self._file.close
+
+    def put(self, data: bytes) -> Callable[[], bytes]:
+        fd, offset = self._file.fileno(), self._end
+        self._cache.with_room(lambda: write_all(fd, data, offset))
+        self._end += len(data)
+        return lambda: os.pread(fd, len(data), offset)
 
 
 def overtake(content: Content, newest: Version, cache: Cache, download: Download) -> None:
     """The content is `newest` from now on. It is unchanged: nothing here waits to be sent."""
-    patches = _bring(content, newest, download)
+    with contextlib.ExitStack() as ended:
+        _overtake(content, newest, cache, _bring(content, newest, download, ended, cache))
+
+
+def _overtake(content: Content, newest: Version, cache: Cache, patches: Patches) -> None:
     # What a crash leaves from now on is fetched again.
     cache.index.forget_base(content.row)
     with content.mutex:
@@ -43,21 +67,29 @@ def overtake(content: Content, newest: Version, cache: Cache, download: Download
     content.row_current, content.promised = True, False
 
 
-def _bring(content: Content, newest: Version, download: Download) -> Patches:
-    """What is new in entries that are on the local disk, as far as it is not too much."""
+def _bring(content: Content, newest: Version, download: Download, ended: contextlib.ExitStack, cache: Cache) -> Patches:
+    """What is new in entries that are on the local disk: all of it, or as far as it is not too much."""
     patches: Patches = {}
-    room = BROUGHT_BYTES_MAX
+    room, put = BROUGHT_BYTES_MAX, _in_memory
     for index, entry in enumerate(newest.entries):
         if index >= len(content.present) or not content.present[index]:
             continue
         changed = changed_spans(content.entries[index], entry, entry_length(index, newest.attributes.size))
         names = {span.chunk for span in changed if span.chunk != HOLE}
         room -= sum(piece.length for piece in entry if piece.chunk in names)
-        if room < 0:
-            break
+        if room < 0 and put is _in_memory:
+            if not is_left(content):
+                break
+            aside = _Aside(content.path, cache)
+            ended.callback(aside.close)
+            put = aside.put
         brought = {name: download(name) for name in names}
-        patches[index] = [(span, _part(brought.get(span.chunk, b""), span)) for span in changed]
+        patches[index] = [(span, put(_part(brought.get(span.chunk, b""), span))) for span in changed]
     return patches
+
+
+def _in_memory(data: bytes) -> Callable[[], bytes]:
+    return lambda: data
 
 
 def _part(data: bytes, span: Span) -> bytes:
@@ -79,12 +111,12 @@ def _patch(content: Content, newest: Version, patches: Patches) -> None:
     content.size, content.entries, content.present = size, list(entries), present
 
 
-def _lay(fd: int, index: int, patch: list[tuple[Span, bytes]]) -> None:
+def _lay(fd: int, index: int, patch: list[tuple[Span, Callable[[], bytes]]]) -> None:
     for span, data in patch:
         if span.chunk == HOLE:
             punch_hole(fd, index * ENTRY_BYTES + span.offset, span.length)
         else:
-            write_all(fd, data, index * ENTRY_BYTES + span.offset)
+            write_all(fd, data(), index * ENTRY_BYTES + span.offset)
 
 
 def changed_spans(old: Entry, new: Entry, length: int) -> list[Span]:

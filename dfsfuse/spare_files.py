@@ -10,6 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from dfsfuse.lending import is_alone_at
 from dfsfuse.private_folder import make_private_folder
 
 SPARE_MAX = 1024
@@ -25,8 +26,9 @@ class SpareFiles:
         self._made = max(map(int, self._names), default=0)
 
     def give(self, path: str) -> None:
-        """The file of a content that is gone. Raises OSError where its room cannot be freed."""
-        if len(self._names) < SPARE_MAX and self._keep(path):
+        """The file of a content that is gone; who has it mapped keeps what is in it. Raises OSError where its room
+        cannot be freed."""
+        if len(self._names) < SPARE_MAX and is_alone_at(path) and self._keep(path):
             return
         os.unlink(path)
 

@@ -26,6 +26,7 @@ class FakeContent:
 
     def __init__(self, ino: int, row: int):
         self.ino, self.row, self.lineage, self.data = ino, row, 1, bytearray()
+        self.version, self.fd = 1, -1
 
     @property
     def size(self) -> int:
@@ -35,14 +36,24 @@ class FakeContent:
 class FakeHandle:
     def __init__(self, content: FakeContent, writable: bool, privileged: bool):
         self.content, self.writable, self.closed = content, writable, False
-        self.privileged, self.past_pages = privileged, False
+        self.privileged, self.past_pages, self.share, self.flags = privileged, False, None, 0
 
 
 class FakeFiles:
-    """The part of OpenFiles that drivers call. `calls` are those that leave no trace elsewhere."""
+    """The part of OpenFiles that drivers call. `calls` are those that leave no trace elsewhere; `lent` are the contents
+    whose files the kernel reads itself."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
+        self.lent: list[FakeContent] = []
+
+    def lend(self, content: FakeContent, least_bytes: int) -> bool:
+        fit = content.size >= least_bytes
+        self.lent += [content] * fit
+        return fit
+
+    def take_back(self, content: FakeContent) -> None:
+        self.lent.remove(content)
 
     def read_into(self, handle: FakeHandle, buffer: memoryview, offset: int) -> int:
         piece = handle.content.data[offset : offset + len(buffer)]
@@ -184,7 +195,8 @@ class FakeFileSystem:
         content = self.contents.get(known.ino)
         if content is None:
             return known
-        return msgspec.structs.replace(known, size=content.size, allocated_bytes=content.size)
+        more = {"size": content.size, "allocated_bytes": content.size, "version": content.version}
+        return msgspec.structs.replace(known, **more)
 
     def lookup_open(self, ino: int) -> Attributes:
         return self.lookup((ino, ()))

@@ -85,10 +85,14 @@ class Kernel:
 
     def send(self, message: bytes) -> list[Reply]:
         """All that the driver writes while it answers one request."""
+        self.driver.answer(self.put(message))
+        return self.written()
+
+    def put(self, message: bytes) -> Request:
+        """As if it had been read."""
         self._request.end = HEAD + len(message)
         self._request.buffer[HEAD : self._request.end] = message
-        self.driver.answer(self._request)
-        return self.written()
+        return self._request
 
     def written(self) -> list[Reply]:
         replies = []

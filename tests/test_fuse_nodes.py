@@ -7,10 +7,12 @@ import pytest
 from fake_filesystem import FakeContent, attributes
 
 from dfsfuse.drivers import fuse_nodes
-from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.drivers.fuse_node import Node, Way
+from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.messages import ROOT_INO
 
 HOLD_S = 0.25
+THROUGH, PAST = Way(False, False, False), Way(False, True, False)
 
 
 @pytest.fixture
@@ -141,15 +143,35 @@ def test_parent_of_a_folder(nodes):
 def test_pages_are_kept_while_the_content_is_the_same(nodes):
     """Goal: the first open drops them, later ones keep them, also after the last close; another lineage drops them."""
     node, content = nodes.found(7, None), FakeContent(7, 1)
-    assert nodes.open(node, content, file(7)) == (False, False, False)
+    first = nodes.open(node, content, file(7))
+    assert first[:3] == (False, False, False)
+    nodes.taken(node, first)
     assert nodes.open(node, content, file(7))[:2] == (True, False)
-    nodes.close(node, False)
-    nodes.close(node, False)
+    nodes.close(node, first)
+    nodes.close(node, THROUGH)
     assert node.content is None
     assert nodes.open(node, content, file(7))[0]
-    nodes.close(node, False)
+    nodes.close(node, THROUGH)
     content.lineage += 1
     assert not nodes.open(node, content, file(7))[0]
+
+
+def test_an_open_that_overtakes_the_one_that_drops_the_pages(nodes):
+    """Goal: S2. The kernel has the former version's pages until it takes the answer that tells it to drop them: another
+    program that opens the file before that, and gets its answer first, must not be told to keep them."""
+    node, old, new = nodes.found(7, None), FakeContent(7, 1), FakeContent(7, 2)
+    way = nodes.open(node, old, file(7))
+    nodes.close(node, way)
+    slow, fast = nodes.open(node, new, file(7)), nodes.open(node, new, file(7))
+    assert (slow.keep, fast.keep) == (False, False)
+    nodes.taken(node, fast)
+    assert nodes.open(node, new, file(7)).keep
+    nodes.close(node, slow)
+    nodes.open(node, new, file(7), past_pages=True)
+    third = nodes.open(node, new, file(7))
+    nodes.taken(node, fast)
+    assert not third.keep
+    assert not nodes.open(node, new, file(7)).keep
 
 
 def test_newer_content_is_opened_past_the_pages(nodes):
@@ -157,14 +179,14 @@ def test_newer_content_is_opened_past_the_pages(nodes):
     node, old, new = nodes.found(7, None), FakeContent(7, 1), FakeContent(7, 2)
     old.data.extend(b"old")
     nodes.open(node, old, file(7, 3))
-    assert nodes.open(node, new, file(7, 9)) == (False, True, False)
+    assert nodes.open(node, new, file(7, 9)) == PAST
     assert nodes.tell(node, file(7, 9)).size == 3
-    nodes.close(node, False)
+    nodes.close(node, THROUGH)
     assert nodes.tell(node, file(7, 9)).size == 9
     assert node.opens == 1
     assert nodes.open(node, new, file(7, 9))[:2] == (False, False)
-    nodes.close(node, False)
-    nodes.close(node, True)
+    nodes.close(node, THROUGH)
+    nodes.close(node, PAST)
     assert (node.opens, node.users) == (0, 0)
 
 
@@ -179,7 +201,7 @@ def test_kernel_asks_again_where_it_knows_other_attributes(monkeypatch, nodes):
     node, content = nodes.found(7, None), FakeContent(7, 1)
 
     def asks_again(size: int, mtime_ns: int = 3) -> bool:
-        nodes.close(node, False)
+        nodes.close(node, THROUGH)
         return nodes.open(node, content, file(7, size, mtime_ns))[2]
 
     assert not nodes.open(node, content, file(7, 5))[2]

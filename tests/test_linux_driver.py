@@ -412,7 +412,10 @@ def test_pages_are_kept_and_closes_that_matter_are_asked_for(kernel):
     programs lock the file, as locks go with a close."""
     ino = kernel.fs.add(b"file")
     kernel.lookup(b"file")
+    fh, flags = kernel.open(ino)
+    assert flags == fuse.FOPEN_NOFLUSH
     assert kernel.open(ino)[1] == fuse.FOPEN_NOFLUSH
+    kernel.read(fh, 1)
     assert kernel.open(ino)[1] == fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
     assert kernel.open(ino, os.O_RDWR)[1] == fuse.FOPEN_KEEP_CACHE
     kernel.fs.program_locks.shared.add(ino)
@@ -499,6 +502,41 @@ def test_a_name_that_leads_elsewhere_each_time(kernel):
         assert kernel.lookup(b"file") == one
         kernel.open(one)
         assert kernel.fs.files.calls[-1][1] == (1, (b"file",))
+
+
+def open_as(kernel: Kernel, thread: int, nodeid: int) -> int:
+    """The errno of another thread's open; 0: it is open."""
+    *_, reply = kernel.send(request_bytes(fuse.FUSE_OPEN, bytes(8), nodeid, pid=thread))
+    return reply.error
+
+
+def test_a_name_that_another_program_has_found_to_lead_elsewhere(kernel):
+    """Goal: S2. Two programs open what the kernel has looked up a moment ago. That the name leads elsewhere now the
+    first one finds out; the second one's open must not go past the name, and be of the former file. Neither of what is
+    in the same folder, when the folder was replaced."""
+    folder, new = (kernel.fs.add(name, stat.S_IFDIR | 0o755) for name in (b"d", b"new"))
+    one, two = (kernel.fs.add(name, parent=folder) for name in (b"one", b"two"))
+    assert kernel.lookup(b"d") == folder
+    for name, ino in ((b"one", one), (b"two", two)):
+        assert kernel.lookup(name, folder) == ino
+        kernel.fs.add(name, parent=new)
+    kernel.fs.names[1, b"d"] = new
+    assert [open_as(kernel, thread, one) for thread in (1, 2)] == [errno.ESTALE, errno.ESTALE]
+    assert open_as(kernel, 3, two) == errno.ESTALE
+    assert kernel.fs.handles == []
+    assert kernel.lookup(b"d") == new
+    found = kernel.lookup(b"one", new)
+    assert (found == one, open_as(kernel, 2, found)) == (False, 0)
+
+
+def test_a_file_that_no_name_leads_to(kernel):
+    """Goal: S11. An unlinked file that is open is opened once more through /proc, for which the kernel looks nothing up
+    when it is told to."""
+    ino = kernel.fs.add(b"file")
+    kernel.lookup(b"file")
+    kernel.open(ino)
+    kernel.do(fuse.FUSE_UNLINK, b"file\0")
+    assert [open_as(kernel, 1, ino) for _ in range(2)] == [errno.ESTALE, 0]
 
 
 def test_a_name_that_is_gone_is_not_opened_by_its_inode_later(kernel):

@@ -84,8 +84,7 @@ class Forgetting:
                 self.attributes_over(node)
             return
         if not self._nodes.is_folder(ino):
-            node = self._nodes.known(ino)
-            if node is not None:
+            for node in self._nodes.nodes_of(ino):
                 self.attributes_over(node)
             return
         if name:
@@ -101,8 +100,7 @@ class Forgetting:
 
     def content_over(self, ino: int) -> None:
         """It forgets the pages too. Not from a thread that answers a read or a write."""
-        node = self._nodes.known(ino)
-        if node is not None:
+        for node in self._nodes.nodes_of(ino):
             _is_over(node, self._notifier.content_changed)
 
 

@@ -1,16 +1,25 @@
 """The kernel's nodes: which inode each stands for, how often the kernel has looked it up, by which name, and what it
 was told of it.
 
-A node is what the kernel has one page cache for. Its number is the inode's for now; a node keeps both, as another
-version of an open file may get a node of its own. Inode numbers are never used again, so the generation is always 0.
+A node is what the kernel has one page cache for. Its number is the inode's, but where another node of that inode has
+it; those that come later have numbers from FURTHER on. Neither is used again, so the generation is always 0.
 
 Look-ups are counted: each reply that names a node adds one, FORGET takes them back, and a node without any is gone.
 
 The pages of a node are those of one content. They may be kept over opens while that content changes by writes through
-this node alone. While a program has an older content open, a newer one is opened with direct I/O, past the pages, and
-the node goes on reporting the older one's size: two versions never mix. Only where programs share the file by locks the
-size is the newest's, as who locks must be told the right one; and the kernel asks for it each time, so that it need not
-be told that it has changed (fuse_forgetting.py).
+this node alone. The kernel drops what it had before when it takes the answer to an open that says so, which another
+program's open may overtake: until it has asked for something through the former, all opens say so. While a program has
+an older content open, a newer one is opened with direct I/O, past the pages, and the node goes on reporting the older
+one's size: two versions never mix. Only where programs share the file by locks the size is the newest's, as who locks
+must be told the right one; and the kernel asks for it each time, so that it need not be told that it has changed
+(fuse_forgetting.py).
+
+In passthrough the kernel reads the file of one content itself, as long as anything is open through the node. Nothing
+else can be opened through it then: not another content, and nothing for writing, as stores through a mapping would go
+into that file unseen. For these the node is *superseded*: it serves what is open, and who looks the name up finds
+another node of the same inode, which is not in passthrough for CALM_S. ESTALE makes the kernel look again, once in each
+open(2); hence the calm. While an inode has several nodes the kernel keeps attributes of none, as what changes through
+one of them is not told to the others.
 
 A name is what the latest look-up found the node under. Other clients may have moved it since, so an open says both the
 path and the inode that it expects there.
@@ -19,6 +28,7 @@ Threads: one mutex; no request is made under it.
 """
 
 import errno
+import itertools
 import math
 import threading
 import time
@@ -29,50 +39,21 @@ import msgspec
 
 from dfsfuse.attributes import Place
 from dfsfuse.content import Content
+from dfsfuse.drivers.fuse_node import Name, Node, Way
 from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
 from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
 
-GENERATION = 0
 NODES_MAX = 25_000
 """Beyond them the kernel is asked to forget some (fuse_pruning.py): a node takes some 400 bytes."""
+FURTHER = 1 << 63
+"""Beyond all inode numbers."""
+CALM_S = 5.0
+"""For so long a node that has come in the place of another one is not in passthrough."""
 _DEPTH_MAX = 256
 _TYPES, _FOLDER = 0o170000, 0o040000
 
 Result = TypeVar("Result")
-
-Name = tuple[int, bytes]
-"""(the folder's inode number, the name in it)."""
-
-
-class Node:
-    """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages;
-    `content` is theirs while there are any. `pages` names the content that the pages are of. `told` is what the kernel
-    was told last, and `told_at` when; 0.0: it asks again anyway. `asks`: it was told to use that once. `holds`: it may
-    have been told something for longer since it was last told that all is over. `folder`: of a folder, all that it was
-    told: programs go on with it when it is removed. `again`: it was looked up again since `Nodes.surplus` has last come
-    by."""
-
-    __slots__ = (
-        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "asks", "holds",
-        "folder", "again",
-    )  # fmt: skip
-
-    def __init__(self, number: int, ino: int):
-        self.id, self.ino = number, ino
-        self.lookups = self.opens = self.users = 0
-        self.name: Name | None = None
-        self.content: Content | None = None
-        self.pages: tuple[int, int] | None = None
-        self.told = 0
-        self.told_at = 0.0
-        self.asks = self.holds = False
-        self.folder: Attributes | None = None
-        self.again = False
-
-    def removed_folder(self) -> Attributes | None:
-        """What is left of a folder that is gone; None where it was no folder."""
-        return None if self.folder is None else msgspec.structs.replace(self.folder, nlink=0)
 
 
 class Nodes:
@@ -87,6 +68,9 @@ class Nodes:
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
+        self._several: dict[int, list[Node]] = {}
+        self._numbers = itertools.count(FURTHER)
+        self._superseded: list[Node] = []
         self._named: dict[Name, Node] = {}
 
     def __len__(self) -> int:
@@ -99,15 +83,17 @@ class Nodes:
             raise OSError(errno.ESTALE, f"node {nodeid} is not known")
         return node
 
-    def known(self, ino: int) -> Node | None:
-        return self._nodes.get(ino)
-
     # -- look-ups
 
-    def found(self, ino: int, name: Name | None) -> Node:
-        """The node for an inode, which is about to be named in a reply; one look-up more."""
+    def found(self, ino: int, name: Name | None, version: int = 0, to_open: bool = False) -> Node:
+        """The node for an inode, which is about to be named in a reply; one look-up more. One through which what is
+        there now cannot be opened is superseded: as `version` is newer than what is open, or as who looks opens it
+        `to_open` anything, and will not look again."""
         with self._mutex:
-            node = self._nodes.get(ino)
+            node = self._current(ino)
+            if node is not None and node.backing and (to_open or version > node.content.version):
+                self._supersede(node)
+                node = None
             if node is None:
                 node = self._new(ino)
             else:
@@ -118,10 +104,44 @@ class Nodes:
             return node
 
     def _new(self, ino: int) -> Node:
-        node = self._nodes[ino] = Node(ino, ino)
+        others = self._several.get(ino)
+        node = Node(ino if others is None else next(self._numbers), ino)
+        self._nodes[node.id] = node
+        if others is not None:
+            others.append(node)
+            node.several, node.calm_until = True, time.monotonic() + CALM_S
         if len(self._nodes) > self._max:
             self.crowded.set()
         return node
+
+    def _current(self, ino: int) -> Node | None:
+        """The node that look-ups find."""
+        others = self._several.get(ino)
+        node = self._nodes.get(ino) if others is None else others[-1]
+        return None if node is None or node.superseded else node
+
+    def _supersede(self, node: Node) -> None:
+        if not node.superseded:
+            self._superseded.append(node)
+        node.superseded = node.several = True
+        others = self._several.setdefault(node.ino, [])
+        if node not in others:
+            others.append(node)
+
+    def take_superseded(self) -> list[Node]:
+        """The nodes that were superseded since this was asked last: the kernel is to ask for their
+        attributes again."""
+        if not self._superseded:
+            return []
+        with self._mutex:
+            taken, self._superseded = self._superseded, []
+            return taken
+
+    def nodes_of(self, ino: int) -> list[Node]:
+        """All nodes of an inode."""
+        with self._mutex:
+            node, others = self._nodes.get(ino), self._several.get(ino)
+            return list(others) if others is not None else [node] if node is not None else []
 
     def all(self) -> list[Node]:
         with self._mutex:
@@ -157,8 +177,16 @@ class Nodes:
             if node.lookups <= 0:
                 self._take_name(node)
                 del self._nodes[nodeid]
+                self._one_less(node)
                 if len(self._nodes) <= self._max and self.crowded.is_set():
                     self.crowded.clear()
+
+    def _one_less(self, node: Node) -> None:
+        others = self._several.get(node.ino)
+        if others is not None:
+            others.remove(node)
+            if not others:
+                del self._several[node.ino]
 
     def forget_all_of(self, nodes: Sequence[Node]) -> None:
         """Look-ups of a reply that the kernel has not taken."""
@@ -238,19 +266,20 @@ class Nodes:
     def tell(self, node: Node, attributes: Attributes) -> Attributes:
         """What to report of a node: the size is that of the content whose pages the kernel has."""
         content, shared = node.content, self._is_shared(node.ino)
+        asks = shared or node.several
         if content is not None and attributes.size != content.size and not shared:
             attributes = msgspec.structs.replace(attributes, size=content.size, promised=False)
         elif attributes.promised and not self.lasting:
             attributes = msgspec.structs.replace(attributes, promised=False)
-        node.holds, node.asks = node.holds or not shared, shared
-        node.told, node.told_at = _told(attributes), _held_from(shared, attributes.promised)
+        node.holds, node.asks = node.holds or not asks, asks
+        node.told, node.told_at = _told(attributes), _held_from(asks, attributes.promised)
         if attributes.mode & _TYPES == _FOLDER:
             node.folder = attributes
         return attributes
 
     def may_hold(self, node: Node) -> bool:
         """May the kernel use attributes that it was told, without asking again?"""
-        return node.holds or not self._is_shared(node.ino)
+        return node.holds or not (node.several or self._is_shared(node.ino))
 
     def changed_by_kernel(self, node: Node) -> None:
         """The kernel has made the change itself, and asks for the attributes before it uses them again."""
@@ -266,29 +295,91 @@ class Nodes:
     # -- opens
 
     def open(
-        self, node: Node, content: Content, attributes: Attributes, past_pages: bool = False
-    ) -> tuple[bool, bool, bool]:
-        """(keep pages, direct I/O, the kernel must ask for the attributes again). `past_pages` asks for direct I/O,
-        though the pages would be right."""
+        self,
+        node: Node,
+        content: Content,
+        attributes: Attributes,
+        past_pages: bool = False,
+        lend: Callable[[], int] | None = None,
+    ) -> Way:
+        """`past_pages` asks for direct I/O, though the pages would be right. `lend` gives the kernel the content's file
+        and returns its id, 0 where it does not; None: not for this open. Raises ESTALE where nothing but what it has
+        can be opened through the node."""
         with self._mutex:
+            way = self._way(node, content, attributes, past_pages, lend)
             node.opens += 1
-            if node.users and node.content is not content:
-                return False, True, False
-            if past_pages:
-                node.pages = None
-                return False, True, self._knows_other(node, attributes)
-            pages = (content.row, content.lineage)
-            keep = node.pages == pages
-            node.users, node.content, node.pages = node.users + 1, content, pages
-            return keep, False, self._knows_other(node, attributes)
+            if way.counts:
+                node.users, node.content = node.users + 1, content
+            return way
 
-    def close(self, node: Node, direct: bool) -> None:
-        """As `open` has answered."""
+    def _way(
+        self, node: Node, content: Content, attributes: Attributes, past_pages: bool, lend: Callable[[], int] | None
+    ) -> Way:
+        if node.backing:
+            if lend is None or node.content is not content:
+                raise self._elsewhere(node)
+            return Way(False, past_pages, self._knows_other(node, attributes), node.backing)
+        if node.superseded:
+            raise self._elsewhere(node)
+        if node.users and node.content is not content:
+            return Way(False, True, False)
+        look_again = self._knows_other(node, attributes)
+        if past_pages:
+            node.pages = None
+            return Way(False, True, look_again)
+        node.backing = self._backing(node, lend) if lend is not None else 0
+        if node.backing:
+            node.pages = None
+            return Way(False, False, look_again, node.backing)
+        return self._through_pages(node, (content.row, content.lineage), look_again)
+
+    def _through_pages(self, node: Node, pages: tuple[int, int], look_again: bool) -> Way:
+        if node.pages != pages:
+            node.pages, node.drops, node.dropped = pages, node.drops + 1, False
+        return Way(node.dropped, False, look_again, 0, 0 if node.dropped else node.drops)
+
+    def taken(self, node: Node, way: Way) -> None:
+        """The kernel has taken the answer to an open: what it was to drop is gone."""
         with self._mutex:
+            self._taken(node, way)
+
+    def _taken(self, node: Node, way: Way) -> None:
+        if way.drop == node.drops and way.drop:
+            node.dropped = True
+
+    def _backing(self, node: Node, lend: Callable[[], int]) -> int:
+        """Passthrough begins with what is opened through the node alone."""
+        if node.opens or node.writing or time.monotonic() < node.calm_until:
+            return 0
+        return lend()
+
+    def _elsewhere(self, node: Node) -> OSError:
+        self._supersede(node)
+        return OSError(errno.ESTALE, "what is there now is opened through another node")
+
+    def begin_writing(self, node: Node) -> None:
+        """It is about to be opened for writing; until `end_writing`. Raises ESTALE as `open`, before anything is done
+        to the file."""
+        with self._mutex:
+            if node.backing or node.superseded:
+                raise self._elsewhere(node)
+            node.writing += 1
+
+    def end_writing(self, node: Node) -> None:
+        with self._mutex:
+            node.writing -= 1
+
+    def close(self, node: Node, way: Way) -> int:
+        """As `open` has answered; the id of a file that the kernel does not read any more, 0: none."""
+        with self._mutex:
+            self._taken(node, way)
             node.opens -= 1
-            node.users -= not direct
-            if node.users == 0:
-                node.content = None
+            node.users -= way.counts
+            if node.users:
+                return 0
+            node.content = None
+            ended, node.backing = node.backing, 0
+            return ended
 
 
 def _held_from(asks: bool, promised: bool) -> float:

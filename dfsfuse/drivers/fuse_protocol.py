@@ -89,6 +89,7 @@ FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 FOPEN_NOFLUSH = 1 << 5
+FOPEN_PASSTHROUGH = 1 << 7
 
 FUSE_GETATTR_FH = 1 << 0
 FUSE_OPEN_KILL_SUIDGID = 1 << 0
@@ -117,6 +118,7 @@ fuse_init_in = Struct("=IIII")
 """Without flags2 and what follows, which only FUSE_INIT_EXT promises."""
 fuse_init_in_ext = Struct("=IIIII44x")
 fuse_init_out = Struct("=IIIIHHIIHHII24x")
+"""The last field is max_stack_depth."""
 
 fuse_attr = Struct("=" + _ATTR)
 fuse_attr_out = Struct("=" + _ATTR_OUT)
@@ -176,6 +178,13 @@ fuse_notify_prune_out = Struct("=I12x")
 FUSE_DEV_IOC_CLONE = 0x8004E500
 """_IOR(229, 0, uint32_t)"""
 fuse_dev_ioc_clone = Struct("=I")
+FUSE_DEV_IOC_BACKING_OPEN = 0x4010E501
+"""_IOW(229, 1, struct fuse_backing_map); answers with the backing id"""
+fuse_backing_map = Struct("=iI8x")
+"""(descriptor, flags)"""
+FUSE_DEV_IOC_BACKING_CLOSE = 0x4004E502
+"""_IOW(229, 2, uint32_t)"""
+fuse_dev_ioc_backing_close = Struct("=I")
 
 
 def fuse_dirent_align(length: int) -> int:

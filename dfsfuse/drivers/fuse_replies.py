@@ -4,7 +4,7 @@ import os
 import stat
 
 from dfsfuse.drivers import fuse_protocol as fuse
-from dfsfuse.drivers.fuse_nodes import GENERATION, Node
+from dfsfuse.drivers.fuse_node import GENERATION, Node
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes
 from dfsfuse.space import BLOCK_BYTES, Space
 
@@ -57,8 +57,8 @@ def create_out(node: Node, attributes: Attributes, fh: int, flags: int) -> bytes
     )
 
 
-def open_out(fh: int, flags: int) -> bytes:
-    return fuse.fuse_open_out.pack(fh, flags, 0)
+def open_out(fh: int, flags: int, backing: int = 0) -> bytes:
+    return fuse.fuse_open_out.pack(fh, flags, backing)
 
 
 def statx_out(node: Node, attributes: Attributes) -> bytes:

@@ -5,6 +5,7 @@
     linux_folders  open folders                  fuse_workers    the threads that serve them
     linux_locks    locks between programs        fuse_nodes      what the kernel knows, and was told
     linux_mount    mount(2), fusermount3         fuse_replies    attributes -> structures
+                                                 fuse_backing    files that the kernel reads itself
                                                  fuse_forgetting what it was told for long, until it is over
                                                  fuse_pruning    what the kernel is to forget, as it is too much
 
@@ -22,8 +23,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_backing import Backing
 from dfsfuse.drivers.fuse_channel import (
     BODY,
     HEAD,
@@ -98,14 +101,16 @@ _FINISH_S = 2.0
 
 
 class Driver:
-    """Answers requests. `device` is where notifications go."""
+    """Answers requests. `device` is where notifications go. `passthrough` is asked for, and whether the kernel has it
+    when `ready`."""
 
-    def __init__(self, filesystem: FileSystem, device: int):
-        self._fs = filesystem
+    def __init__(self, filesystem: FileSystem, device: int, passthrough: bool = False):
+        self._fs, self.passthrough = filesystem, passthrough
         self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
         notifier = Notifier(device)
+        self.backing = Backing(device)
         self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
-        self.files = Files(filesystem, self.nodes, self.interrupts, self.forgetting)
+        self.files = Files(filesystem, self.nodes, self.interrupts, self.forgetting, self.backing)
         filesystem.on_broken(self.forgetting.broken)
         self.ready, self.unfit = False, ""
         self._handlers = self._table()
@@ -173,7 +178,11 @@ class Driver:
             self.unfit = f"the kernel speaks version {major}.{minor} of the protocol, which is too old"
             raise refusal(errno.EPROTO, self.unfit)
         self.ready, self.nodes.lasting = True, minor >= fuse.FUSE_MINOR_VERSION_INC_EPOCH
-        return _init_out(minor, readahead, flags & WANTED)
+        if flags & fuse.FUSE_INIT_EXT and request.end >= beyond(fuse.fuse_init_in_ext):
+            flags |= fuse.fuse_init_in_ext.unpack_from(request.buffer, BODY)[4] << 32
+        self.passthrough = self.passthrough and bool(flags & fuse.FUSE_PASSTHROUGH)
+        wanted = WANTED | fuse.FUSE_PASSTHROUGH * self.passthrough
+        return _init_out(minor, readahead, flags & wanted)
 
     def interrupt(self, request: Request) -> None:
         self.interrupts.arrived(fuse.fuse_interrupt_in.unpack_from(request.buffer, BODY)[0])
@@ -205,7 +214,7 @@ def _init_out(minor: int, readahead: int, flags: int) -> bytes:
     return fuse.fuse_init_out.pack(
         fuse.FUSE_KERNEL_VERSION, min(minor, fuse.FUSE_KERNEL_MINOR_VERSION), min(readahead, PAYLOAD_BYTES_MAX),
         flags & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION_THRESHOLD, PAYLOAD_BYTES_MAX, 1,
-        max(1, PAYLOAD_BYTES_MAX // mmap.PAGESIZE), 0, flags >> 32, 0,
+        max(1, PAYLOAD_BYTES_MAX // mmap.PAGESIZE), 0, flags >> 32, bool(flags & fuse.FUSE_PASSTHROUGH),
     )  # fmt: skip
 
 
@@ -219,13 +228,16 @@ def run(
     on_ready: Callable[[], None],
     suid: bool = False,
     dev: bool = False,
+    backing: Path | None = None,
 ) -> None:
-    """Mount and serve until unmounted, or until a signal says so. Raises CannotMount."""
+    """Mount and serve until unmounted, or until a signal says so. `backing`: where the files are that the kernel may
+    read itself; None: it may not. Raises CannotMount."""
     device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other, suid=suid, dev=dev)
-    driver = Driver(filesystem, device)
+    driver = Driver(filesystem, device, passthrough=backing is not None)
     workers = Workers(device, driver.answer, clone)
     try:
         _begin(driver, device)
+        _begin_passthrough(driver, backing)
         _end_at_signals(workers, mountpoint)
         workers.start()
         driver.pruning.start()
@@ -255,6 +267,15 @@ def _begin(driver: Driver, device: int) -> None:
         if driver.unfit:
             raise CannotMount(driver.unfit)
     request.close()
+
+
+def _begin_passthrough(driver: Driver, folder: Path | None) -> None:
+    if folder is None:
+        driver.backing.refused("it is not wanted")
+    elif not driver.passthrough:
+        driver.backing.refused("this kernel does not have it")
+    else:
+        driver.backing.try_in(folder)
 
 
 def _end_at_signals(workers: Workers, mountpoint: str) -> None:

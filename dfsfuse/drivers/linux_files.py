@@ -20,6 +20,7 @@ from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
+from dfsfuse.drivers.fuse_backing import LEAST_BYTES, Backing
 from dfsfuse.drivers.fuse_channel import (
     BODY,
     DATA,
@@ -31,16 +32,21 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
-from dfsfuse.drivers.fuse_nodes import Name, Node, Nodes
+from dfsfuse.drivers.fuse_node import Name, Node, Way
+from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
-from dfsfuse.messages import Attributes
+from dfsfuse.messages import ROOT_INO, Attributes
 from dfsfuse.openfiles import Handle
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S, _STALE_MAX = 1.0, 1000
 """How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
+_Stale = tuple[Name | None, int, float]
+"""(name, number of the node, when a thread was told that it leads elsewhere)."""
+_NEVER: _Stale = (None, 0, -math.inf)
 Act = Callable[[Place, bytes], tuple[Handle, Attributes]]
 
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
@@ -49,24 +55,28 @@ ROOT_UID = 0
 
 
 class _Opened:
-    """An open file of the kernel's, and whether it goes past the pages of its node; `mixed`: as these are another
-    version's."""
+    """An open file of the kernel's, and how it was opened; `mixed`: past the pages of its node, as these are another
+    version's. `taken`: nobody has to hear any more that the kernel has taken the answer to the open."""
 
-    __slots__ = ("handle", "node", "direct", "mixed")
+    __slots__ = ("handle", "node", "way", "mixed", "taken")
 
-    def __init__(self, handle: Handle, node: Node, direct: bool):
-        self.handle, self.node, self.direct = handle, node, direct
-        self.mixed = direct and node.content not in (None, handle.content)
+    def __init__(self, handle: Handle, node: Node, way: Way):
+        self.handle, self.node, self.way = handle, node, way
+        self.taken = not way.drop
+        self.mixed = way.direct and node.content not in (None, handle.content)
 
 
 class Files:
     """What is open, by the number that the kernel has for it."""
 
-    def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, forgetting: Forgetting):
+    def __init__(
+        self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, forgetting: Forgetting, backing: Backing
+    ):
         self._fs, self._nodes, self._interrupts, self._forgetting = filesystem, nodes, interrupts, forgetting
+        self._backing = backing
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
-        self._stale: dict[int, tuple[Name | None, float]] = {}
+        self._stale: dict[int, _Stale] = {}
         filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
 
@@ -90,6 +100,9 @@ class Files:
         opened = self._opened.get(fh)
         if opened is None:
             raise refusal(errno.EBADF)
+        if not opened.taken:
+            opened.taken = True
+            self._nodes.taken(opened.node, opened.way)
         return opened
 
     # -- opening
@@ -97,35 +110,69 @@ class Files:
     def open(self, request: Request) -> bytes:
         flags, open_flags = fuse.fuse_open_in.unpack_from(request.buffer, BODY)
         node = self._nodes.get(request.nodeid)
+        writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        try:
+            if not writes:
+                return self._open(request, node, flags, open_flags)
+            self._nodes.begin_writing(node)
+            try:
+                return self._open(request, node, flags, open_flags)
+            finally:
+                self._nodes.end_writing(node)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                # The node is superseded, and the thread comes again.
+                self._comes_again(request.pid)
+                self.tell_superseded()
+            raise
 
+    def _open(self, request: Request, node: Node, flags: int, open_flags: int) -> bytes:
         def act(place: Place, shown: bytes) -> tuple[Handle, Attributes]:
             interrupted = self._interrupts.of(request)
             privileged = request.uid == ROOT_UID and not open_flags & fuse.FUSE_OPEN_KILL_SUIDGID
             return self._fs.open(place, flags, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
         handle, attributes = self._open_through_name(request.pid, node, act)
-        fh, kept, look_again = self._hold(request, handle, node, attributes)
-        if (look_again or handle.writable) and not flags & os.O_TRUNC:
+        fh, kept, way = self._hold(request, handle, node, attributes)
+        if (way.look_again or handle.writable) and not flags & os.O_TRUNC:
             self._forgetting.attributes_over(node)
-        return replies.open_out(fh, kept)
+        return replies.open_out(fh, kept, way.backing)
 
     def _open_through_name(self, thread: int, node: Node, act: Act) -> tuple[Handle, Attributes]:
         """Where the name leads elsewhere for the second time in one open(2), what the kernel has looked up for that
         very open is as new as can be, and is opened by its inode: a third look-up does not come, and programs that move
-        names without a pause must not see ESTALE."""
-        name, shown = node.name, self._nodes.place_of(node)[1]
+        names without a pause must not see ESTALE.
+
+        A name in doubt counts as one that leads elsewhere: another program may just have found out that it does."""
+        name, (place, shown) = node.name, self._nodes.place_of(node)
         try:
+            if place[0] != ROOT_INO or not place[1]:
+                raise Stale("no names lead to it")
             opened = self._nodes.through_name(node, act)
         except Stale:
-            former, when = self._stale.pop(thread, (None, -math.inf))
-            if name is not None and name == former and time.monotonic() - when < _AGAIN_S:
+            former, number, when = self._stale.pop(thread, _NEVER)
+            again = number == node.id or name is not None and name == former
+            if again and time.monotonic() - when < _AGAIN_S:
                 return act((node.ino, ()), shown)
-            self._stale[thread] = name, time.monotonic()
-            if len(self._stale) > _STALE_MAX:
-                self._stale.clear()
+            self._comes_again(thread, name, node.id)
             raise
         self._stale.pop(thread, None)
         return opened
+
+    def _comes_again(self, thread: int, name: Name | None = None, number: int = 0) -> None:
+        self._stale[thread] = name, number, time.monotonic()
+        if len(self._stale) > _STALE_MAX:
+            self._stale.clear()
+
+    def comes_again(self, thread: int) -> bool:
+        """Was it told of late to look its names up again, in order to open something?"""
+        known = self._stale.get(thread)
+        return known is not None and time.monotonic() - known[2] < _AGAIN_S
+
+    def tell_superseded(self) -> None:
+        """The kernel keeps no attributes any more of nodes that are not their inode's only ones."""
+        for node in self._nodes.take_superseded():
+            self._forgetting.attributes_over(node)
 
     def not_there(self, thread: int) -> None:
         """The kernel has looked a name up, and will not open it: what the thread opens next is another open(2)."""
@@ -185,17 +232,34 @@ class Files:
         request.undo = undo
         return replies.create_out(node, self._nodes.tell(node, attributes), fh, kept)
 
-    def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, bool]:
-        """(number, FOPEN_ flags, the kernel must ask for the attributes again) of a new open file."""
-        keep, direct, look_again = self._nodes.open(node, handle.content, attributes, handle.past_pages)
+    def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, Way]:
+        """(number, FOPEN_ flags, how it is open) of a new open file. Raises ESTALE as `Nodes.open`."""
+        lend = functools.partial(self._lend, handle) if self._backing.on and not handle.writable else None
+        try:
+            way = self._nodes.open(node, handle.content, attributes, handle.past_pages, lend)
+        except OSError:
+            self._fs.program_locks.release(handle)
+            raise
         fh = next(self._numbers)
-        self._opened[fh] = _Opened(handle, node, direct)
+        self._opened[fh] = _Opened(handle, node, way)
         request.undo = functools.partial(self._give_up, fh)
-        flags = fuse.FOPEN_KEEP_CACHE * keep | fuse.FOPEN_DIRECT_IO * direct
+        flags = fuse.FOPEN_KEEP_CACHE * way.keep | fuse.FOPEN_DIRECT_IO * way.direct
+        flags |= fuse.FOPEN_PASSTHROUGH * (way.backing > 0)
         if not handle.writable and not self._fs.program_locks.is_shared(node.ino):
             # Each close of what programs lock is asked for, as it carries the owner whose locks go with it.
             flags |= fuse.FOPEN_NOFLUSH
-        return fh, flags, look_again
+        return fh, flags, way
+
+    def _lend(self, handle: Handle) -> int:
+        """The kernel reads the content's file itself from now on, by the id that is returned; 0: it does not. Not where
+        programs use locks, as the content may become another version then, nor past a disk's pages."""
+        content = handle.content
+        if handle.share is not None or handle.flags & _O_DIRECT or not self._fs.files.lend(content, LEAST_BYTES):
+            return 0
+        number = self._backing.open(content.fd)
+        if not number:
+            self._fs.files.take_back(content)
+        return number
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open."""
@@ -241,7 +305,7 @@ class Files:
 
     def is_open_to_write(self, node: Node) -> bool:
         """By any program of this mount."""
-        return any(opened.node is node and opened.handle.writable for opened in list(self._opened.values()))
+        return any(opened.node.ino == node.ino and opened.handle.writable for opened in list(self._opened.values()))
 
     def _note_writer(self, request: Request, handle: Handle) -> None:
         """The kernel does not say whether set-id bits stay, as it does of writes."""
@@ -290,7 +354,10 @@ class Files:
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
-            self._nodes.close(opened.node, opened.direct)
+            ended = self._nodes.close(opened.node, opened.way)
+            if ended:
+                self._backing.close(ended)
+                self._fs.files.take_back(opened.handle.content)
 
     def _give_up(self, fh: int) -> None:
         try:

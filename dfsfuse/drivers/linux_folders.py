@@ -21,7 +21,8 @@ from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, PAYLOAD_BYTES_MAX, Handlers, Request, beyond, refusal
 from dfsfuse.drivers.fuse_listings import DOTS, Listing
-from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.drivers.fuse_node import Node
+from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, FolderEntry

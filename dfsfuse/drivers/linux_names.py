@@ -11,7 +11,8 @@ from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
-from dfsfuse.drivers.fuse_nodes import Node, Nodes
+from dfsfuse.drivers.fuse_node import Node
+from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.drivers.linux_files import ROOT_UID, Files
 from dfsfuse.errors import NotFound, Stale
 from dfsfuse.filesystem import FileSystem
@@ -67,8 +68,11 @@ class Names:
 
     def _entry(self, request: Request, attributes: Attributes, name: tuple[int, bytes]) -> bytes:
         """The reply that names a node."""
-        node = self._nodes.found(attributes.ino, name)
+        to_open = self._files.comes_again(request.pid)
+        node = self._nodes.found(attributes.ino, name, attributes.version, to_open)
         request.undo = functools.partial(self._nodes.forget, node.id, 1)
+        if node.several:
+            self._files.tell_superseded()
         return replies.entry_out(node, self._nodes.tell(node, attributes))
 
     def forget(self, request: Request) -> None:

@@ -1,0 +1,146 @@
+"""`python -m bench.passthrough`: an open file of the cache with passthrough, without it, and on the local disk, in
+alternating passes.
+
+Both mounts are clients of one cluster of its own. Needs root; on a noisy machine trust the ratios."""
+
+import argparse
+import mmap
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.__main__ import ROOT, wait_for_end
+from bench.workloads import Rows, expect, get, median_us
+
+PLACES = {"passthrough": ["--passthrough", "auto"], "without": ["--passthrough", "off"], "local": None}
+PIECE, SMALL = 1 << 20, 4096
+RANDOM = 20_000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.passthrough", description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=256, help="size of the large file (default 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="passes of each place; medians are shown (default 3)")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="dfsbench-"))
+    try:
+        show(run(arguments, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Rows]]:
+    places = {place: folder / place for place in PLACES}
+    passes: dict[str, list[Rows]] = {place: [] for place in PLACES}
+    try:
+        for place, point in places.items():
+            point.mkdir()
+            if PLACES[place] is not None:
+                command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), *PLACES[place]]
+                subprocess.run([*command, str(point)], check=True, stdout=subprocess.DEVNULL)
+        for place, point in places.items():
+            prepare(point, place, arguments.megabytes)
+        for number in range(arguments.rounds):
+            print(f"pass {number + 1} of {arguments.rounds}", file=sys.stderr)
+            for place, point in places.items():
+                passes[place].append(one_pass(point / place, arguments.megabytes << 20))
+        return passes
+    finally:
+        for place in PLACES:
+            subprocess.run(["umount", str(places[place])], check=False, stderr=subprocess.DEVNULL)
+        wait_for_end(folder / "home")
+
+
+def prepare(point: Path, place: str, megabytes: int) -> None:
+    """Each place has files of its own, all of them in its cache and in the kernel's memory."""
+    (point / place).mkdir()
+    for name, size in (("small", SMALL), ("middle", PIECE), ("large", megabytes * PIECE)):
+        with (point / place / name).open("wb") as file:
+            for _ in range(0, size, PIECE):
+                file.write(os.urandom(min(size, PIECE)))
+        with (point / place / name).open("rb") as file:
+            while file.read(PIECE):
+                pass
+
+
+def one_pass(folder: Path, size: int) -> Rows:
+    rows: Rows = {}
+    rows["open + read 4 KiB + close, of 4 KiB"] = (
+        median_us(lambda n: expect_length(folder / "small", SMALL), 2000),
+        "us",
+    )
+    rows["open + read 1 MiB + close, of 1 MiB"] = (
+        median_us(lambda n: expect_length(folder / "middle", PIECE), 500),
+        "us",
+    )
+    rows["open + read 4 KiB + close, of a large file"] = median_us(lambda n: get(folder / "large", SMALL), 2000), "us"
+    rows |= _reading(folder / "large", size)
+    rows |= _writing(folder / "large", size)
+    return rows
+
+
+def expect_length(path: Path, length: int) -> None:
+    if len(get(path, length)) != length:
+        expect(b"", b"all of it")
+
+
+def _reading(path: Path, size: int) -> Rows:
+    offsets = [random.randrange(size // SMALL) * SMALL for _ in range(RANDOM)]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        rows = {"the first read of all, in order": (_speed(lambda at: os.pread(descriptor, PIECE, at), size), "MB/s")}
+        rows["read in order, again"] = _speed(lambda at: os.pread(descriptor, PIECE, at), size), "MB/s"
+        rows["read 4 KiB anywhere"] = median_us(lambda n: os.pread(descriptor, SMALL, offsets[n]), RANDOM), "us"
+        with mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ) as mapping:
+            rows["all pages of a mapping"] = _speed(lambda at: sum(mapping[at : at + PIECE : SMALL]), size), "MB/s"
+            rows["4 KiB of a mapping anywhere"] = (
+                median_us(lambda n: mapping[offsets[n] : offsets[n] + SMALL], RANDOM), "us",
+            )  # fmt: skip
+        return rows
+    finally:
+        os.close(descriptor)
+
+
+def _writing(path: Path, size: int) -> Rows:
+    """Before close(), which sends it."""
+    piece, small = os.urandom(PIECE), os.urandom(SMALL)
+    offsets = [random.randrange(size // SMALL) * SMALL for _ in range(RANDOM // 10)]
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return {
+            "write 4 KiB anywhere": (
+                median_us(lambda n: os.pwrite(descriptor, small, offsets[n]), len(offsets)), "us",
+            ),
+            "write in order": (_speed(lambda at: os.pwrite(descriptor, piece, at), size), "MB/s"),
+        }  # fmt: skip
+    finally:
+        os.close(descriptor)
+
+
+def _speed(step: Callable[[int], object], size: int) -> float:
+    """MB/s of steps of PIECE."""
+    start = time.perf_counter()
+    for at in range(0, size, PIECE):
+        step(at)
+    return size / 1e6 / (time.perf_counter() - start)
+
+
+def show(passes: dict[str, list[Rows]]) -> None:
+    count = len(passes["local"])
+    print(f"{f'median of {count} passes':44}" + "".join(f"{place:>13}" for place in passes) + "  unit  through/local")
+    for row, (_, unit) in passes["local"][0].items():
+        values = {place: statistics.median(one[row][0] for one in several) for place, several in passes.items()}
+        figures = "".join(f"{value:13.1f}" for value in values.values())
+        print(f"{row:44}{figures}  {unit:5} {values['passthrough'] / values['local']:10.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""One node of the kernel's, and how a file is opened through it. The rules are in fuse_nodes.py."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from dfsfuse.content import Content
+from dfsfuse.messages import Attributes
+
+GENERATION = 0
+
+Name = tuple[int, bytes]
+"""(the folder's inode number, the name in it)."""
+
+
+class Way(NamedTuple):
+    """How a file is opened: the kernel keeps its pages; past them (direct I/O); it must ask for the attributes again;
+    the id of the file that it reads itself, 0: it asks the driver. `drop`: it makes the kernel do that one of the
+    node's `drops`; 0: none."""
+
+    keep: bool
+    direct: bool
+    look_again: bool
+    backing: int = 0
+    drop: int = 0
+
+    @property
+    def counts(self) -> bool:
+        """Among the users of the node."""
+        return self.backing > 0 or not self.direct
+
+
+class Node:
+    """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages,
+    or in passthrough; `content` is theirs while there are any. `pages` names the content that the pages are of once the
+    kernel has dropped what it had before, which it was told `drops` times; if `dropped` it is known to have done so.
+    `told` is what the kernel was told last, and `told_at` when; 0.0: it asks again anyway. `asks`: it was told to use
+    that once. `holds`: it may have been told something for longer since it was last told that all is over. `folder`: of
+    a folder, all that it was told: programs go on with it when it is removed. `again`: it was looked up again since
+    `Nodes.surplus` has last come by.
+
+    `backing` is the id of the file that the kernel reads itself, 0: none. `superseded`, `calm_until` (monotonic) and
+    `several` (its inode has, or had, other nodes): see above. `writing` opens for writing are under way.
+    """
+
+    __slots__ = (
+        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "asks", "holds",
+        "folder", "again", "backing", "superseded", "calm_until", "several", "writing", "drops", "dropped",
+    )  # fmt: skip
+
+    def __init__(self, number: int, ino: int):
+        self.id, self.ino = number, ino
+        self.lookups = self.opens = self.users = self.backing = self.writing = self.drops = 0
+        self.superseded = self.several = self.dropped = self.asks = self.holds = False
+        self.calm_until = 0.0
+        self.name: Name | None = None
+        self.content: Content | None = None
+        self.pages: tuple[int, int] | None = None
+        self.told = 0
+        self.told_at = 0.0
+        self.folder: Attributes | None = None
+        self.again = False
+
+    def removed_folder(self) -> Attributes | None:
+        """What is left of a folder that is gone; None where it was no folder."""
+        return None if self.folder is None else msgspec.structs.replace(self.folder, nlink=0)

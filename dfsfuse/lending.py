@@ -1,0 +1,73 @@
+"""The file of a content is given to the kernel, which reads it itself (passthrough).
+
+What the kernel has of it, programs may have mapped, also after they have closed it, and nobody tells when that is over:
+so the system is asked who has the file (`is_alone`) before anything is done to it that they must not see: nothing is
+dropped from it, it does not become another version, and it is not used for another content. Removing it is always
+right. What programs write here is another matter: who has a file open or mapped sees that, as on a local disk.
+
+Threads: any; `Content.mutex` is taken in `lend` and `take_back`.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+
+from dfsfuse.content import Content
+
+_READ_AND_WRITTEN = fcntl.F_WRLCK
+"""The kind of lease that is granted where nobody else has the file."""
+
+
+def lend(content: Content, least_bytes: int) -> bool:
+    """The kernel may read the file, until `take_back`; False: it is smaller, not all of it is here, or somebody writes
+    to it. The content is in use."""
+    with content.mutex:
+        fit = content.size >= least_bytes and not content.shared and not content.writers
+        if not fit or not _is_whole(content):
+            return False
+        content.lent = True
+        content.pins += 1
+        return True
+
+
+def _is_whole(content: Content) -> bool:
+    return 0 not in content.present or all(content.here(index) for index in range(len(content.entries)))
+
+
+def take_back(content: Content) -> None:
+    """Nothing is open of it any more that the kernel reads itself. Mappings may be left."""
+    with content.mutex:
+        content.pins -= 1
+
+
+def is_left(content: Content) -> bool:
+    """Does the kernel, or a program through it, perhaps have the file? What it was given it may be about to open."""
+    if content.lent and not content.pins:
+        content.lent = not (_is_alone(content.fd) if content.fd >= 0 else is_alone_at(content.path))
+    return content.lent
+
+
+def is_alone_at(path: str) -> bool:
+    """Has nobody else the file open or mapped? True where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        return _is_alone(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_alone(fd: int) -> bool:
+    """Also False where the system cannot tell. Who opens the file in this moment waits for its end, of which the system
+    tells this process by a signal: one that is ignored, as the usual one would end it."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, _READ_AND_WRITTEN)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return True
+    return False

@@ -1,0 +1,280 @@
+"""Passthrough over a file system in memory: which files the kernel is given, and that nothing is opened through a node
+that the kernel would refuse, or that would be another version. The kernel's rules are at the top of fuse_nodes.py."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+import pytest
+from fake_filesystem import FakeContent
+from fuse_requests import Kernel, request_bytes
+
+from dfsfuse.drivers import fuse_nodes
+from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_backing import LEAST_BYTES, Backing
+
+DIRECT, KEPT, ITSELF = fuse.FOPEN_DIRECT_IO, fuse.FOPEN_KEEP_CACHE, fuse.FOPEN_PASSTHROUGH
+
+
+class FakeBacking(Backing):
+    """Ids that the kernel has now are in `given`."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.on, self.given, self.count = True, set(), 0
+
+    def open(self, fd: int) -> int:
+        self.count += 1
+        self.given.add(self.count)
+        return self.count
+
+    def close(self, number: int) -> None:
+        self.given.remove(number)
+
+
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time, which stands still."""
+    seconds = [100.0]
+    monkeypatch.setattr(fuse_nodes.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+@pytest.fixture
+def kernel(now) -> Iterator[Kernel]:
+    made = Kernel()
+    made.driver.files._backing = made.backing = FakeBacking()
+    yield made
+    made.close()
+    assert len(made.backing.given) == len(made.fs.files.lent)
+
+
+def add(kernel: Kernel, name: bytes = b"file", size: int = LEAST_BYTES) -> int:
+    """A file that the kernel may read itself, and has looked up."""
+    ino = kernel.fs.add(name)
+    kernel.fs.contents[ino].data.extend(bytes(size))
+    assert kernel.lookup(name) == ino
+    return ino
+
+
+def replace(kernel: Kernel, ino: int) -> FakeContent:
+    """A newer version of the same size."""
+    size, version = kernel.fs.contents[ino].size, kernel.fs.contents[ino].version
+    kernel.fs.replace_content(ino, bytes(size))
+    kernel.fs.contents[ino].version = version + 1
+    return kernel.fs.contents[ino]
+
+
+def opened(kernel: Kernel, node: int, flags: int = os.O_RDONLY) -> tuple[int, int, int]:
+    """(number, FOPEN_ flags other than NOFLUSH, backing id)."""
+    body = kernel.do(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(flags, 0), node)
+    fh, kept, backing = fuse.fuse_open_out.unpack(body)
+    return fh, kept & ~fuse.FOPEN_NOFLUSH, backing
+
+
+def refused(kernel: Kernel, node: int, flags: int = os.O_RDONLY) -> int:
+    return kernel.ask(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(flags, 0), node).error
+
+
+def test_large_files_are_given_and_taken_back(kernel):
+    """Goal: what is opened to be read gets one id as long as anything is open through the node, and no flag that the
+    kernel refuses beside it; smaller files, and what is opened for writing, are not given."""
+    node = add(kernel)
+    first, second = opened(kernel, node), opened(kernel, node)
+    assert first[1:] == second[1:] == (ITSELF, 1)
+    kernel.release(first[0])
+    assert kernel.backing.given == {1}
+    kernel.release(second[0])
+    assert kernel.backing.given == set()
+    assert opened(kernel, node)[1:] == (ITSELF, 2)
+    small = add(kernel, b"small", LEAST_BYTES - 1)
+    assert opened(kernel, small)[1:] == (0, 0)
+    other = add(kernel, b"other")
+    assert opened(kernel, other, os.O_RDWR)[1:] == (0, 0)
+
+
+def test_a_node_stays_as_it_is_while_it_is_open(kernel):
+    """Goal: while a program has pages of it, as when it was opened for writing before, all others get pages too; the
+    kernel would refuse the rest."""
+    node = add(kernel)
+    writer = opened(kernel, node, os.O_RDWR)
+    kernel.write(writer[0], b"x")
+    reader = opened(kernel, node)
+    assert (writer[1:], reader[1:]) == ((0, 0), (KEPT, 0))
+    kernel.release(writer[0])
+    assert opened(kernel, node)[1:] == (KEPT, 0)
+    assert kernel.backing.count == 0
+
+
+def test_newer_version_has_another_node(kernel):
+    """Goal: what is open goes on with its version; whoever opens it then is told to look again, and finds a node of the
+    same inode; nothing else happens to it."""
+    node = add(kernel)
+    old = opened(kernel, node)
+    replace(kernel, node)
+    assert refused(kernel, node) == errno.ESTALE
+    body = kernel.do(fuse.FUSE_LOOKUP, b"file\0")
+    number, ino = fuse.fuse_entry_out.unpack_from(body)[0], fuse.fuse_attr.unpack_from(body, 40)[0]
+    assert number >= fuse_nodes.FURTHER
+    assert ino == node
+    assert opened(kernel, number)[1:] == (0, 0)
+    assert kernel.lookup(b"file") == number
+    kernel.release(old[0])
+    assert kernel.backing.given == set()
+    assert refused(kernel, node) == errno.ESTALE
+
+
+def test_a_look_up_that_sees_a_newer_version_finds_another_node(kernel):
+    """Goal: an open that has looked again already, as its name had come to lead elsewhere, is not told to once more."""
+    node = add(kernel)
+    opened(kernel, node)
+    replace(kernel, node)
+    number = kernel.lookup(b"file")
+    assert number != node
+    assert opened(kernel, number)[1:] == (0, 0)
+
+
+def test_writers_have_another_node(kernel):
+    """Goal: stores through a mapping of theirs would be seen by nobody. The file is not touched before."""
+    node = add(kernel)
+    opened(kernel, node)
+    handles = len(kernel.fs.handles)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        assert refused(kernel, node, flags) == errno.ESTALE
+    assert len(kernel.fs.handles) == handles
+    number = kernel.lookup(b"file")
+    writer = opened(kernel, number, os.O_RDWR)
+    assert writer[1:] == (0, 0)
+    kernel.write(writer[0], b"x")
+    assert opened(kernel, number)[1:] == (KEPT, 0)
+
+
+def test_the_version_that_is_open_can_be_opened_again(kernel):
+    """Goal: through /proc/self/fd a program opens a node that look-ups do not find any more: with the same content that
+    is the same file."""
+    node = add(kernel)
+    opened(kernel, node)
+    assert refused(kernel, node, os.O_RDWR) == errno.ESTALE
+    assert opened(kernel, node)[1:] == (ITSELF, 1)
+
+
+def test_a_node_that_came_in_anothers_place_is_left_alone_for_a_while(kernel, now):
+    """Goal: ESTALE makes the kernel look again once in each open(2). Whoever comes back must find a node that is not in
+    passthrough again by then."""
+    node = add(kernel)
+    opened(kernel, node)
+    assert refused(kernel, node, os.O_RDWR) == errno.ESTALE
+    number = kernel.lookup(b"file")
+    reader = opened(kernel, number)
+    assert reader[1:] == (0, 0)
+    assert opened(kernel, number, os.O_RDWR)[2] == 0
+    other = add(kernel, b"other")
+    opened(kernel, other)
+    assert refused(kernel, other, os.O_RDWR) == errno.ESTALE
+    number = kernel.lookup(b"other")
+    now[0] += fuse_nodes.CALM_S + 0.1
+    assert opened(kernel, number)[1:] == (ITSELF, 3)
+
+
+def test_who_comes_again_finds_a_node_that_can_be_written(kernel, now):
+    """Goal: a thread whose open was told to look again gets, at that look-up, a node through which anything can be
+    opened, though another program has brought the one there is into passthrough meanwhile."""
+    node = add(kernel)
+    opened(kernel, node)
+    assert refused(kernel, node, os.O_RDWR) == errno.ESTALE
+    number = kernel.lookup(b"file")
+    now[0] += fuse_nodes.CALM_S + 0.1
+    opened(kernel, number)
+    kernel.driver.files._comes_again(77)
+    again = kernel.lookup(b"file")
+    assert again not in (node, number)
+    assert opened(kernel, again, os.O_RDWR)[1:] == (0, 0)
+
+
+def test_attributes_of_an_inode_with_several_nodes_are_not_kept(kernel):
+    """Goal: what is changed through one node is not told to the other, so the kernel asks each time; and forgets what
+    it was told of the first one for long."""
+    node = add(kernel)
+    opened(kernel, node)
+    replace(kernel, node)
+    number = kernel.lookup(b"file")
+    for each in (node, number):
+        body = kernel.do(fuse.FUSE_GETATTR, fuse.fuse_getattr_in.pack(0, 0, 0), each)
+        assert fuse.fuse_attr_out.unpack_from(body)[:2] == (0, 0)
+    entry_s, attr_s, _, attr_ns = fuse.fuse_entry_out.unpack(kernel.do(fuse.FUSE_LOOKUP, b"file\0"))[2:6]
+    assert (entry_s, attr_s, attr_ns) == (0, 0, 0)
+
+
+def test_the_kernel_is_told_of_a_superseded_node(kernel):
+    """Goal: attributes that it was told for long go."""
+    node = add(kernel)
+    opened(kernel, node)
+    replace(kernel, node)
+    told, reply = kernel.send(request_bytes(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(0, 0), node))
+    assert (told.unique, told.error, reply.error) == (0, -fuse.FUSE_NOTIFY_INVAL_INODE, errno.ESTALE)
+    assert fuse.fuse_notify_inval_inode_out.unpack(told.body) == (node, -1, 0)
+
+
+def test_another_version_in_place_is_told_of_all_nodes(kernel):
+    """Goal: the pages of each node of the inode go. Of broken promises nobody has to hear, as the kernel asks for the
+    attributes of such nodes each time."""
+    node = add(kernel)
+    opened(kernel, node)
+    replace(kernel, node)
+    number = kernel.lookup(b"file")
+    kernel.written()
+    kernel.driver.forgetting.tell(node, b"")
+    kernel.fs.program_locks.tell(kernel.fs.contents[node], node)
+    told = [fuse.fuse_notify_inval_inode_out.unpack(reply.body) for reply in kernel.written()]
+    assert told == [(node, 0, 0), (number, 0, 0)]
+
+
+def test_nodes_of_an_inode_are_forgotten_one_by_one(kernel):
+    """Goal: each as often as it was looked up; when all are gone the next one has the inode's number again."""
+    nodes = kernel.driver.nodes
+    node = add(kernel)
+    fh = opened(kernel, node)[0]
+    replace(kernel, node)
+    number = kernel.lookup(b"file")
+    nodes.forget(number, 1)
+    third = kernel.lookup(b"file")
+    assert third not in (node, number)
+    kernel.release(fh)
+    nodes.forget(node, 1)
+    assert kernel.lookup(b"file") == third
+    nodes.forget(third, 2)
+    assert nodes._several == {}
+    assert kernel.lookup(b"file") == node
+
+
+def test_a_file_that_programs_lock_is_read_through_the_driver(kernel):
+    """Goal: it may become another version while it is open. Who opens it once more, after it was given, gets it past
+    the kernel's pages by the same id."""
+    locked = add(kernel, b"locked")
+    make = kernel.fs.open
+
+    def open_shared(*what, **more):
+        handle, told = make(*what, **more)
+        handle.share, handle.past_pages = object(), True
+        return handle, told
+
+    node = add(kernel)
+    opened(kernel, node)
+    kernel.fs.open = open_shared
+    assert opened(kernel, locked)[1:] == (DIRECT, 0)
+    assert opened(kernel, node)[1:] == (DIRECT | ITSELF, 1)
+
+
+def test_a_file_that_the_kernel_does_not_take(kernel):
+    """Goal: then it is read through the driver, and not kept as given."""
+    kernel.backing.open = lambda fd: 0
+    assert opened(kernel, add(kernel))[1:] == (0, 0)
+    assert kernel.fs.files.lent == []
+
+
+def test_a_reply_that_nobody_takes(kernel):
+    """Goal: the program was killed while it opened the file: the kernel does not read it."""
+    node = add(kernel)
+    kernel.ours.close()
+    kernel.driver.answer(kernel.put(request_bytes(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(0, 0), node)))
+    assert kernel.backing.given == set()
