@@ -115,7 +115,7 @@ def _is_client(pid: int, home: Path) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"mount.py" in command and os.fsencode(home) in command
+    return b"mount.py" in command and os.fsencode(home) in command.split(b"\0")
 
 
 def _field_mb(pid: int, field: str) -> float:
