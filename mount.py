@@ -81,6 +81,7 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         lock_wait_s=arguments.lock_wait,
         timeout_s=arguments.timeout,
         cache_bytes=arguments.cache_bytes,
+        known_files=arguments.known_files,
         log_level=arguments.log_level,
         driver=arguments.driver,
         passthrough=arguments.passthrough != "off",
@@ -107,19 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = given.Parser(prog=_NAME, description="Mount a dfsfuse volume.")
     add = parser.add_argument
     add("mountpoint", metavar="MOUNTPOINT", type=given.path, help="an existing folder")
-    add(
-        "--cluster",
-        metavar="URL",
-        type=given.path,
-        help="the directory service to use; its token is in $DFS_TOKEN, else in the home",
-    )
+    cluster = "the directory service to use; its token is in $DFS_TOKEN, else in the home"
+    add("--cluster", metavar="URL", type=given.path, help=cluster)
     where = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
-    add(
-        "--home",
-        metavar="DIR",
-        type=given.path,
-        help=f"has the cache, and the cluster unless --cluster is given ({where})",
-    )
+    home = f"has the cache, and the cluster unless --cluster is given ({where})"
+    add("--home", metavar="DIR", type=given.path, help=home)
     add("--foreground", action="store_true", help="serve in this process; log to standard error")
     add("--read-only", action="store_true", help="change nothing through this mount")
     add("--suid", action="store_true", help="set-user-id and set-group-id bits count, as on a local disk (root alone)")
@@ -130,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", metavar="S", type=given.timeout, default=options.TIMEOUT_S, help=timeout)
     cache = "what clean content may take on the local disk, such as 500M (10G)"
     add("--cache-bytes", metavar="N", type=given.size, default=options.CACHE_BYTES, help=cache)
+    known = "of how many files names and attributes are remembered, in 1 KB of memory each at most (%(default)d)"
+    add("--known-files", metavar="N", type=given.count, default=options.KNOWN_FILES, help=known)
     driver = "what speaks FUSE (linux, which needs Linux 5.15; else fusepy)"
     add("--driver", choices=mounting.DRIVERS, default="", help=driver)
     passthrough = "the kernel reads large cached files itself where it can (%(default)s), as root on Linux 6.9 or newer"

@@ -49,6 +49,10 @@ def size(text: str) -> int:
     return _counted(text, "a number of bytes, 1 or more, such as 4096, 500M or 10G")
 
 
+def count(text: str) -> int:
+    return _counted(text, "a number, 1 or more, such as 50000 or 100K")
+
+
 def limit(text: str) -> int:
     """0 for no limit, as the directory has it."""
     return 0 if text == "none" else _counted(text, "a limit: a number, 1 or more, such as 500M, or none")

@@ -21,11 +21,10 @@ import msgspec
 from dfsfuse import errors
 from dfsfuse.known_names import ABSENT, UNKNOWN, Names
 from dfsfuse.messages import EVERYTHING, NAME_BYTES_MAX, Attributes, Doubt, Renamed
+from dfsfuse.options import KNOWN_FILES
 from dfsfuse.promise_lease import PromiseLease
 
 HOLD_S = 0.7
-ITEMS_MAX = 100_000
-"""Of names, and of inodes: together they take some 700 bytes."""
 _BROKEN_MAX = 10_000
 
 Place = tuple[int, tuple[bytes, ...]]
@@ -36,10 +35,13 @@ OnBroken = Callable[[int, bytes], None]
 
 
 class AttributeTable:
-    """inode number -> (asked at, attributes), None where they are not known; and names by folder."""
+    """inode number -> (asked at, attributes), None where they are not known; and names by folder. At most `items_max`
+    of each, which take some 700 bytes together."""
 
-    def __init__(self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic, items_max: int = ITEMS_MAX):
-        self._hold_s, self._clock, self._max = hold_s, clock, items_max
+    def __init__(
+        self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic, items_max: int = KNOWN_FILES
+    ):
+        self._hold_s, self._clock, self.items_max = hold_s, clock, items_max
         self._mutex = threading.Lock()
         self._inodes: dict[int, tuple[float, Attributes | None]] = {}
         self._names = Names()
@@ -347,13 +349,13 @@ class AttributeTable:
 
     def _make_room(self) -> list[int]:
         """The oldest go, a tenth of all, and are returned: whoever was told of them must not go on using that."""
-        if len(self._paths) > self._max:
+        if len(self._paths) > self.items_max:
             self._forget_paths()
-        if len(self) <= self._max:
+        if len(self) <= self.items_max:
             return []
-        gone = self._names.surplus(self._max)
-        if len(self._inodes) > self._max:
-            gone += itertools.islice(self._inodes, self._max // 10 + 1)
+        gone = self._names.surplus(self.items_max)
+        if len(self._inodes) > self.items_max:
+            gone += itertools.islice(self._inodes, self.items_max // 10 + 1)
         for ino in gone:
             self._inodes.pop(ino, None)
             self._names.forget(ino)

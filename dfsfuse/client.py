@@ -49,8 +49,8 @@ def _cache(undo: contextlib.ExitStack, session: Session, options: ClientOptions)
     return cache
 
 
-def _promises(undo: contextlib.ExitStack, session: Session) -> tuple[AttributeTable, Watching]:
-    attributes = AttributeTable(HOLD_S, boottime_s)
+def _promises(undo: contextlib.ExitStack, session: Session, options: ClientOptions) -> tuple[AttributeTable, Watching]:
+    attributes = AttributeTable(HOLD_S, boottime_s, options.known_files)
     watching = Watching(session, attributes)
     undo.callback(watching.stop)
     session.on_closed(watching.join)
@@ -99,7 +99,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         undo.callback(unsent.close)
         session.on_servers_changed(unsent.hurry)
         session.rpc.on_return(unsent.hurry)
-        attributes, watching = _promises(undo, session)
+        attributes, watching = _promises(undo, session, options)
         openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
         sending = Sending(attributes, cache, committer, copies)
         sharing = Sharing(locks, ranges, cache, openings, attributes, copies, sending, transfer.download)

@@ -74,7 +74,7 @@ class FileSystem:
         read_only: bool = False,
     ):
         self.session, self.locks, self.files, self.program_locks = session, locks, files, program_locks
-        self._attributes, self._read_only = attributes, read_only
+        self._attributes, self._read_only, self.known_files = attributes, read_only, attributes.items_max
         self.promises, self.on_broken = attributes.promises, attributes.on_broken
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)

@@ -51,6 +51,7 @@ class Wanted:
     lock_wait_s: float = options.LOCK_WAIT_S
     timeout_s: float = options.TIMEOUT_S
     cache_bytes: int = options.CACHE_BYTES
+    known_files: int = options.KNOWN_FILES
     log_level: str = "info"
     driver: str = ""
     passthrough: bool = True
@@ -162,6 +163,7 @@ def _start_daemon(
 def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) -> list[str]:
     arguments = ["--home", str(wanted.home), "--lock-wait", str(wanted.lock_wait_s)]
     arguments += ["--timeout", str(wanted.timeout_s), "--cache-bytes", str(wanted.cache_bytes)]
+    arguments += ["--known-files", str(wanted.known_files)]
     arguments += ["--log-level", wanted.log_level, "--ready-fd", str(ready)]
     arguments += ["--driver", wanted.driver] if wanted.driver else []
     arguments += [] if wanted.passthrough else ["--passthrough", "off"]
@@ -245,6 +247,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         home=wanted.home,
         mountpoint=wanted.mountpoint,
         cache_bytes=wanted.cache_bytes,
+        known_files=wanted.known_files,
         lock_wait_s=wanted.lock_wait_s,
         timeout_s=wanted.timeout_s,
         read_only=wanted.read_only,

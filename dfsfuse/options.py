@@ -9,6 +9,7 @@ from dfsfuse.home import client_folder
 CACHE_BYTES = 10 << 30
 LOCK_WAIT_S = 10.0
 TIMEOUT_S = 30.0
+KNOWN_FILES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,9 @@ class ClientOptions:
 
     `lock_wait_s`: how long an open for writing waits for another writer. `timeout_s`: how long a call goes on without
     progress. `suid`, `dev`: set-id bits and device nodes count. `passthrough`: where the kernel can, it reads files of
-    the cache itself. `cache_bytes`: what clean content may take on the local
-    disk. `refind` returns the directory's present URL and starts the embedded cluster again if its supervisor died; it
-    raises Unreachable; None: the URL is fixed.
+    the cache itself. `cache_bytes`: what clean content may take on the local disk. `known_files`: of how many files
+    names and attributes are remembered. `refind` returns the directory's present URL and starts the embedded cluster
+    again if its supervisor died; it raises Unreachable; None: the URL is fixed.
     """
 
     url: str
@@ -27,6 +28,7 @@ class ClientOptions:
     home: Path
     mountpoint: str
     cache_bytes: int = CACHE_BYTES
+    known_files: int = KNOWN_FILES
     lock_wait_s: float = LOCK_WAIT_S
     timeout_s: float = TIMEOUT_S
     read_only: bool = False

@@ -156,6 +156,7 @@ class FakeFileSystem:
         self._numbers = itertools.count(100)
         self.forgotten = 0
         self.promised: set[int] = set()
+        self.known_files = 100_000
         self.broken: list[Callable[[int, bytes], None]] = []
         self.on_broken = self.broken.append
 

@@ -10,6 +10,7 @@ from fake_filesystem import FakeFileSystem
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_channel import HEAD, Request
 from dfsfuse.drivers.linux import Driver
+from dfsfuse.options import KNOWN_FILES
 
 _LARGEST = 2 << 20
 
@@ -69,12 +70,13 @@ class Kernel:
 
     uid = 1000
 
-    def __init__(self, filesystem: FakeFileSystem | None = None):
+    def __init__(self, filesystem: FakeFileSystem | None = None, known_files: int = KNOWN_FILES):
         self.fs = filesystem or FakeFileSystem()
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(0)
         for end in (self.ours, self.theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGEST)
+        self.fs.known_files = known_files
         self.driver = Driver(self.fs, self.theirs.fileno())
         self._request = Request(self.theirs.fileno())
 

@@ -25,8 +25,7 @@ def nodes() -> Nodes:
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    made = Kernel()
-    made.driver.nodes._max = MAX
+    made = Kernel(known_files=4 * MAX)
     yield made
     made.close()
 

@@ -77,6 +77,7 @@ def test_mountpoint_must_be_there_and_be_a_folder(folder, home):
         ["--cluster", ""],
         ["--cache-bytes", "10X"],
         ["--cache-bytes", "0"],
+        ["--known-files", "0"],
         ["--lock-wait", "-1"],
         ["--timeout", "soon"],
         ["--what"],
@@ -321,7 +322,14 @@ def test_daemon_is_told_what_the_user_asked_for(monkeypatch, folder, point, home
         "os.write(args.ready_fd, repr(word).encode())"
     )
     more = {"suid": True, "dev": True}
-    more |= {"read_only": True, "lock_wait_s": 1.5, "timeout_s": 20.0, "cache_bytes": 1 << 20, "cluster_url": "x:1"}
+    more |= {
+        "read_only": True,
+        "lock_wait_s": 1.5,
+        "timeout_s": 20.0,
+        "cache_bytes": 1 << 20,
+        "known_files": 5000,
+        "cluster_url": "x:1",
+    }
     with pytest.raises(MountError) as told:
         start_daemon(folder, point, home, code, **more)
     expected = [wanted(point, home, **more), "t", "http://127.0.0.1:1", "v", "/", True, None]

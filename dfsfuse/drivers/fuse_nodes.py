@@ -44,8 +44,9 @@ from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
 from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
 
-NODES_MAX = 25_000
-"""Beyond them the kernel is asked to forget some (fuse_pruning.py): a node takes some 400 bytes."""
+KNOWN_FILES_A_NODE = 4
+"""Beyond so many nodes the kernel is asked to forget some (fuse_pruning.py): what is told again from the table of names
+costs little, and a node takes some 400 bytes here and a kilobyte in the kernel."""
 FURTHER = 1 << 63
 """Beyond all inode numbers."""
 CALM_S = 5.0
@@ -61,7 +62,9 @@ class Nodes:
     by locks? `crowded` is set while there are more than `nodes_max`. `lasting`: the kernel can be told that what it was
     told is over, so what is promised may be told for long."""
 
-    def __init__(self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: int = NODES_MAX):
+    def __init__(
+        self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: float = math.inf
+    ):
         self._hold_s, self._is_shared, self._max = hold_s, is_shared, nodes_max
         self.crowded = threading.Event()
         self.lasting = False

@@ -41,7 +41,7 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
-from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_nodes import KNOWN_FILES_A_NODE, Nodes
 from dfsfuse.drivers.fuse_pruning import Pruning
 from dfsfuse.drivers.fuse_replies import KERNEL_HOLD_S
 from dfsfuse.drivers.fuse_workers import Workers
@@ -106,7 +106,9 @@ class Driver:
 
     def __init__(self, filesystem: FileSystem, device: int, passthrough: bool = False):
         self._fs, self.passthrough = filesystem, passthrough
-        self.nodes, self.interrupts = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared), Interrupts()
+        nodes_max = filesystem.known_files // KNOWN_FILES_A_NODE
+        self.nodes = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared, nodes_max)
+        self.interrupts = Interrupts()
         notifier = Notifier(device)
         self.backing = Backing(device)
         self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
