@@ -18,6 +18,8 @@ from dfsfuse.content import Content
 _READ_AND_WRITTEN = fcntl.F_WRLCK
 """The kind of lease that is granted where nobody else has the file."""
 
+_PARTS = 4
+
 
 def lend(content: Content, least_bytes: int) -> bool:
     """The kernel may read the file, until `take_back`; False: it is smaller, not all of it is here, or somebody writes
@@ -33,6 +35,15 @@ def lend(content: Content, least_bytes: int) -> bool:
 
 def _is_whole(content: Content) -> bool:
     return 0 not in content.present or all(content.here(index) for index in range(len(content.entries)))
+
+
+def is_in_memory(content: Content) -> bool:
+    """Are the pages of the file's beginning, middle and end in the kernel's memory? Then reading it costs no disk."""
+    byte, last = bytearray(1), max(0, content.size - 1)
+    try:
+        return all(os.preadv(content.fd, [byte], last * part // _PARTS, os.RWF_NOWAIT) for part in range(_PARTS + 1))
+    except OSError:
+        return False
 
 
 def take_back(content: Content) -> None:

@@ -52,6 +52,9 @@ class FakeFiles:
         self.lent += [content] * fit
         return fit
 
+    def is_in_memory(self, content: FakeContent) -> bool:
+        return False
+
     def take_back(self, content: FakeContent) -> None:
         self.lent.remove(content)
 

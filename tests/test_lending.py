@@ -106,6 +106,22 @@ def test_holes_need_not_be_here(client, other):
     take_back(other, content)
 
 
+def test_whether_it_is_in_memory_is_known(client, other):
+    """Goal: what went to the disk past the kernel's pages is read from there; what was read, or written in small
+    pieces, is not."""
+    content = client.create("file")
+    for start in range(0, SIZE, 1 << 16):
+        client.write(content, noise(min(1 << 16, SIZE - start), 1), start)
+    assert lending.is_in_memory(content)
+    os.fsync(content.fd)
+    os.posix_fadvise(content.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not lending.is_in_memory(content)
+    client.read(content, 0, SIZE)
+    assert lending.is_in_memory(content)
+    client.commit(content)
+    client.close(content, write=True)
+
+
 # -- who has it
 
 

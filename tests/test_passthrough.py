@@ -93,6 +93,46 @@ def test_large_files_are_given_and_taken_back(kernel):
     assert opened(kernel, other, os.O_RDWR)[1:] == (0, 0)
 
 
+def test_what_is_in_the_kernels_pages_is_read_from_there(kernel):
+    """Goal: a file that was just written, or fetched and read, is in the kernel's memory, and of the cache's file only
+    the disk has it: it goes on being read from memory, until that is seen to be gone, or the file is there too."""
+    node, read = add(kernel), LEAST_BYTES // 2
+
+    def read_and_close(*offsets: int) -> int:
+        fh, flags, backing = opened(kernel, node)
+        for offset in offsets:
+            kernel.read(fh, read, offset)
+        kernel.release(fh)
+        return backing
+
+    writer = opened(kernel, node, os.O_RDWR)
+    kernel.write(writer[0], b"x")
+    kernel.release(writer[0])
+    assert [read_and_close(), read_and_close(), read_and_close(0), read_and_close()] == [0, 0, 0, 1]
+    kernel.fs.contents[node].lineage += 1
+    writer = opened(kernel, node, os.O_RDWR)
+    kernel.release(writer[0])
+    kernel.fs.files.is_in_memory = lambda content: True
+    assert read_and_close() == 2
+
+
+def test_what_is_read_once_is_not_missed(kernel):
+    """Goal: the first open of a content fills the kernel's pages: these reads do not tell that they are gone."""
+    node = add(kernel)
+    kernel.backing.on = False
+    fh = opened(kernel, node)[0]
+    for offset in range(0, LEAST_BYTES, 1 << 16):
+        kernel.read(fh, 1 << 16, offset)
+    kernel.release(fh)
+    assert opened(kernel, node)[1:] == (KEPT, 0)
+    small = add(kernel, b"small", 100)
+    for _ in range(3):
+        fh = opened(kernel, small)[0]
+        kernel.read(fh, 4096)
+        kernel.release(fh)
+    assert opened(kernel, small)[1:] == (KEPT, 0)
+
+
 def test_a_node_stays_as_it_is_while_it_is_open(kernel):
     """Goal: while a program has pages of it, as when it was opened for writing before, all others get pages too; the
     kernel would refuse the rest."""

@@ -1,5 +1,7 @@
 """One node of the kernel's, and how a file is opened through it. The rules are in fuse_nodes.py."""
 
+import math
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -64,3 +66,15 @@ class Node:
     def removed_folder(self) -> Attributes | None:
         """What is left of a folder that is gone; None where it was no folder."""
         return None if self.folder is None else msgspec.structs.replace(self.folder, nlink=0)
+
+
+def held_from(asks: bool, promised: bool) -> float:
+    """`Node.told_at` for what is told now."""
+    if asks:
+        return 0.0
+    return math.inf if promised else time.monotonic()
+
+
+def told(attributes: Attributes) -> int:
+    """What makes the kernel's idea of a file right or wrong, in one number: there may be a million nodes."""
+    return hash((attributes.size, attributes.mtime_ns, attributes.atime_ns))

@@ -39,7 +39,7 @@ import msgspec
 
 from dfsfuse.attributes import Place
 from dfsfuse.content import Content
-from dfsfuse.drivers.fuse_node import Name, Node, Way
+from dfsfuse.drivers.fuse_node import Name, Node, Way, held_from, told
 from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
 from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
@@ -127,9 +127,8 @@ class Nodes:
         if not node.superseded:
             self._superseded.append(node)
         node.superseded = node.several = True
-        others = self._several.setdefault(node.ino, [])
-        if node not in others:
-            others.append(node)
+        if node not in self._several.setdefault(node.ino, []):
+            self._several[node.ino].append(node)
 
     def take_superseded(self) -> list[Node]:
         """The nodes that were superseded since this was asked last: the kernel is to ask for their
@@ -275,7 +274,7 @@ class Nodes:
         elif attributes.promised and not self.lasting:
             attributes = msgspec.structs.replace(attributes, promised=False)
         node.holds, node.asks = node.holds or not asks, asks
-        node.told, node.told_at = _told(attributes), _held_from(asks, attributes.promised)
+        node.told, node.told_at = told(attributes), held_from(asks, attributes.promised)
         if attributes.mode & _TYPES == _FOLDER:
             node.folder = attributes
         return attributes
@@ -290,7 +289,7 @@ class Nodes:
 
     def _knows_other(self, node: Node, attributes: Attributes) -> bool:
         """Does the kernel perhaps go on using other attributes than these?"""
-        if node.told == _told(attributes):
+        if node.told == told(attributes):
             return False
         # Its hold begins with the reply, which comes later than what it was told.
         return time.monotonic() - node.told_at < 2 * self._hold_s
@@ -303,11 +302,11 @@ class Nodes:
         content: Content,
         attributes: Attributes,
         past_pages: bool = False,
-        lend: Callable[[], int] | None = None,
+        lend: Callable[[bool], int] | None = None,
     ) -> Way:
         """`past_pages` asks for direct I/O, though the pages would be right. `lend` gives the kernel the content's file
-        and returns its id, 0 where it does not; None: not for this open. Raises ESTALE where nothing but what it has
-        can be opened through the node."""
+        and returns its id, 0 where it does not, and is told whether the kernel has pages; None: not for this open.
+        Raises ESTALE where nothing but what it has can be opened through the node."""
         with self._mutex:
             way = self._way(node, content, attributes, past_pages, lend)
             node.opens += 1
@@ -316,7 +315,7 @@ class Nodes:
             return way
 
     def _way(
-        self, node: Node, content: Content, attributes: Attributes, past_pages: bool, lend: Callable[[], int] | None
+        self, node: Node, content: Content, attributes: Attributes, past_pages: bool, lend: Callable[[bool], int] | None
     ) -> Way:
         if node.backing:
             if lend is None or node.content is not content:
@@ -330,11 +329,12 @@ class Nodes:
         if past_pages:
             node.pages = None
             return Way(False, True, look_again)
-        node.backing = self._backing(node, lend) if lend is not None else 0
+        pages = content.row, content.lineage
+        node.backing = self._backing(node, pages, lend) if lend is not None else 0
         if node.backing:
             node.pages = None
             return Way(False, False, look_again, node.backing)
-        return self._through_pages(node, (content.row, content.lineage), look_again)
+        return self._through_pages(node, pages, look_again)
 
     def _through_pages(self, node: Node, pages: tuple[int, int], look_again: bool) -> Way:
         if node.pages != pages:
@@ -350,11 +350,17 @@ class Nodes:
         if way.drop == node.drops and way.drop:
             node.dropped = True
 
-    def _backing(self, node: Node, lend: Callable[[], int]) -> int:
+    def _backing(self, node: Node, pages: tuple[int, int], lend: Callable[[bool], int]) -> int:
         """Passthrough begins with what is opened through the node alone."""
         if node.opens or node.writing or time.monotonic() < node.calm_until:
             return 0
-        return lend()
+        return lend(node.pages == pages)
+
+    def pages_gone(self, node: Node, content: Content) -> None:
+        """Most of the pages that the kernel could keep it does not have any more."""
+        with self._mutex:
+            if node.pages == (content.row, content.lineage):
+                node.pages = None
 
     def _elsewhere(self, node: Node) -> OSError:
         self._supersede(node)
@@ -383,15 +389,3 @@ class Nodes:
             node.content = None
             ended, node.backing = node.backing, 0
             return ended
-
-
-def _held_from(asks: bool, promised: bool) -> float:
-    """`Node.told_at` for what is told now."""
-    if asks:
-        return 0.0
-    return math.inf if promised else time.monotonic()
-
-
-def _told(attributes: Attributes) -> int:
-    """What makes the kernel's idea of a file right or wrong, in one number: there may be a million nodes."""
-    return hash((attributes.size, attributes.mtime_ns, attributes.atime_ns))

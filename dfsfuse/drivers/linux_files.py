@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _AGAIN_S, _STALE_MAX = 1.0, 1000
 """How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
+_MISSED_BYTES = 16 << 20
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _Stale = tuple[Name | None, int, float]
 """(name, number of the node, when a thread was told that it leads elsewhere)."""
@@ -56,14 +57,22 @@ ROOT_UID = 0
 
 class _Opened:
     """An open file of the kernel's, and how it was opened; `mixed`: past the pages of its node, as these are another
-    version's. `taken`: nobody has to hear any more that the kernel has taken the answer to the open."""
+    version's. `taken`: nobody has to hear any more that the kernel has taken the answer to the open. `asked` counts the
+    bytes that the kernel has asked for."""
 
-    __slots__ = ("handle", "node", "way", "mixed", "taken")
+    __slots__ = ("handle", "node", "way", "mixed", "taken", "asked")
 
     def __init__(self, handle: Handle, node: Node, way: Way):
         self.handle, self.node, self.way = handle, node, way
-        self.taken = not way.drop
+        self.taken, self.asked = not way.drop, 0
         self.mixed = way.direct and node.content not in (None, handle.content)
+
+    def has_missed(self) -> bool:
+        """Has the kernel asked for much that it might have kept?"""
+        size = self.handle.content.size
+        if size < LEAST_BYTES or self.way.direct:
+            return False
+        return self.asked - size * (not self.way.keep) > min(size // 4, _MISSED_BYTES)
 
 
 class Files:
@@ -250,11 +259,14 @@ class Files:
             flags |= fuse.FOPEN_NOFLUSH
         return fh, flags, way
 
-    def _lend(self, handle: Handle) -> int:
+    def _lend(self, handle: Handle, has_pages: bool) -> int:
         """The kernel reads the content's file itself from now on, by the id that is returned; 0: it does not. Not where
-        programs use locks, as the content may become another version then, nor past a disk's pages."""
-        content = handle.content
-        if handle.share is not None or handle.flags & _O_DIRECT or not self._fs.files.lend(content, LEAST_BYTES):
+        programs use locks, as the content may become another version then; nor past a disk's pages; nor where it has
+        pages of the node, and none of the file."""
+        content, files = handle.content, self._fs.files
+        if handle.share is not None or handle.flags & _O_DIRECT or has_pages and not files.is_in_memory(content):
+            return 0
+        if not files.lend(content, LEAST_BYTES):
             return 0
         number = self._backing.open(content.fd)
         if not number:
@@ -273,6 +285,7 @@ class Files:
         if opened.mixed and not read_flags & fuse.FUSE_READ_LOCKOWNER:
             # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
             raise refusal(errno.EINVAL)
+        opened.asked += size
         room = request.view[DATA : DATA + min(size, PAYLOAD_BYTES_MAX)]
         request.reply_data(self._fs.files.read_into(opened.handle, room, offset))
 
@@ -354,6 +367,8 @@ class Files:
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
+            if opened.has_missed():
+                self._nodes.pages_gone(opened.node, opened.handle.content)
             ended = self._nodes.close(opened.node, opened.way)
             if ended:
                 self._backing.close(ended)
