@@ -8,10 +8,11 @@ right. What programs write here is another matter: who has a file open or mapped
 Threads: any; `Content.mutex` is taken in `lend` and `take_back`.
 """
 
-import contextlib
+import errno
 import fcntl
 import os
 import signal
+import threading
 
 from dfsfuse.content import Content
 
@@ -19,6 +20,8 @@ _READ_AND_WRITTEN = fcntl.F_WRLCK
 """The kind of lease that is granted where nobody else has the file."""
 
 _PARTS = 4
+_given = threading.Event()
+"""This process has given something to the kernel."""
 
 
 def lend(content: Content, least_bytes: int) -> bool:
@@ -28,6 +31,7 @@ def lend(content: Content, least_bytes: int) -> bool:
         fit = content.size >= least_bytes and not content.shared and not content.writers
         if not fit or not _is_whole(content):
             return False
+        _given.set()
         content.lent = True
         content.pins += 1
         return True
@@ -74,11 +78,20 @@ def is_alone_at(path: str) -> bool:
 
 
 def _is_alone(fd: int) -> bool:
-    """Also False where the system cannot tell. Who opens the file in this moment waits for its end, of which the system
-    tells this process by a signal: one that is ignored, as the usual one would end it."""
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, _READ_AND_WRITTEN)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        return True
-    return False
+    """Where the system cannot tell, nothing is given to the kernel; if something was all the same, this is False."""
+    try:
+        ask_for_lease(fd)
+    except OSError as error:
+        return error.errno != errno.EAGAIN and not _given.is_set()
+    return True
+
+
+def ask_for_lease(fd: int) -> None:
+    """Raises OSError with EAGAIN where anybody else has the file, and with another errno where the system, or the file
+    system below, does not know who has it.
+
+    Who opens the file in this moment waits for its end, of which the system tells this process by a signal: one that is
+    ignored, as the usual one would end it."""
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, _READ_AND_WRITTEN)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

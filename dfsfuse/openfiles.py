@@ -66,6 +66,7 @@ class OpenFiles:
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self._ahead = sending.sync_all, Ahead(transfer)
         self.lend, self.take_back, self.is_in_memory = lending.lend, lending.take_back, lending.is_in_memory
+        self.ask_for_lease = lending.ask_for_lease
 
     # -- opening
 

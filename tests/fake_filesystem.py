@@ -52,6 +52,8 @@ class FakeFiles:
         self.lent += [content] * fit
         return fit
 
+    def ask_for_lease(self, fd: int) -> None: ...
+
     def is_in_memory(self, content: FakeContent) -> bool:
         return False
 

@@ -2,6 +2,7 @@
 he must not see. Here the test itself is who has it mapped."""
 
 import contextlib
+import errno
 import mmap
 import os
 import random
@@ -165,6 +166,28 @@ def test_asking_while_others_open_the_file(client):
     done.set()
     for other in others:
         other.join()
+    client.close(content)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_file_system_that_does_not_know_who_has_a_file(client, monkeypatch, given):
+    """Goal: where leases are not offered nothing is given to the kernel, so nobody has anything; if they come to be
+    missing afterwards, everything counts as had."""
+    monkeypatch.setattr(lending, "_given", threading.Event())
+    write(client, "file", noise(SIZE, 1), new=True)
+    content = client.open("file")
+    client.read(content, 0, SIZE)
+    if given:
+        assert lending.lend(content, 1)
+        lending.take_back(content)
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EINVAL, "no leases here")
+
+    monkeypatch.setattr(lending, "ask_for_lease", refuse)
+    content.lent = True
+    assert lending.is_left(content) == given
+    assert lending.is_alone_at(content.path) != given
     client.close(content)
 
 

@@ -10,6 +10,7 @@ Threads: any. Fields are simple values whose races do no harm.
 import fcntl
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from dfsfuse.drivers import fuse_protocol as fuse
@@ -27,10 +28,11 @@ class Backing:
         self._device = device
         self.on = False
 
-    def try_in(self, folder: Path) -> None:
-        """Find out whether files there can be given."""
+    def try_in(self, folder: Path, ask_for_lease: Callable[[int], None]) -> None:
+        """Find out whether files there can be given, and whether the system then tells who has them."""
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
+                ask_for_lease(file.fileno())
                 self._close(self._open(file.fileno()))
         except OSError as error:
             self.refused(f"{folder}: {error.strerror}")

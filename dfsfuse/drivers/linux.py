@@ -277,7 +277,7 @@ def _begin_passthrough(driver: Driver, folder: Path | None) -> None:
     elif not driver.passthrough:
         driver.backing.refused("this kernel does not have it")
     else:
-        driver.backing.try_in(folder)
+        driver.backing.try_in(folder, driver.files.ask_for_lease)
 
 
 def _end_at_signals(workers: Workers, mountpoint: str) -> None:

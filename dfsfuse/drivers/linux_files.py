@@ -82,7 +82,7 @@ class Files:
         self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, forgetting: Forgetting, backing: Backing
     ):
         self._fs, self._nodes, self._interrupts, self._forgetting = filesystem, nodes, interrupts, forgetting
-        self._backing = backing
+        self._backing, self.ask_for_lease = backing, filesystem.files.ask_for_lease
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
         self._stale: dict[int, _Stale] = {}
@@ -367,7 +367,7 @@ class Files:
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
-            if opened.has_missed():
+            if self._backing.on and opened.has_missed():
                 self._nodes.pages_gone(opened.node, opened.handle.content)
             ended = self._nodes.close(opened.node, opened.way)
             if ended:
