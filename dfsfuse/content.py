@@ -194,6 +194,13 @@ class Content:
         length = min(len(buffer), self.size - offset)
         return os.preadv(self.fd, [buffer[:length]], offset) if length > 0 else 0
 
+    def end(self) -> tuple[int, bytes]:
+        """(size, the last byte); b"" where it is not here."""
+        with self.mutex:
+            if self.fd < 0 or not self.size or not self.here(len(self.entries) - 1):
+                return self.size, b""
+            return self.size, os.pread(self.fd, 1, self.size - 1)
+
     # -- writing
 
     def unready(self, start: int, end: int) -> list[int]:

@@ -244,11 +244,14 @@ class Sharing:
 
     def misplaced(self, handle: Handle) -> None:
         """What was appended has another place than the kernel thought, as another client has appended before: its pages
-        are wrong there. It cannot be told while it waits for the answer to this very write."""
+        are wrong there. It cannot be told while it waits for the answer to this very write. While a program here has a
+        lock it is not told either, as its question for the size must not be overtaken (fuse_forgetting.py): an answer
+        with another size makes it forget its pages. It is told before the lock goes."""
         share = handle.share
         if share is not None:
             share.pages_old = True
-            self._work.put(lambda: self.tell_if_old(share))
+            if not self._ranges.is_locked(share.ino):
+                self._work.put(lambda: self.tell_if_old(share))
 
     # -- locking and unlocking
 
@@ -263,6 +266,7 @@ class Sharing:
         with content.committing:
             self._commit(share)
             self._give_back(share)
+        self.tell_if_old(share)
 
     def refresh(self, handle: Handle, granted: RangeGranted) -> None:
         """A lock was granted to a program through this descriptor: it sees what others have written before."""

@@ -32,6 +32,9 @@ class FakeContent:
     def size(self) -> int:
         return len(self.data)
 
+    def end(self) -> tuple[int, bytes]:
+        return self.size, bytes(self.data[-1:])
+
 
 class FakeHandle:
     def __init__(self, content: FakeContent, writable: bool, privileged: bool):

@@ -138,8 +138,13 @@ def test_the_kernel_asks_each_time_while_programs_share_a_file(kernel: Kernel) -
         body = fuse.fuse_open_in.pack(os.O_RDWR, 0)
         return [reply.error for reply in kernel.send(request_bytes(fuse.FUSE_OPEN, body, ino)) if not reply.unique]
 
-    kernel.fs.program_locks.tell(kernel.fs.contents[ino], ino)
+    content = kernel.fs.contents[ino]
+    kernel.fs.program_locks.tell(content, ino)
     assert [(-reply.error, reply.body) for reply in kernel.written()] == [invalid]
+    content.data.extend(b"content")
+    last = fuse.FUSE_NOTIFY_STORE, fuse.fuse_notify_store_out.pack(ino, 6, 1) + b"t"
+    kernel.fs.program_locks.tell(content, ino)
+    assert [(-reply.error, reply.body) for reply in kernel.written()] == [invalid, last]
     for _ in range(2):
         assert tell(kernel, ino) == []
         assert notified_by_an_open() == []

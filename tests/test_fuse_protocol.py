@@ -20,7 +20,8 @@ SIZES = {
     "fuse_copy_file_range_in": 56, "fuse_copy_file_range_out": 8, "fuse_setxattr_in": 16, "fuse_getxattr_in": 8,
     "fuse_getxattr_out": 8, "fuse_file_lock": 24, "fuse_lk_in": 48, "fuse_interrupt_in": 8, "fuse_dirent": 24,
     "fuse_direntplus": 152, "fuse_notify_inval_inode_out": 24, "fuse_notify_inval_entry_out": 16,
-    "fuse_notify_prune_out": 16, "fuse_dev_ioc_clone": 4, "fuse_backing_map": 16, "fuse_dev_ioc_backing_close": 4,
+    "fuse_notify_store_out": 24, "fuse_notify_prune_out": 16, "fuse_dev_ioc_clone": 4, "fuse_backing_map": 16,
+    "fuse_dev_ioc_backing_close": 4,
 }  # fmt: skip
 OWN = {"fuse_init_in_ext", "fuse_create_out", "fuse_dev_ioc_clone", "fuse_dev_ioc_backing_close", "fuse_init_in"}
 """Compositions, and structures in the form that this driver negotiates."""

@@ -291,6 +291,34 @@ def test_what_others_have_written_is_read_whatever_the_kernel_is_told_meanwhile(
 
 @needs_fuse
 @pytest.mark.mounted
+@pytest.mark.parametrize("size", [1, 5000, 8187, 8188])
+def test_who_locks_appends_to_what_others_have_written(served, size):
+    """Goal: S3. A program under a lock appends to a file that has grown elsewhere, without looking how long it is, and
+    finds all of it then: the kernel puts what is appended where it takes the end to be."""
+    point, fs = served
+    ino = fs.add(b"file")
+    code = "import os, sys; fd = os.open(sys.argv[1] + '/file', os.O_RDWR | os.O_APPEND); os.write(fd, b'first');"
+    code += "print(os.pread(fd, 5, 0), flush=True); sys.stdin.read(); os.write(fd, b'second');"
+    code += "print(os.pread(fd, 4, 3), os.pread(fd, 6, int(sys.argv[2])), os.lseek(fd, 0, os.SEEK_END))"
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, point, str(5 + size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout.readline() == "b'first'\n"
+    content = fs.contents[ino]
+    content.data.extend(b"x" * size)
+    content.lineage += 1
+    fs.program_locks.shared.add(ino)
+    fs.program_locks.tell(content, ino)
+    places, write = [], fs.files.write
+    fs.files.write = lambda handle, data, offset, *more: places.append(offset) or write(handle, data, offset, *more)
+    found = b"st" + (b"x" * size + b"second")[:2]
+    assert program.communicate("", timeout=20)[0] == f"{found} {b'second'} {11 + size}\n"
+    assert content.data == b"first" + b"x" * size + b"second"
+    assert places == [5 + size]
+
+
+@needs_fuse
+@pytest.mark.mounted
 def test_both_drivers_over_the_file_system_in_memory():
     """Goal: what `python -m bench.drivers_alone` measures works with each driver, so that its figures can be taken."""
     command = [sys.executable, "-m", "bench.drivers_alone", "--rounds", "1", "--count", "40"]

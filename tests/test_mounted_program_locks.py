@@ -675,6 +675,29 @@ for number in range(40):
         assert sorted(lines) == sorted(f"program{who} {number}" for who in range(4) for number in range(40))
 
 
+@pytest.mark.drivers("linux", "fusepy")
+@pytest.mark.parametrize("lock", ["lock(fd, '{}')", "flock(fd, fcntl.LOCK_{})"])
+def test_who_appends_under_a_lock_reads_it_without_looking_first(two_mounts, lock):
+    """Goal: S3. The kernel appends where it takes the end to be, and the file has grown or was cut elsewhere: who reads
+    at once what he has appended finds all that is there, to the byte."""
+    lock, unlock = (lock.format(how) for how in (("w", "u") if lock.startswith("lock") else ("EX", "UN")))
+    (two_mounts[0] / "log").write_bytes(b"begun")
+    with programs(2) as both:
+        for program, side in zip(both, two_mounts, strict=True):
+            program.open(side / "log", "O_RDWR|O_APPEND")
+            program.do(f"{lock}, {unlock}")
+        wanted = b"begun"
+        for number in range(60):
+            more = b"%03d." % number * (1, 300, 2000)[number % 3]
+            code = f"{lock}, os.write(fd, {more!r}), os.pread(fd, 1 << 20, 0)"
+            wanted += more
+            assert both[number % 2].do(code, 5)[2] == wanted
+            if number % 10 == 9:
+                both[number % 2].do("os.ftruncate(fd, 7)")
+                wanted = wanted[:7]
+            both[number % 2].do(unlock)
+
+
 # -- for people
 
 

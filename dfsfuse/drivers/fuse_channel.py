@@ -230,6 +230,12 @@ class Notifier:
         has pages locked while it waits for these."""
         return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
 
+    def store(self, nodeid: int, data: bytes, offset: int) -> bool:
+        """It has these bytes in its pages, and the file is as long at least. As `content_changed`, not from a thread
+        that answers a read or a write."""
+        head = fuse.fuse_notify_store_out.pack(nodeid, offset, len(data))
+        return self._tell(fuse.FUSE_NOTIFY_STORE, head + data)
+
     def name_changed(self, folder: int, name: bytes) -> None:
         """It looks the name up again before it uses it. Waits for who holds the folder's lock, such as a request on a
         name of it: so not from a thread that answers requests."""

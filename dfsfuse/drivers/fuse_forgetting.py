@@ -25,6 +25,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from dfsfuse.content import Content
 from dfsfuse.drivers.fuse_channel import Notifier
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.messages import EVERYTHING
@@ -98,10 +99,14 @@ class Forgetting:
         if self._nodes.may_hold(node):
             _is_over(node, self._notifier.attributes_changed)
 
-    def content_over(self, ino: int) -> None:
-        """It forgets the pages too. Not from a thread that answers a read or a write."""
+    def content_over(self, content: Content, ino: int) -> None:
+        """It forgets the pages too, and knows of a content that has grown how long it is: it appends where it takes the
+        end to be, without asking. Not from a thread that answers a read or a write."""
+        size, last = content.end()
         for node in self._nodes.nodes_of(ino):
             _is_over(node, self._notifier.content_changed)
+            if last and node.content is content:
+                self._notifier.store(node.id, last, size - 1)
 
 
 def _is_over(node: Node, tell: Callable[[int], bool]) -> None:

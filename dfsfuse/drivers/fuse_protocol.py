@@ -30,7 +30,7 @@ FUSE_FALLOCATE, FUSE_READDIRPLUS, FUSE_RENAME2, FUSE_LSEEK, FUSE_COPY_FILE_RANGE
 FUSE_SETUPMAPPING, FUSE_REMOVEMAPPING, FUSE_SYNCFS, FUSE_TMPFILE, FUSE_STATX = range(48, 53)
 FUSE_COPY_FILE_RANGE_64 = 53
 
-FUSE_NOTIFY_POLL, FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_INVAL_ENTRY = range(1, 4)
+FUSE_NOTIFY_POLL, FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_INVAL_ENTRY, FUSE_NOTIFY_STORE = range(1, 5)
 FUSE_NOTIFY_INC_EPOCH, FUSE_NOTIFY_PRUNE = 8, 9
 FUSE_MINOR_VERSION_INC_EPOCH = 44
 """Linux 6.16."""
@@ -172,6 +172,8 @@ fuse_direntplus = Struct("=" + _ENTRY_OUT + "QQII")
 fuse_notify_inval_inode_out = Struct("=Qqq")
 fuse_notify_inval_entry_out = Struct("=QII")
 """(folder's node, length of the name, flags); the name follows, with a zero byte."""
+fuse_notify_store_out = Struct("=QQI4x")
+"""(node, offset, length); the data follows."""
 fuse_notify_prune_out = Struct("=I12x")
 """How many numbers of nodes follow."""
 

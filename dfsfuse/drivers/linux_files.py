@@ -275,7 +275,7 @@ class Files:
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open."""
-        self._forgetting.content_over(ino)
+        self._forgetting.content_over(content, ino)
 
     # -- reading and writing
 
