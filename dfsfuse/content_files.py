@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, open_file
-from dfsfuse.lending import is_left
 from dfsfuse.private_folder import make_private_folder
 from dfsfuse.spare_files import SpareFiles
 from dfsfuse.warm_files import WarmFiles
@@ -51,8 +50,6 @@ class ContentFiles:
             if new:
                 self._spares.take(content.path)
             open_file(content)
-        # Mappings may have gone since: what is written is not kept in the kernel's pages for them then.
-        is_left(content)
 
     def close(self, content: Content) -> list[tuple[Content, int]]:
         """Nobody uses it any more: it may stay open for a while. What is closed in its place, with the bytes that it

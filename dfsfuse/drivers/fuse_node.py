@@ -26,11 +26,6 @@ class Way(NamedTuple):
     backing: int = 0
     drop: int = 0
 
-    @property
-    def counts(self) -> bool:
-        """Among the users of the node."""
-        return self.backing > 0 or not self.direct
-
 
 class Node:
     """`opens` are the files that the kernel has open through the node, `users` those of them that go through its pages,

@@ -52,6 +52,7 @@ FURTHER = 1 << 63
 CALM_S = 5.0
 """For so long a node that has come in the place of another one is not in passthrough."""
 _DEPTH_MAX = 256
+_KEEPS, _LOOKS_AGAIN = Way(True, False, False), Way(True, False, True)
 _TYPES, _FOLDER = 0o170000, 0o040000
 
 Result = TypeVar("Result")
@@ -310,7 +311,7 @@ class Nodes:
         with self._mutex:
             way = self._way(node, content, attributes, past_pages, lend)
             node.opens += 1
-            if way.counts:
+            if way.backing or not way.direct:
                 node.users, node.content = node.users + 1, content
             return way
 
@@ -339,15 +340,17 @@ class Nodes:
     def _through_pages(self, node: Node, pages: tuple[int, int], look_again: bool) -> Way:
         if node.pages != pages:
             node.pages, node.drops, node.dropped = pages, node.drops + 1, False
-        return Way(node.dropped, False, look_again, 0, 0 if node.dropped else node.drops)
+        if node.dropped:
+            return _LOOKS_AGAIN if look_again else _KEEPS
+        return Way(False, False, look_again, 0, node.drops)
 
     def taken(self, node: Node, way: Way) -> None:
-        """The kernel has taken the answer to an open: what it was to drop is gone."""
+        """The kernel has taken the answer to an open that says so: what it was to drop is gone."""
         with self._mutex:
             self._taken(node, way)
 
     def _taken(self, node: Node, way: Way) -> None:
-        if way.drop == node.drops and way.drop:
+        if way.drop == node.drops:
             node.dropped = True
 
     def _backing(self, node: Node, pages: tuple[int, int], lend: Callable[[bool], int]) -> int:
@@ -381,9 +384,10 @@ class Nodes:
     def close(self, node: Node, way: Way) -> int:
         """As `open` has answered; the id of a file that the kernel does not read any more, 0: none."""
         with self._mutex:
-            self._taken(node, way)
+            if way.drop:
+                self._taken(node, way)
             node.opens -= 1
-            node.users -= way.counts
+            node.users -= way.backing > 0 or not way.direct
             if node.users:
                 return 0
             node.content = None

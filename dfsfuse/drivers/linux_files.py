@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _AGAIN_S, _STALE_MAX = 1.0, 1000
 """How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
-_MISSED_BYTES = 16 << 20
+_MISSED_BYTES_MIN, _MISSED_BYTES_MAX = LEAST_BYTES // 4, 16 << 20
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _Stale = tuple[Name | None, int, float]
 """(name, number of the node, when a thread was told that it leads elsewhere)."""
@@ -72,7 +72,7 @@ class _Opened:
         size = self.handle.content.size
         if size < LEAST_BYTES or self.way.direct:
             return False
-        return self.asked - size * (not self.way.keep) > min(size // 4, _MISSED_BYTES)
+        return self.asked - size * (not self.way.keep) > max(_MISSED_BYTES_MIN, min(size // 4, _MISSED_BYTES_MAX))
 
 
 class Files:
@@ -243,7 +243,9 @@ class Files:
 
     def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, Way]:
         """(number, FOPEN_ flags, how it is open) of a new open file. Raises ESTALE as `Nodes.open`."""
-        lend = functools.partial(self._lend, handle) if self._backing.on and not handle.writable else None
+        lend = None
+        if self._backing.on and (node.backing or handle.content.size >= LEAST_BYTES) and not handle.writable:
+            lend = functools.partial(self._lend, handle)
         try:
             way = self._nodes.open(node, handle.content, attributes, handle.past_pages, lend)
         except OSError:
@@ -367,7 +369,7 @@ class Files:
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
-            if self._backing.on and opened.has_missed():
+            if opened.asked > _MISSED_BYTES_MIN and opened.has_missed() and self._backing.on:
                 self._nodes.pages_gone(opened.node, opened.handle.content)
             ended = self._nodes.close(opened.node, opened.way)
             if ended:
