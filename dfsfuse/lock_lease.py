@@ -50,7 +50,7 @@ class LockLease:
         self._mutex = threading.Lock()
         self._under_way: set[int] = set()
         self._queued: dict[Queue, set[int]] = {"locks": set(), "ranges": set()}
-        self._last_ticket = self._renewals = 0
+        self._last_ticket = self._renewals = self._start_number = 0
         self._parts: list[Part] = []
         self._on_wanted: list[Callable[[dict[int, float]], None]] = []
         self._renewed = threading.Condition()
@@ -133,7 +133,8 @@ class LockLease:
             self._renewals += 1
             session, queued = self._session, self._queued
             request = RenewLocks(
-                session=session.id, number=self._renewals, host=session.identity.host, waiting=sorted(self._under_way),
+                session=session.id, number=self._renewals, start_number=self._start_number,
+                host=session.identity.host, waiting=sorted(self._under_way),
                 last_ticket=self._last_ticket, queued=sorted(queued["locks"]), queued_ranges=sorted(queued["ranges"]),
             )  # fmt: skip
         for part in self._parts:
@@ -143,6 +144,10 @@ class LockLease:
         for part in self._parts:
             part.take_over(request, reply, sent_s + LEASE_S)
         self._renewed_s = sent_s
+        if reply.start_number != self._start_number:
+            # It has started, and waits for a renewal that is no older than that.
+            self._start_number = reply.start_number
+            self._due.set()
         wanted = {row.ino: row.waited_s for row in reply.wanted}
         for tell in self._on_wanted if wanted else ():
             tell(wanted)

@@ -128,11 +128,16 @@ class LockTable:
         lock = self._held.get(ino)
         return lock if lock is not None and lock.held_now() else None
 
-    def has(self, ino: int) -> bool:
-        """Whether this client has the lock, used or kept."""
+    def here(self) -> set[int]:
+        """The inodes whose locks this client has, used or kept."""
         with self._changed:
-            lock = self._held.get(ino) or self._kept.get(ino)
-            return lock is not None and lock.held_now()
+            return {*self._held, *(lock.ino for lock in self._kept)}
+
+    def has(self, ino: int) -> bool:
+        """Whether this client has the lock, used or kept. For who looks on: it waits for nothing, and misses one that
+        is just going from one table to the other."""
+        lock = self._held.get(ino) or self._kept.get(ino)
+        return lock is not None and lock.held_now()
 
     def reserve(self, path: bytes, pid: int, interrupted: Interrupted = never) -> Lock:
         """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the

@@ -166,6 +166,9 @@ class Claim:
             raise errors.Internal(f"a claim that is {self.state.value} cannot become {state.value}")
         self.state = state
 
+    def granted(self, lease_s: float) -> Granted:
+        return Granted(self.token, lease_s, self.used)
+
     @property
     def queued(self) -> bool:
         return self.state is State.WAITING or self.state is State.AWAY

@@ -202,7 +202,8 @@ class LockService:
         now = self._now()
         reply, events = self._core.renew(request, now)
         self._tell(events, now)
-        reply.lost_ranges, range_events = self._ranges.renew(request, now)
+        fresh = self._core.tokens.is_of_this_start(request.start_number)
+        reply.lost_ranges, range_events = self._ranges.renew(request, now, fresh)
         self._tell(range_events, now)
         return reply
 

@@ -7,8 +7,9 @@ for it again like any other. A session that watches may keep a lock that it does
 another session wants it (servers/recalls.py), and until it has answered who does not wait is in the queue too.
 
 After a start no lock is granted until each session of before has renewed, and thereby re-asserted what it holds, or one
-lease has passed: until then a lock that looks free may be held. Acquires queue meanwhile, their deadlines not running,
-in the order in which they waited before (servers/returns.py).
+lease has passed: until then a lock that looks free may be held. A renewal that was sent before the start counts not:
+each says which start has answered the one before. Acquires queue meanwhile, their deadlines not running, in the order
+in which they waited before (servers/returns.py).
 Among re-asserted locks of one inode the highest token wins; the others are told by `lost` in their next renewal.
 
 Time is `now`, seconds on a monotonic clock, and moves through `tick` alone: a caller ticks what is due before each
@@ -105,7 +106,7 @@ class Locks:
         if claim.ino != request.ino:
             raise errors.InvalidArgument(f"ticket {request.ticket} is for inode {claim.ino}, not {request.ino}")
         self._renew_lease(session, now)
-        return self._granted(claim) if claim.state is State.HELD else self._return_to_place(claim, now)
+        return claim.granted(self.lease_s) if claim.state is State.HELD else self._return_to_place(claim, now)
 
     def reserve(self, request: Reserve, now: float) -> Reserved:
         """Locks of inodes that nobody else knows; what is not free is passed over. Raises SessionEnded."""
@@ -161,8 +162,9 @@ class Locks:
         self._drop_unlisted(session, request, now, events)
         if request.last_ticket >= session.settled:
             session.settled, session.expected = request.last_ticket, frozenset(request.waiting)
-        session.returned = True
-        if self.phase is not Phase.GRANTING:
+        fresh = self.tokens.is_of_this_start(request.start_number)
+        session.returned = session.returned or fresh
+        if fresh and self.phase is not Phase.GRANTING:
             self._returns.session_back(session.number, set(request.queued) - session.claims.keys(), now)
         events += self._resume_if_all_returned(now)
         return RenewedLocks(start_number=self.tokens.start_number, lost=lost, wanted=self._wanted(session, now)), events
@@ -192,8 +194,7 @@ class Locks:
         """Those that are waited for come first, those that nobody uses last. At most LIST_PAGE_MAX locks, and as many
         waiters in all."""
         others = [claim for ino, claim in self._holders.items() if ino not in self._queues and not claim.reserved]
-        others.sort(key=lambda claim: claim.kept)
-        inos = [*self._queues, *(claim.ino for claim in others)][:LIST_PAGE_MAX]
+        inos = [*self._queues, *(claim.ino for claim in sorted(others, key=lambda c: c.kept))][:LIST_PAGE_MAX]
         return LockList(lock_rows(inos, self._holders, self._queues.by_ino(), LIST_PAGE_MAX, now))
 
     def latest_token(self, ino: int) -> int:
@@ -294,10 +295,7 @@ class Locks:
         claim.used = claim.ticket > 0 and self._queues.others_wait(claim.ino, claim.session)
         self._holders[claim.ino] = claim.session.held[claim.ino] = claim
         self._latest.pop(claim.ino, None)
-        return self._granted(claim)
-
-    def _granted(self, claim: Claim) -> Granted:
-        return Granted(claim.token, self.lease_s, claim.used)
+        return claim.granted(self.lease_s)
 
     def _free(self, claim: Claim, now: float, events: list[Event]) -> None:
         claim.move(State.OVER)

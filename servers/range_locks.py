@@ -164,8 +164,9 @@ class RangeLocks:
                 self._serve(waiter.place, now, events)
         return events
 
-    def renew(self, request: RenewLocks, now: float) -> tuple[list[LostRanges], list[RangeEvent]]:
-        """The lease begins anew, and what is held becomes what is listed. Raises SessionEnded."""
+    def renew(self, request: RenewLocks, now: float, fresh: bool = True) -> tuple[list[LostRanges], list[RangeEvent]]:
+        """The lease begins anew, and what is held becomes what is listed; if it is `fresh`, the session is back after a
+        start. Raises SessionEnded."""
         check_listed(request)
         session, events = self._leases.renewed(request.session, now), []
         session.settle(request)
@@ -177,7 +178,7 @@ class RangeLocks:
                 self._reduce(holding, listed[holding.key].ranges if known else [], now, events)
         self._drop_given_up(session, now, events)
         self._users.list_all(session, set(request.using))
-        if not session.touched:
+        if fresh and not session.touched:
             self._leases.returned(session, set(request.queued_ranges) - session.waiters.keys(), now)
         events += self._resume(now)
         return [LostRanges(row.ino, row.owner, row.kind) for row in lost.values()], events

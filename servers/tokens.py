@@ -1,6 +1,7 @@
 """Tokens of locks: each larger than any before, over restarts too. Pure."""
 
 from dfsfuse import errors
+from dfsfuse.messages import START_UNKNOWN
 
 TOKENS_PER_START = 1 << 32
 
@@ -21,6 +22,10 @@ class Tokens:
             raise errors.Internal("this start number has no tokens left; the lock service must be started anew")
         self.given += 1
         return self.start_number * TOKENS_PER_START + self.given
+
+    def is_of_this_start(self, start_number: int) -> bool:
+        """Whether a client that was told this number last has been answered since this start."""
+        return start_number in (START_UNKNOWN, self.start_number)
 
     def may_be_of_before(self, token: int) -> bool:
         """Whether an earlier start may have given it."""

@@ -210,3 +210,22 @@ def test_no_locks_without_the_directory(service):
     service.heard_s = boottime_s()
     lease.renew()
     assert lock.until_s > until_s
+
+
+def test_a_service_that_has_started_is_told_once_more(service):
+    """Goal: S5. The first renewal that a start answers may have been made before; so another one follows at once."""
+    asked: list[RenewLocks] = []
+    call = service.call
+
+    def answer(url: str, operation: str, request: Message, *more: Any) -> Any:
+        asked.append(request)
+        return call(url, operation, request, *more)
+
+    service.call = answer
+    lease = LockLease(service)
+    lease.start()
+    try:
+        wait_until(lambda: len(asked) >= 2, "it has renewed twice", 5)
+    finally:
+        lease.close()
+    assert [request.start_number for request in asked[:2]] == [0, 1]

@@ -447,6 +447,19 @@ def test_no_lock_is_granted_until_every_session_is_back():
     assert table.row().token == 5
 
 
+def test_a_renewal_of_before_the_start_is_no_return():
+    """Goal: S5. A renewal that was on its way when the service started does not list what was granted since it was
+    sent: only one that comes after an answer of this start says what its session holds."""
+    table = Table(start=2, sessions=[1])
+    reply, _ = table.locks.renew(RenewLocks(session=1, start_number=1, number=3), table.now)
+    assert (reply.start_number, table.locks.phase) == (2, Phase.RETURNING)
+    held = [HeldLock(INO, TOKENS_PER_START + 5)]
+    table.locks.renew(RenewLocks(session=1, start_number=2, number=4, held=held), table.now)
+    assert table.locks.phase is Phase.GRANTING
+    with pytest.raises(errors.WouldBlock):
+        table.acquire(2, 1, wait_s=0)
+
+
 def test_an_acquire_is_no_return():
     """Goal: only a renewal re-asserts; who merely asks for a lock is still waited for."""
     table = Table(start=0)

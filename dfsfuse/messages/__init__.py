@@ -103,6 +103,7 @@ from dfsfuse.messages.content import (
 )
 from dfsfuse.messages.dumps import Dump, DumpPage
 from dfsfuse.messages.locks import (
+    START_UNKNOWN,
     Acquire,
     Granted,
     HeldLock,
@@ -273,6 +274,7 @@ __all__ = [
     "Reserved",
     "ReleaseLocks",
     "RenewLocks",
+    "START_UNKNOWN",
     "Wanted",
     "WantedLocks",
     "WatchLocks",

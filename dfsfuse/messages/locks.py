@@ -3,6 +3,8 @@
 from dfsfuse.messages.base import Message
 from dfsfuse.messages.ranges import HeldRanges, Kind, RangeRow
 
+START_UNKNOWN = -1
+
 
 class Acquire(Message, kw_only=True):
     """Take the write lock of an inode, waiting up to `wait_s` in the queue.
@@ -79,11 +81,14 @@ class RenewLocks(Message, kw_only=True):
     locked, and `using`, the files on which they may use locks; the tickets are of one row of numbers. `queued` and
     `queued_ranges` are those of `waiting` that wait for their turn: the service grants nothing before they are back.
     `number` rises with each renewal of a session: one that was overtaken by a later one tells nothing any more (0: they
-    are taken as they come). `watches`: it hears which locks others want back (WatchLocks), and may keep locks.
+    are taken as they come). `start_number` is that of the answer before: one that was on its way since before a start
+    does not say what the session holds by then (START_UNKNOWN: it is taken for new). `watches`: it hears which locks
+    others want back (WatchLocks), and may keep locks.
     """
 
     session: int
     number: int = 0
+    start_number: int = START_UNKNOWN
     watches: bool = False
     host: str = ""
     held: list[HeldLock] = []
