@@ -73,6 +73,7 @@ def _locks(undo: contextlib.ExitStack, session: Session, options: ClientOptions)
     undo.callback(lease.close)
     locks = LockTable(session, lease, options.lock_wait_s)
     undo.callback(locks.close)
+    session.closed_rows.write_while(locks.here)
     return lease, locks
 
 

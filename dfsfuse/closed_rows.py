@@ -1,7 +1,8 @@
 """Open rows that nobody here needs any more, until the directory is told, which is done with the next renewal.
 
 A row of a content that is promised to be the newest is kept until that promise is broken: so a file that is opened
-again under promise has a row already, and the directory need not be asked.
+again under promise has a row already, and the directory need not be asked. While the file's write lock is here, it
+stays one for writing, for who opens the file to write it (writing_rows.py).
 
 A file that is opened again before that takes its row back: it asks with the row's number, and the directory has nothing
 to write. While such an open is under way it has an older number than others that come meanwhile, so what these leave is
@@ -13,8 +14,10 @@ Threads: `_mutex`; nothing is asked under it.
 
 import threading
 from collections.abc import Callable
+from itertools import islice
 
 from dfsfuse.messages import EVERYTHING, Closed
+from dfsfuse.writing_rows import WritingRows
 
 _TOLD_AT_ONCE = 5000
 
@@ -34,6 +37,8 @@ class ClosedRows:
         self._kept: dict[int, tuple[int, int]] = {}
         self._idle: dict[int, None] = {}
         self._promised_version: Callable[[int], int] = lambda ino: 0
+        self._locks_here: Callable[[], set[int]] = set
+        self.for_writing = WritingRows()
         self._claimed: dict[int, Key] = {}
         self._telling: set[Key] = set()
         self._unheard: dict[Key, int] = {}
@@ -43,33 +48,44 @@ class ClosedRows:
         `promise_ended`."""
         self._promised_version = promised_version
 
+    def write_while(self, locks_here: Callable[[], set[int]]) -> None:
+        """Kept rows stay for writing while their inodes are among `locks_here()`."""
+        self._locks_here = locks_here
+
     def promise_ended(self, ino: int) -> None:
         """Of an inode, or EVERYTHING."""
+        self.for_writing.promise_ended(ino)
         with self._mutex:
             for each in list(self._kept) if ino == EVERYTHING else [ino]:
                 version, opening = self._kept.pop(each, (0, 0))
                 if opening:
-                    _note(self._rows, (each, version), opening)
+                    self._close((each, version), opening)
 
     def add(self, ino: int, version: int, opening: int) -> None:
         with self._mutex:
             if version and self._promised_version(ino) == version:
                 self._keep(ino, version, opening)
             else:
-                _note(self._rows, (ino, version), opening)
+                self._close((ino, version), opening)
+
+    def _close(self, key: Key, opening: int) -> None:
+        self.for_writing.end(*key)
+        _note(self._rows, key, opening)
 
     def _keep(self, ino: int, version: int, opening: int) -> None:
         former, latest = self._kept.get(ino, (version, 0))
         if former != version:
-            _note(self._rows, (ino, former), latest)
+            self._close((ino, former), latest)
             latest = 0
         self._kept[ino] = version, max(opening, latest)
         self._idle[ino] = None
 
-    def claim(self, ino: int, version: int, kept: bool = True) -> int:
+    def claim(self, ino: int, version: int, kept: bool = True, writing: bool = False) -> int:
         """The number of a row that is needed again, until `settle`; 0 where it is not here. With `kept` also of one
-        that is kept."""
+        that is kept; with `writing` only of one that is for writing."""
         with self._mutex:
+            if writing and not self.for_writing.has(ino, version):
+                return 0
             opening = self._rows.pop((ino, version), 0) or (self._take_kept(ino, version) if kept else 0)
             if opening:
                 self._claimed[opening] = ino, version
@@ -81,7 +97,7 @@ class ClosedRows:
         with self._mutex:
             claimed = self._claimed.pop(opening, None)
             if claimed is not None and claimed != now:
-                _note(self._rows, claimed, opening)
+                self._close(claimed, opening)
             if now is not None:
                 self._rows.pop(now, None)
                 self._take_kept(*now)
@@ -98,19 +114,25 @@ class ClosedRows:
 
     def take(self) -> list[Closed]:
         """What to tell the directory now. One thread does, and calls `put_back` where it was not heard."""
+        locks_here = self._locks_here()
         with self._mutex:
             while self._unheard:
                 _note(self._rows, *self._unheard.popitem())
             keys = list(self._rows)[:_TOLD_AT_ONCE]
             self._telling = set(keys)
-            return [Closed(*key, self._rows.pop(key)) for key in keys] + self._take_idle()
+            return [Closed(*key, self._rows.pop(key)) for key in keys] + self._take_idle(locks_here)
 
-    def _take_idle(self) -> list[Closed]:
+    def _take_idle(self, locks_here: set[int]) -> list[Closed]:
         """Kept rows that may be for writing at the directory still."""
-        told = list(self._idle)[:_TOLD_AT_ONCE]
+        idle = (ino for ino in self._idle if ino not in locks_here or not self._is_for_writing(ino))
+        told = list(islice(idle, _TOLD_AT_ONCE))
         for ino in told:
             del self._idle[ino]
+            self.for_writing.end(ino, self._kept.get(ino, (-1, 0))[0])
         return [Closed(ino, *self._kept[ino], True) for ino in told if ino in self._kept]
+
+    def _is_for_writing(self, ino: int) -> bool:
+        return ino in self._kept and self.for_writing.has(ino, self._kept[ino][0])
 
     def put_back(self, closed: list[Closed]) -> None:
         """The directory may not have heard it. What has been opened anew meanwhile is needed again."""
@@ -127,6 +149,7 @@ class ClosedRows:
             self._kept.clear()
             self._unheard.clear()
             self._telling.clear()
+        self.for_writing.forget()
 
 
 def _note(rows: dict[Key, int], key: Key, opening: int) -> None:

@@ -156,6 +156,7 @@ class Committer:
         self._cache.index.commit_happened(request.commit_id)
         with self._cache.open_rows() as rows:
             rows.committed(content, request.base_version, attributes.version, request.opening)
+        self._session.committed(content.ino, request.base_version, attributes.version)
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)
         content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)

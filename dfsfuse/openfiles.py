@@ -23,7 +23,7 @@ from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.handles import Handle
-from dfsfuse.locks import LockTable
+from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made
 from dfsfuse.openings import Openings, Version, as_path
 from dfsfuse.processes import process_of
@@ -99,6 +99,7 @@ class OpenFiles:
         except BaseException:
             self._locks.release(lock, pid)
             raise
+        lock.opened = True
         with content.mutex:
             content.writers, content.token = content.writers + 1, lock.token
         return Handle(content, place, flags, pid, lock, privileged), made
@@ -151,20 +152,21 @@ class OpenFiles:
         wait, pid = not flags & os.O_NONBLOCK, process_of(pid)
         lock = self._locks.acquire(ino, shown, pid, wait, interrupted)
         try:
-            newest, content = self._open_newest(place, ino, flags, lock.token, privileged, shown)
+            newest, content = self._open_newest(place, ino, flags, lock, privileged, shown)
         except BaseException:
             self._locks.release(lock, pid)
             raise
         return self._opened(Handle(content, place, flags, pid, lock, privileged), newest), newest.attributes
 
     def _open_newest(
-        self, place: Place, ino: int, flags: int, token: int, privileged: bool, shown: bytes
+        self, place: Place, ino: int, flags: int, lock: Lock, privileged: bool, shown: bytes
     ) -> tuple[Version, Content]:
         """What is at the place, ready to be written; once more where what was found has become a copy meanwhile."""
         while True:
-            newest, content = self._openings.open(place, ino, token, shown)
+            newest, content = self._openings.open(place, ino, lock.token, shown, fenced=lock.opened)
+            lock.opened = True
             try:
-                if self._begin_writing(content, flags, token, privileged):
+                if self._begin_writing(content, flags, lock.token, privileged):
                     return newest, content
             except BaseException:
                 self._close(content)

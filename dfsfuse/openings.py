@@ -69,20 +69,25 @@ class Openings:
         """`tell(newest)` comes before a content is used for an open of a file on which programs use locks."""
         self._on_locking = tell
 
-    def open(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0) -> tuple[Version, Content]:
-        """What is at the place now, until `close`; `token` is for writing. Stale where that is another inode than
-        `ino`. `shown` is its path for people, `atime_ns` when it was opened for reading, for relatime."""
+    def open(
+        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0, fenced: bool = False
+    ) -> tuple[Version, Content]:
+        """What is at the place now, until `close`; `token` is for writing, and `fenced` where the file was opened with
+        it before. Stale where that is another inode than `ino`. `shown` is its path for people, `atime_ns` when it was
+        opened for reading, for relatime."""
         for _ in range(_ANSWERS_MAX):
             try:
-                return self._open_newest(place, ino, token, shown, atime_ns)
+                return self._open_newest(place, ino, token, shown, atime_ns, fenced)
             except Overtaken:
                 continue
         raise errors.Stale("programs here commit the file each time it is opened")
 
-    def _open_newest(self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int) -> tuple[Version, Content]:
+    def _open_newest(
+        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int, fenced: bool
+    ) -> tuple[Version, Content]:
         known = self._attributes.get(place)
-        if known is not None and known.promised and not token:
-            held = self._open_promised(known, ino, shown, atime_ns)
+        if known is not None and known.promised and (fenced or not token):
+            held = self._open_promised(known, ino, token > 0, atime_ns)
             if held is not None:
                 return held
         expected = ino or (known.ino if known is not None else 0)
@@ -104,22 +109,24 @@ class Openings:
             self._end(request.opening)
 
     def _open_promised(
-        self, known: Attributes, ino: int, shown: bytes, atime_ns: int
+        self, known: Attributes, ino: int, writing: bool, atime_ns: int
     ) -> tuple[Version, Content] | None:
         """The content of the cache, without asking, where the directory has promised that it is the newest and has an
-        open row of it. None where it must be asked, for one of many reasons."""
+        open row of it, for writing where it is to be written. None where it must be asked, for one of many reasons."""
         if ino not in (0, known.ino) or known.ino in self._locking or moves_atime(known, atime_ns):
             return None
-        opening = self._cache.opening_begins(lambda: self._session.closed_rows.claim(known.ino, known.version))
-        row = None
+        rows, row = self._session.closed_rows, None
+        opening = self._cache.opening_begins(lambda: rows.claim(known.ino, known.version, writing=writing))
         try:
+            if writing and not (known.nlink and rows.for_writing.has(known.ino, known.version)):
+                return None
             content = self._cache.open_known(known, opening)
             if content is None:
                 return None
             row = known.ino, known.version
             return Version(known, content.entries, content.segments, opening, False, 0.0), content
         finally:
-            self._session.closed_rows.settle(opening, row)
+            rows.settle(opening, row)
             self._end(opening)
 
     def _opening_of(self, ino: int, version: int, writing: bool) -> int:
@@ -140,13 +147,16 @@ class Openings:
         return newest, content
 
     def _ask(self, request: Open) -> Opened:
-        row = None
+        rows, row = self._session.closed_rows, None
+        begun = rows.for_writing.begins()
         try:
             opened: Opened = self._session.query(request, Opened)
             row = opened.attributes.ino, opened.attributes.version
+            if request.token and opened.attributes.nlink:
+                rows.for_writing.opened(begun, *row)
             return opened
         finally:
-            self._session.closed_rows.settle(request.opening, row)
+            rows.settle(request.opening, row)
 
     def create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
         """A new file, open for writing. Its content is made while the directory is at work: if that refuses, it goes
@@ -159,8 +169,12 @@ class Openings:
 
     def _create(self, request: Create, shown: bytes) -> tuple[Made, Content]:
         content = Meanwhile(lambda: self._cache.create(request.ino, shown, request.mtime_ns, request.opening))
+        rows = self._session.closed_rows.for_writing
+        begun = rows.begins()
         try:
             made: Made = self._session.change(request, Made, content)
+            if not request.unnamed:
+                rows.opened(begun, request.ino, 0)
         except BaseException:
             self._drop(content, request)
             raise

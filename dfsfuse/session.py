@@ -296,6 +296,10 @@ class Session:
         renewal."""
         self.closed_rows.add(ino, version, opening)
 
+    def committed(self, ino: int, base: int, version: int) -> None:
+        """The open row of the base is one of this version now."""
+        self.closed_rows.for_writing.committed(ino, base, version)
+
     # -- the lease
 
     def renew(self) -> None:

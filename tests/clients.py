@@ -110,6 +110,7 @@ class Sending:
         return self._openings
 
     def closed(self, ino: int, version: int, opening: int) -> None: ...
+    def committed(self, ino: int, base: int, version: int) -> None: ...
 
     def query(self, request: messages.PutSegments, reply: type) -> Any:
         return self._volume.core.put_segments(request, self._volume.now_s)

@@ -147,6 +147,9 @@ class CoreSession:
     def closed(self, ino: int, version: int, opening: int) -> None:
         self.closed_rows.add(ino, version, opening)
 
+    def committed(self, ino: int, base: int, version: int) -> None:
+        self.closed_rows.for_writing.committed(ino, base, version)
+
     def renew(self) -> None:
         closed = self.closed_rows.take()
         self.space = self._volume.core.renew(Renew(session=self.id, closed=closed), self._volume.now_s)
@@ -183,15 +186,22 @@ class CoreSession:
 
 
 class FreeLocks:
-    """Every lock is free, or shared by those who have it on this client."""
+    """Every lock is free, or shared by those who have it on this client. With `keeps` they are kept after the last
+    close, until another client takes them: `all_tables` are those of the volume."""
 
-    def __init__(self, session: CoreSession):
-        self._session = session
+    def __init__(self, session: CoreSession, keeps: bool, all_tables: list["FreeLocks"]):
+        self._session, self._keeps, self._all_tables = session, keeps, all_tables
         self._held: dict[int, Lock] = {}
+        self._kept: dict[int, Lock] = {}
+        all_tables.append(self)
 
     def acquire(self, ino: int, path: bytes, pid: int, wait: bool = True, interrupted: object = never) -> Lock:
+        if ino in self._kept:
+            self._held[ino] = self._kept.pop(ino)
         if ino in self._held:
             self._held[ino].pids.append(pid)
+        for table in self._all_tables:
+            table.give_up(ino)
         return self._held.setdefault(ino, Lock(ino, next(_tokens), 1e12, pid, path))
 
     def reserve(self, path: bytes, pid: int, interrupted: object = None) -> Lock:
@@ -200,12 +210,16 @@ class FreeLocks:
     def held(self, ino: int) -> Lock | None:
         return self._held.get(ino)
 
-    def give_up(self, ino: int) -> None: ...
+    def here(self) -> set[int]:
+        return {*self._held, *self._kept}
+
+    def give_up(self, ino: int) -> None:
+        self._kept.pop(ino, None)
 
     def release(self, lock: Lock, pid: int, keep: bool = False) -> None:
         lock.pids.remove(pid)
-        if not lock.pids:
-            self._held.pop(lock.ino, None)
+        if not lock.pids and self._held.pop(lock.ino, None) is not None and keep and self._keeps:
+            self._kept[lock.ino] = lock
 
 
 class Machine:
@@ -220,7 +234,10 @@ class Machine:
         self.cache = Cache(self.home, 1 << 40)
         self._succession = Succession(self.session, self.cache, self.home)
         self._succession.begin()
-        locks, table = FreeLocks(self.session), AttributeTable(self._hold_s)
+        all_tables: list[FreeLocks] = vars(self.volume).setdefault("lock_tables", [])
+        locks, table = FreeLocks(self.session, self._watches, all_tables), AttributeTable(self._hold_s)
+        self.locks = locks
+        self.session.closed_rows.write_while(locks.here)
         if self._watches:
             self.session.watch(table)
         committer = Committer(self.session, self.servers, self.cache)

@@ -72,6 +72,9 @@ class Directory:
     def closed(self, ino: int, version: int, opening: int) -> None:
         self.closed_rows.add(ino, version, opening)
 
+    def committed(self, ino: int, base: int, version: int) -> None:
+        self.closed_rows.for_writing.committed(ino, base, version)
+
     def renew(self) -> None:
         """What was closed is told."""
         closed = self.closed_rows.take()

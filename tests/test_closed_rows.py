@@ -3,7 +3,7 @@
 import pytest
 
 from dfsfuse.closed_rows import ClosedRows
-from dfsfuse.messages import Closed
+from dfsfuse.messages import EVERYTHING, Closed
 
 FILE = 7
 
@@ -75,3 +75,57 @@ def test_a_new_session_has_no_rows(rows: ClosedRows) -> None:
     rows.forget()
     rows.put_back(told)
     assert rows.take() == []
+
+
+# -- rows for writing
+
+
+@pytest.fixture
+def kept() -> ClosedRows:
+    """The file's version 3 is promised, and its row, which is for writing, was left by its last user; its lock is
+    here."""
+    made = ClosedRows()
+    made.keep_while(lambda ino: 3)
+    made.write_while(lambda: {FILE})
+    made.for_writing.opened(made.for_writing.begins(), FILE, 2)
+    made.for_writing.committed(FILE, 2, 3)
+    made.add(FILE, 3, 10)
+    return made
+
+
+def test_a_row_stays_for_writing_while_the_lock_is_here(kept: ClosedRows) -> None:
+    """Goal: S15. It is claimed for writing without asking; once the lock is gone the directory hears that it is for
+    reading, and it is claimed for that alone."""
+    assert kept.take() == []
+    assert kept.claim(FILE, 3, writing=True) == 10
+    kept.settle(10, (FILE, 3))
+    kept.add(FILE, 3, 10)
+    kept.write_while(set)
+    assert kept.take() == [Closed(FILE, 3, 10, True)]
+    assert kept.claim(FILE, 3, writing=True) == 0
+    assert kept.claim(FILE, 3) == 10
+
+
+def test_a_row_that_is_not_surely_for_writing_is_told(kept: ClosedRows) -> None:
+    """Goal: what may be for writing at the directory does not stay so for nothing."""
+    kept.for_writing.end(FILE, 3)
+    assert kept.claim(FILE, 3, writing=True) == 0
+    assert kept.take() == [Closed(FILE, 3, 10, True)]
+
+
+@pytest.mark.parametrize("ino", [FILE, EVERYTHING])
+def test_the_end_of_a_promise_ends_writing_too(kept: ClosedRows, ino: int) -> None:
+    """Goal: S15. The row is told as closed then; and an answer of before that is late says nothing any more."""
+    begun = kept.for_writing.begins()
+    kept.promise_ended(ino)
+    kept.for_writing.opened(begun, FILE, 3)
+    assert kept.claim(FILE, 3, writing=True) == 0
+    assert kept.take() == [Closed(FILE, 3, 10)]
+
+
+def test_a_commit_on_another_base_moves_nothing(kept: ClosedRows) -> None:
+    """Goal: the row that a commit moves is that of its base."""
+    kept.for_writing.committed(FILE, 2, 4)
+    assert kept.for_writing.has(FILE, 3)
+    kept.forget()
+    assert not kept.for_writing.has(FILE, 3)

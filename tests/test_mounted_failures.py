@@ -320,10 +320,11 @@ def test_file_servers_disk_is_full(fresh):
 def test_nothing_hangs_while_the_directory_stands_still(fresh):
     """Goal: S13. Every call ends with an errno within --timeout, statfs at once, what is open goes on, umount works."""
     mount = fresh.mount("--timeout", 1)
-    (mount.point / "file").write_bytes(b"content")
+    for name in ("file", "other"):
+        (mount.point / name).write_bytes(b"content")
     with (mount.point / "file").open("rb") as handle, fresh.frozen("directory"):
         calls = [lambda: os.stat(mount.point / "none"), lambda: os.mkdir(mount.point / "folder")]
-        calls += [lambda: (mount.point / "file").write_bytes(b"x"), lambda: os.listdir(mount.point)]
+        calls += [lambda: (mount.point / "other").write_bytes(b"x"), lambda: os.listdir(mount.point)]
         for call in calls:
             started = time.monotonic()
             with pytest.raises(OSError) as failed:  # noqa: PT011 - compared below

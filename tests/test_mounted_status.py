@@ -20,10 +20,17 @@ def write_in_vain(mount: Mount, name: str) -> None:
 
 
 def status(dfs: Dfs, *options: str) -> tuple[int, dict[str, Any], str]:
-    """(exit status, what it tells programs, what it tells people)"""
-    outcome, text = dfs.run(*options, "status", "--json"), dfs.run(*options, "status")
-    assert outcome.returncode == text.returncode
-    return outcome.returncode, json.loads(outcome.stdout), text.stdout.decode()
+    """(exit status, what it tells programs, what it tells people): at a time at which both tell the same, as each retry
+    may fail for another reason."""
+
+    def same() -> tuple[int, dict[str, Any], str] | None:
+        before, text, after = (dfs.run(*options, "status", *how) for how in (["--json"], [], ["--json"]))
+        assert before.returncode == text.returncode
+        told = [json.loads(outcome.stdout) for outcome in (before, after)]
+        reasons = [[upload["reason"] for upload in known["uploads"]] for known in told]
+        return (before.returncode, told[0], text.stdout.decode()) if reasons[0] == reasons[1] else None
+
+    return wait_until(same, "both tell the same reason")
 
 
 def assert_listed(known: dict[str, Any], text: str, path: str, cache: object) -> None:

@@ -13,6 +13,7 @@ from volumes import Volume
 from dfsfuse import absences, errors
 from dfsfuse.filesystem import place_of
 from dfsfuse.messages import ROOT_INO
+from servers import open_rows
 from servers.store.memory import MemoryStore
 
 
@@ -177,3 +178,109 @@ def test_a_conflict_copy_is_seen_where_it_was_made(here: Machine, there: Machine
         here.close(handle)
     names = [os.fsdecode(name) for name in there.names() if b"conflict" in name]
     assert [here.stat("/" + name).size for name in names] == [len(b"written here")]
+
+
+# -- files that are written again and again
+
+
+def write_again(machine: Machine, data: bytes) -> dict[str, int]:
+    """What the directory was asked, renewals apart."""
+    before = machine.session.asked.copy()
+    handle = machine.open("/file", os.O_WRONLY | os.O_TRUNC)
+    machine.put(handle, data)
+    machine.close(handle)
+    asked = machine.session.asked - before
+    del asked["Renew"]
+    return asked
+
+
+def rows(machine: Machine) -> list[tuple[int, bool]]:
+    """(version, whether it is for writing) of the open rows that the directory has for this client's file."""
+    ino = machine.volume.at("/file").ino
+    found = machine.volume.store.read(lambda tx: open_rows.of(tx, ino, machine.session.id))
+    return [(row.version, row.writing) for row in found]
+
+
+def test_writing_again_costs_a_commit_alone(here: Machine, there: Machine) -> None:
+    """Goal: under a promise and the write lock that is kept, a file is opened for writing without a request; other
+    clients see each version."""
+    here.write("/file", b"0")
+    for number in range(1, 4):
+        assert write_again(here, b"%d" % number) == {"Commit": 1}
+        assert read(there, "/file") == b"%d" % number
+
+
+def test_what_a_killed_client_was_writing_has_its_base(here: Machine, there: Machine) -> None:
+    """Goal: S15. The open row is one for writing as long as the lock is here, and only then."""
+    here.write("/file", b"1")
+    write_again(here, b"2")
+    assert rows(here) == [(2, True)]
+    handle = here.open("/file", os.O_WRONLY)
+    assert rows(here) == [(2, True)]
+    here.close(handle)
+    here.locks.give_up(here.stat("/file").ino)
+    here.session.renew()
+    assert rows(here) == [(2, False)]
+    before = here.session.asked["Open"]
+    handle = here.open("/file", os.O_WRONLY)
+    assert here.session.asked["Open"] == before + 1
+    assert rows(here) == [(2, True)]
+    here.close(handle)
+    assert read(here, "/file") == b"2"
+    assert rows(here) == [(2, True)]
+
+
+def test_whoever_had_the_lock_meanwhile_is_fenced_off(here: Machine, there: Machine) -> None:
+    """Goal: S6. A lock that is not the one with which the file was opened raises the fence, though nothing else has
+    changed."""
+    here.write("/file", b"0")
+    write_again(here, b"1")
+    there.close(there.open("/file", os.O_WRONLY))
+    asked = write_again(here, b"2")
+    assert asked == {"Open": 1, "Commit": 1}
+    assert write_again(here, b"3") == {"Commit": 1}
+
+
+def test_who_has_written_meanwhile_is_not_overwritten(here: Machine, there: Machine) -> None:
+    """Goal: S4. After another client's commit the newest content is the base."""
+    here.write("/file", b"0")
+    write_again(there, b"111")
+    handle = here.open("/file", os.O_WRONLY)
+    here.put(handle, b"2", 1)
+    here.close(handle)
+    assert read(there, "/file") == read(here, "/file") == b"121"
+
+
+def test_a_promise_that_has_ended_takes_the_row_along(here: Machine, there: Machine) -> None:
+    """Goal: S15. After another client has changed the attributes the directory is asked, and has a row for writing."""
+    here.write("/file", b"0")
+    there.files.set_attributes(place_of("/file"), mode=0o600)
+    here.session.renew()
+    assert rows(here) == []
+    here.stat("/file")
+    reader = here.open("/file")
+    assert rows(here) == [(1, False)]
+    writer = here.open("/file", os.O_WRONLY)
+    assert rows(here) == [(1, True)]
+    here.close(writer)
+    here.close(reader)
+
+
+def test_a_session_that_has_ended_has_no_rows(here: Machine) -> None:
+    """Goal: S15. The next session has them anew."""
+    here.write("/file", b"0")
+    here.session.begin_anew()
+    here.session.renew()
+    handle = here.open("/file", os.O_WRONLY)
+    assert rows(here) == [(1, True)]
+    here.close(handle)
+
+
+def test_a_file_that_is_removed(here: Machine) -> None:
+    """Goal: S11. With its last name everything of it goes, also what was kept for the next write."""
+    here.write("/file", b"0")
+    ino = here.stat("/file").ino
+    remove(here, "/file")
+    here.session.renew()
+    assert here.locks.here() == set()
+    assert here.volume.store.read(lambda tx: open_rows.has_any(tx, ino)) is False
