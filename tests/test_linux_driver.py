@@ -523,6 +523,8 @@ def test_a_name_that_another_program_has_found_to_lead_elsewhere(kernel):
     kernel.fs.names[1, b"d"] = new
     assert [open_as(kernel, thread, one) for thread in (1, 2)] == [errno.ESTALE, errno.ESTALE]
     assert open_as(kernel, 3, two) == errno.ESTALE
+    *_, cut = kernel.send(request_bytes(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_SIZE, size=3), two, pid=4))
+    assert cut.error == errno.ESTALE
     assert kernel.fs.handles == []
     assert kernel.lookup(b"d") == new
     found = kernel.lookup(b"one", new)

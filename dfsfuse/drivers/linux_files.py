@@ -33,7 +33,7 @@ from dfsfuse.drivers.fuse_channel import (
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
 from dfsfuse.drivers.fuse_node import Name, Node, Way
-from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_nodes import Nodes, Result
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes
@@ -48,7 +48,6 @@ _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _Stale = tuple[Name | None, int, float]
 """(name, number of the node, when a thread was told that it leads elsewhere)."""
 _NEVER: _Stale = (None, 0, -math.inf)
-Act = Callable[[Place, bytes], tuple[Handle, Attributes]]
 
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
 ROOT_UID = 0
@@ -141,23 +140,25 @@ class Files:
             privileged = request.uid == ROOT_UID and not open_flags & fuse.FUSE_OPEN_KILL_SUIDGID
             return self._fs.open(place, flags, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
-        handle, attributes = self._open_through_name(request.pid, node, act)
+        handle, attributes = self.through_name(request.pid, node, act)
         fh, kept, way = self._hold(request, handle, node, attributes)
         if (way.look_again or handle.writable) and not flags & os.O_TRUNC:
             self._forgetting.attributes_over(node)
         return replies.open_out(fh, kept, way.backing)
 
-    def _open_through_name(self, thread: int, node: Node, act: Act) -> tuple[Handle, Attributes]:
-        """Where the name leads elsewhere for the second time in one open(2), what the kernel has looked up for that
-        very open is as new as can be, and is opened by its inode: a third look-up does not come, and programs that move
-        names without a pause must not see ESTALE.
+    def through_name(self, thread: int, node: Node, act: Callable[[Place, bytes], Result]) -> Result:
+        """`act(place, path for people)` for open(2) and truncate(2), by the name of what is opened or cut.
+
+        Where the name leads elsewhere for the second time in one call, what the kernel has looked up for that very call
+        is as new as can be, and is reached by its inode: a third look-up does not come, and programs that move names
+        without a pause must not see ESTALE.
 
         A name in doubt counts as one that leads elsewhere: another program may just have found out that it does."""
         name, (place, shown) = node.name, self._nodes.place_of(node)
         try:
             if place[0] != ROOT_INO or not place[1]:
                 raise Stale("no names lead to it")
-            opened = self._nodes.through_name(node, act)
+            done = self._nodes.through_name(node, act)
         except Stale:
             former, number, when = self._stale.pop(thread, _NEVER)
             again = number == node.id or name is not None and name == former
@@ -166,7 +167,7 @@ class Files:
             self._comes_again(thread, name, node.id)
             raise
         self._stale.pop(thread, None)
-        return opened
+        return done
 
     def _comes_again(self, thread: int, name: Name | None = None, number: int = 0) -> None:
         self._stale[thread] = name, number, time.monotonic()

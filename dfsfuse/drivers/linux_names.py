@@ -159,7 +159,7 @@ class Names:
             interrupted = self._interrupts.of(request)
             self._fs.truncate(place, size, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
-        self._nodes.through_name(node, truncate)
+        self._files.through_name(request.pid, node, truncate)
 
     # -- changing names
 
