@@ -531,6 +531,39 @@ def test_a_name_that_another_program_has_found_to_lead_elsewhere(kernel):
     assert (found == one, open_as(kernel, 2, found)) == (False, 0)
 
 
+def test_a_name_that_leads_elsewhere_again_after_another_program_has_found_it(kernel):
+    """Goal: the second look of one open(2) is the last one, also where the first ESTALE was for what another program
+    had found: what was looked up for it is opened by its inode, and no program gets ESTALE."""
+    one, two, three = (kernel.fs.add(name) for name in (b"file", b"two", b"three"))
+    kernel.lookup(b"file")
+    kernel.fs.names[1, b"file"] = two
+    assert [open_as(kernel, thread, one) for thread in (1, 2)] == [errno.ESTALE, errno.ESTALE]
+    assert kernel.lookup(b"file") == two
+    kernel.fs.names[1, b"file"] = three
+    assert open_as(kernel, 2, two) == 0
+
+
+def test_a_look_up_of_another_program_that_was_begun_before(kernel):
+    """Goal: S2. The kernel lets a program have the answer to another one's look-up of the name that is under way: it
+    may be what the name led to before the program called open(2), and is not opened by its inode then."""
+    one, two = kernel.fs.add(b"file"), kernel.fs.add(b"other")
+    kernel.lookup(b"file")
+    look_up = kernel.fs.lookup
+
+    def slow(place):
+        found = look_up(place)
+        kernel.fs.names[1, b"file"] = two
+        kernel.fs.lookup = look_up
+        kernel.driver.answer(kernel.put(request_bytes(fuse.FUSE_OPEN, bytes(8), one, pid=5)))
+        return found
+
+    kernel.fs.lookup = slow
+    replies = kernel.send(request_bytes(fuse.FUSE_LOOKUP, b"file\0"))
+    assert [reply.error for reply in replies if reply.unique][0] == errno.ESTALE
+    assert open_as(kernel, 5, one) == errno.ESTALE
+    assert kernel.fs.handles == []
+
+
 def test_a_file_that_no_name_leads_to(kernel):
     """Goal: S11. An unlinked file that is open is opened once more through /proc, for which the kernel looks nothing up
     when it is told to."""

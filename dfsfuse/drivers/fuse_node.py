@@ -36,13 +36,16 @@ class Node:
     a folder, all that it was told: programs go on with it when it is removed. `again`: it was looked up again since
     `Nodes.surplus` has last come by.
 
-    `backing` is the id of the file that the kernel reads itself, 0: none. `superseded`, `calm_until` (monotonic) and
-    `several` (its inode has, or had, other nodes): see above. `writing` opens for writing are under way.
+    `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it
+    was begun. `backing` is the id of the file that the kernel reads itself, 0: none. `superseded`, `calm_until`
+    (monotonic) and `several` (its inode has, or had, other nodes): see above. `writing` opens for writing are under
+    way.
     """
 
     __slots__ = (
-        "id", "ino", "lookups", "name", "opens", "users", "content", "pages", "told", "told_at", "asks", "holds",
-        "folder", "again", "backing", "superseded", "calm_until", "several", "writing", "drops", "dropped",
+        "id", "ino", "lookups", "name", "was", "looked_at", "opens", "users", "content", "pages", "told", "told_at",
+        "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing", "drops",
+        "dropped",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
@@ -51,6 +54,8 @@ class Node:
         self.superseded = self.several = self.dropped = self.asks = self.holds = False
         self.calm_until = 0.0
         self.name: Name | None = None
+        self.was: Name | None = None
+        self.looked_at = 0.0
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
         self.told = 0

@@ -89,10 +89,12 @@ class Nodes:
 
     # -- look-ups
 
-    def found(self, ino: int, name: Name | None, version: int = 0, to_open: bool = False) -> Node:
-        """The node for an inode, which is about to be named in a reply; one look-up more. One through which what is
-        there now cannot be opened is superseded: as `version` is newer than what is open, or as who looks opens it
-        `to_open` anything, and will not look again."""
+    def found(
+        self, ino: int, name: Name | None, version: int = 0, to_open: bool = False, begun_at: float = 0.0
+    ) -> Node:
+        """The node for an inode, which is about to be named in a reply; one look-up more, begun at `begun_at`. One
+        through which what is there now cannot be opened is superseded: as `version` is newer than what is open, or as
+        who looks opens it `to_open` anything, and will not look again."""
         with self._mutex:
             node = self._current(ino)
             if node is not None and node.backing and (to_open or version > node.content.version):
@@ -103,6 +105,7 @@ class Nodes:
             else:
                 node.again = True
             node.lookups += 1
+            node.looked_at = max(node.looked_at, begun_at)
             if name is not None and node.name != name:
                 self._give_name(node, name)
             return node
@@ -256,13 +259,13 @@ class Nodes:
         self._take_name(node)
         former = self._named.get(name)
         if former is not None:
-            former.name = None
+            former.name, former.was = None, name
         node.name, self._named[name] = name, node
 
     def _take_name(self, node: Node) -> None:
         if node.name is not None:
             del self._named[node.name]
-            node.name = None
+            node.name, node.was = None, node.name
 
     # -- attributes
 

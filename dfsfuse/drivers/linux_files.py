@@ -130,7 +130,7 @@ class Files:
         except OSError as error:
             if error.errno == errno.ESTALE:
                 # The node is superseded, and the thread comes again.
-                self._comes_again(request.pid)
+                self._comes_again(request.pid, node.name or node.was)
                 self.tell_superseded()
             raise
 
@@ -151,10 +151,12 @@ class Files:
 
         Where the name leads elsewhere for the second time in one call, what the kernel has looked up for that very call
         is as new as can be, and is reached by its inode: a third look-up does not come, and programs that move names
-        without a pause must not see ESTALE.
+        without a pause must not see ESTALE. Only where the kernel has taken the answer to another program's look-up
+        for it, which was begun before this call, that may be older than what the call must see.
 
         A name in doubt counts as one that leads elsewhere: another program may just have found out that it does."""
-        name, (place, shown) = node.name, self._nodes.place_of(node)
+        named, (place, shown) = node.name, self._nodes.place_of(node)
+        name = named or node.was
         try:
             if place[0] != ROOT_INO or not place[1]:
                 raise Stale("no names lead to it")
@@ -162,6 +164,7 @@ class Files:
         except Stale:
             former, number, when = self._stale.pop(thread, _NEVER)
             again = number == node.id or name is not None and name == former
+            again = again and (named is None or node.looked_at >= when)
             if again and time.monotonic() - when < _AGAIN_S:
                 return act((node.ino, ()), shown)
             self._comes_again(thread, name, node.id)

@@ -59,17 +59,18 @@ class Names:
 
     def lookup(self, request: Request) -> bytes:
         parent, name = self._nodes.get(request.nodeid).ino, request.name()
+        begun_at = time.monotonic()
         try:
             attributes = self._fs.lookup((parent, (name,)))
         except NotFound:
             self._files.not_there(request.pid)
             raise
-        return self._entry(request, attributes, (parent, name))
+        return self._entry(request, attributes, (parent, name), begun_at)
 
-    def _entry(self, request: Request, attributes: Attributes, name: tuple[int, bytes]) -> bytes:
+    def _entry(self, request: Request, attributes: Attributes, name: tuple[int, bytes], begun_at: float = 0.0) -> bytes:
         """The reply that names a node."""
         to_open = self._files.comes_again(request.pid)
-        node = self._nodes.found(attributes.ino, name, attributes.version, to_open)
+        node = self._nodes.found(attributes.ino, name, attributes.version, to_open, begun_at)
         request.undo = functools.partial(self._nodes.forget, node.id, 1)
         if node.several:
             self._files.tell_superseded()
