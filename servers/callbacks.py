@@ -35,10 +35,12 @@ class Callbacks:
     def watch(self, request: Watch, gone: asyncio.Future[None]) -> Watched | Awaitable[Watched]:
         watched = self._core(request, self._clock())
         wake(self._changes)
-        return watched if watched is not None else self._news(request.session, request.epoch, gone)
+        if watched is not None:
+            return watched
+        return self._news(request.session, request.epoch, self._watching.wait(request.session, gone, POLL_S))
 
-    async def _news(self, session: int, epoch: int, gone: asyncio.Future[None]) -> Watched:
-        await self._watching.wait(session, gone, POLL_S)
+    async def _news(self, session: int, epoch: int, woken: Awaitable[None]) -> Watched:
+        await woken
         return self._promises.news(session, epoch)
 
     def end(self, session: int) -> None:

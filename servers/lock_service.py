@@ -149,10 +149,10 @@ class LockService:
         self._tell(events, now)
         if wanted or request.returned or request.used:
             return WantedLocks(wanted)
-        return self._wanted_of(request.session, gone)
+        return self._wanted_of(request.session, self._watchers.wait(request.session, gone, WATCH_S))
 
-    async def _wanted_of(self, session: int, gone: asyncio.Future[None]) -> WantedLocks:
-        await self._watchers.wait(session, gone, WATCH_S)
+    async def _wanted_of(self, session: int, woken: Awaitable[None]) -> WantedLocks:
+        await woken
         return WantedLocks(self._core.watch(WatchLocks(session=session), self._clock())[0])
 
     def _take_back(self, session: int, returned: list[HeldLock]) -> None:

@@ -4,7 +4,7 @@ Threads: none; everything runs in the event loop of the server.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 
 class Watchers:
@@ -12,10 +12,14 @@ class Watchers:
         # In the order in which they came, and so they are woken.
         self._waiting: dict[int, dict[asyncio.Future[None], None]] = {}
 
-    async def wait(self, session: int, gone: asyncio.Future[None], most_s: float) -> None:
-        """Until `wake`, or the caller is gone, or the time has passed."""
-        news = asyncio.get_running_loop().create_future()
+    def wait(self, session: int, gone: asyncio.Future[None], most_s: float) -> Awaitable[None]:
+        """Until `wake`, or the caller is gone, or the time has passed. It hears of a `wake` from now on: what comes
+        before it is awaited may be the next request, handled in the same run of the event loop."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(session, {})[news] = None
+        return self._woken(session, news, gone, most_s)
+
+    async def _woken(self, session: int, news: asyncio.Future[None], gone: asyncio.Future[None], most_s: float) -> None:
         try:
             await asyncio.wait((news, gone), timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
