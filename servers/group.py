@@ -25,17 +25,22 @@ class Group(NamedTuple):
         return [server.name for server in self.cluster.files]
 
     def checked(self, new: set[bytes], receipts: list[ChunkReceipts]) -> Numbers:
-        """The receipts that count. Raises NotEnoughCopies, or ReceiptsVoid if there were enough before their servers
-        have started again or deleted what nobody needed."""
+        """The receipts that count. Raises NotEnoughCopies; ReceiptsVoid if there were enough before their servers have
+        started again or deleted what nobody needed; Starting if that is not known yet, as the directory has started and
+        has not heard of enough of them since."""
         given = {row.chunk: {r.server: r.number for r in row.receipts} for row in receipts}
         names = set(self.names)
         valid = {
             chunk: {name: number for name, number in numbers.items() if name in names and self._is_valid(name, number)}
             for chunk, numbers in given.items()
         }
+        heard = {server.name for server in self.cluster.files if self._was_heard(server)}
         for chunk in new:
-            if len(valid.get(chunk, ())) < self.cluster.copies_min:
+            counted = valid.get(chunk, {}).keys()
+            if len(counted) < self.cluster.copies_min:
                 raise self._too_few(chunk, len(names & set(given.get(chunk, ()))))
+            if len(counted & heard) < self.cluster.copies_min:
+                raise errors.Starting("whether file servers have started again meanwhile is not known yet; ask again")
         return valid
 
     def lacking(self, receipts: list[ChunkReceipts]) -> set[str]:

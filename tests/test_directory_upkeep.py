@@ -323,6 +323,23 @@ def test_nothing_is_made_from_what_nobody_is_known_to_have(servers: Servers) -> 
     assert (volume.at("f").size, lost(servers)) == (0, [(b"/f", 2, True)])
 
 
+def test_receipts_of_servers_that_were_not_heard_yet(servers: Servers) -> None:
+    """Goal: S4, S10: power of all is cut after a chunk was sent, and the commit comes to a directory that has started
+    and has not heard yet that the file servers have started, too: it is not told that all is well."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    receipts = [servers.store(b"one")]
+    volume.restart()
+    for name, server in servers.of.items():
+        server.start(power_cut=True)
+        with pytest.raises(errors.Starting if name < "C" else errors.ReceiptsVoid):
+            volume.commit(ino, b"one", receipts=receipts)
+        servers.register(name)
+    assert volume.at("f").size == 0
+    with pytest.raises(errors.ReceiptsVoid):
+        volume.commit(ino, b"one", receipts=receipts)
+    assert commit(servers, ino, b"one").size == 3
+
+
 def test_steps_between_are_few(servers: Servers) -> None:
     """Goal: what is kept for a file does not grow with its commits, also where no server ever syncs."""
     volume, ino = servers.volume, servers.volume.make("f").ino
