@@ -5,7 +5,7 @@ so the system is asked who has the file (`is_alone`) before anything is done to 
 dropped from it, it does not become another version, and it is not used for another content. Removing it is always
 right. What programs write here is another matter: who has a file open or mapped sees that, as on a local disk.
 
-Threads: any; `Content.mutex` is taken in `lend` and `take_back`.
+Threads: any; `Content.mutex` is taken by all that is asked or said of a content.
 """
 
 import errno
@@ -58,9 +58,10 @@ def take_back(content: Content) -> None:
 
 def is_left(content: Content) -> bool:
     """Does the kernel, or a program through it, perhaps have the file? What it was given it may be about to open."""
-    if content.lent and not content.pins:
-        content.lent = not (_is_alone(content.fd) if content.fd >= 0 else is_alone_at(content.path))
-    return content.lent
+    with content.mutex:
+        if content.lent and not content.pins:
+            content.lent = not (_is_alone(content.fd) if content.fd >= 0 else is_alone_at(content.path))
+        return content.lent
 
 
 def is_alone_at(path: str) -> bool:

@@ -195,9 +195,9 @@ class OpenFiles:
                 self._cache.mark_open(content)
                 content.resize(0, time.time_ns(), privileged)
         self._cache.mark_open(content)
-        # Mappings may have gone since it was lent: then what is written need not be in the kernel's pages for them.
-        lending.is_left(content)
         with content.mutex:
+            # Mappings may have gone since it was lent: then what is written need not be in the kernel's pages for them.
+            lending.is_left(content)
             content.writers, content.token = content.writers + 1, max(content.token, token)
         return True
 

@@ -2,8 +2,9 @@
 
 Programs that use locks on a file read what others have written before they unlocked it (S3), through descriptors that
 stay open. So unlike `Content.follow` this happens while others read: what did not change is never touched, and what did
-goes from its old to its new bytes at once. What would be too much to keep in memory is fetched when it is read; where
-the kernel reads the file itself, which would see holes meanwhile, it waits in another file until all is there.
+goes from its old to its new bytes at once. What would be too much to keep in memory, and what was not here before, is
+fetched when it is read. Where the kernel reads the file itself nobody would fetch it then: there all of the newer
+version is brought, and waits in another file until all is there.
 
 Threads: the caller holds `Content.committing`, so nothing is written or sent meanwhile; `mutex` is taken here. What
 others fetch meanwhile is laid down only where the newer version has it too. Readers of a content that is `shared` read
@@ -11,6 +12,7 @@ under `mutex`.
 """
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from dfsfuse.content import Content, Download
 from dfsfuse.disk_io import write_all
 from dfsfuse.lending import is_left
 from dfsfuse.openings import Version
-from dfsfuse.sparse_files import punch_hole
+from dfsfuse.sparse_files import punch_hole, reserve_if_possible
 
 BROUGHT_BYTES_MAX = 16 << 20
 Patches = dict[int, list[tuple[Span, Callable[[], bytes]]]]
@@ -68,24 +70,44 @@ def _overtake(content: Content, newest: Version, cache: Cache, patches: Patches)
 
 
 def _bring(content: Content, newest: Version, download: Download, ended: contextlib.ExitStack, cache: Cache) -> Patches:
-    """What is new in entries that are on the local disk: all of it, or as far as it is not too much."""
+    """What is new in entries that are on the local disk: all of it, or as far as it is not too much; and all else that
+    is not there, where the kernel has the file. There is room for it. Raises NoSpace."""
     patches: Patches = {}
-    room, put = BROUGHT_BYTES_MAX, _in_memory
+    room, put, left = BROUGHT_BYTES_MAX, _in_memory, is_left(content)
     for index, entry in enumerate(newest.entries):
-        if index >= len(content.present) or not content.present[index]:
+        changed = _to_bring(content, index, entry, newest.attributes.size, left)
+        if changed is None:
             continue
-        changed = changed_spans(content.entries[index], entry, entry_length(index, newest.attributes.size))
         names = {span.chunk for span in changed if span.chunk != HOLE}
         room -= sum(piece.length for piece in entry if piece.chunk in names)
         if room < 0 and put is _in_memory:
-            if not is_left(content):
+            if not left:
                 break
             aside = _Aside(content.path, cache)
             ended.callback(aside.close)
             put = aside.put
         brought = {name: download(name) for name in names}
+        cache.with_room(functools.partial(_reserve, content.fd, index, changed))
         patches[index] = [(span, put(_part(brought.get(span.chunk, b""), span))) for span in changed]
     return patches
+
+
+def _to_bring(content: Content, index: int, entry: Entry, size: int, left: bool) -> list[Span] | None:
+    """What of an entry must be laid down for it to be here as it is in the newer version; None: it need not be here.
+    Of what was not here nobody knows what the disk has in its place."""
+    old = content.entries[index] if index < len(content.entries) else []
+    length = entry_length(index, size)
+    if index < len(content.present) and content.present[index]:
+        return changed_spans(old, entry, length)
+    if not left or not (old or entry):
+        return None
+    return _whole(entry, length) if old else changed_spans(old, entry, length)
+
+
+def _reserve(fd: int, index: int, changed: list[Span]) -> None:
+    for span in changed:
+        if span.chunk != HOLE:
+            reserve_if_possible(fd, index * ENTRY_BYTES + span.offset, span.length)
 
 
 def _in_memory(data: bytes) -> Callable[[], bytes]:
@@ -97,16 +119,18 @@ def _part(data: bytes, span: Span) -> bytes:
 
 
 def _patch(content: Content, newest: Version, patches: Patches) -> None:
+    """Where it grows, it does so by what is laid down: who reads to its end sees no zeros that nobody wrote."""
     size, entries = newest.attributes.size, newest.entries
-    os.ftruncate(content.fd, size)
+    os.ftruncate(content.fd, min(size, content.size))
     present = bytearray(len(entries))
-    for index in range(min(len(entries), len(content.present))):
-        same = content.entries[index] == entries[index]
+    for index, entry in enumerate(entries):
+        was_here = index < len(content.present) and content.present[index]
+        same = was_here and content.entries[index] == entry
         if index in patches:
             _lay(content.fd, index, patches[index])
-        elif content.present[index] and not same:
+        elif was_here and not same:
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
-        present[index] = content.present[index] and (same or index in patches)
+        present[index] = same or index in patches
     os.ftruncate(content.fd, size)
     content.size, content.entries, content.present = size, list(entries), present
 

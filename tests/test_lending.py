@@ -14,7 +14,7 @@ import pytest
 from clients import Client, Servers
 from volumes import Volume
 
-from dfsfuse import lending, overtaking
+from dfsfuse import errors, lending, overtaking
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.openings import Version
@@ -144,6 +144,27 @@ def test_who_has_a_file_is_known(client):
     os.close(fd)
     assert not lending.is_left(content)
     client.close(content)
+
+
+def test_what_is_given_while_somebody_asks(client, monkeypatch):
+    """Goal: who asks whether anybody has the file does not overlook that it is given to the kernel meanwhile."""
+    write(client, "file", noise(SIZE, 1), new=True)
+    content = lent(client, "file")
+    lending.take_back(content)
+    is_alone, giving = lending._is_alone, threading.Thread(target=lending.lend, args=(content, 1))
+
+    def given_meanwhile(fd: int) -> bool:
+        alone = is_alone(fd)
+        giving.start()
+        giving.join(0.1)
+        return alone
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lending, "_is_alone", given_meanwhile)
+        lending.is_left(content)
+    giving.join()
+    assert (content.lent, content.pins, lending.is_left(content)) == (True, 1, True)
+    take_back(client, content)
 
 
 def test_asking_while_others_open_the_file(client):
@@ -280,6 +301,55 @@ def test_version_in_place_that_is_large(client, other, monkeypatch, has_it):
             assert mapping[: len(new)] == new
     assert client.read(content, 0, len(new)) == new
     client.close(content)
+
+
+@pytest.mark.parametrize("brought_bytes_max", [1 << 16, 1 << 30])
+@pytest.mark.parametrize("where", [2 * ENTRY_BYTES - 1, 2 * ENTRY_BYTES, 7 * ENTRY_BYTES // 2, ENTRY_BYTES + 4096])
+def test_version_in_place_has_no_holes_where_the_kernel_reads(client, other, monkeypatch, where, brought_bytes_max):
+    """Goal: what the newer version has beyond the end of the older one, or in a hole of it, was not here, and nobody
+    fetches it for the kernel: it is there at once. What is a hole in both stays one."""
+    monkeypatch.setattr(overtaking, "BROUGHT_BYTES_MAX", brought_bytes_max)
+    writer = other.create("file")
+    other.write(writer, noise(1000, 1), 0)
+    other.write(writer, b"end", SIZE - 3 if where >= SIZE else 2 * ENTRY_BYTES)
+    other.commit(writer)
+    content = lent(client, "file")
+    lending.take_back(content)
+    with mapped(content):
+        other.write(writer, b"news", where)
+        other.commit(writer)
+        with content.committing:
+            overtake(content, newest(client, content), client.cache, client.servers.download)
+        expected = other.read(writer, 0, writer.size)
+        with open(content.path, "rb") as file:
+            assert file.read() == expected
+        assert not content.missing(0, content.size)
+        assert os.stat(content.path).st_blocks * 512 <= 1 << 20
+    other.close(writer, write=True)
+    client.close(content)
+
+
+def test_version_in_place_for_which_the_disk_has_no_room(client, other, monkeypatch):
+    """Goal: a content that cannot become a newer version stays what it was, and the error says so."""
+    old = noise(SIZE, 1)
+    write(client, "file", old, new=True)
+    content = lent(client, "file")
+    writer = other.open("file", write=True)
+    other.write(writer, noise(1000, 2), 0)
+    other.write(writer, b"news", 2 * ENTRY_BYTES)
+    other.commit(writer)
+    other.close(writer, write=True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(overtaking, "reserve_if_possible", full)
+    with mapped(content) as mapping, content.committing:
+        with pytest.raises(errors.NoSpace):
+            overtake(content, newest(client, content), client.cache, client.servers.download)
+        assert mapping[:] == old
+    assert client.read(content, 0, content.size) == old
+    take_back(client, content)
 
 
 def newest(client: Client, content: Content) -> Version:

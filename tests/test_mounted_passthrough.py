@@ -2,6 +2,7 @@
 it: the version that it has opened, what programs here write, and the newest one with the next open."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import Mount, alive, run_mount, wait_until
 
+from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.drivers.fuse_backing import LEAST_BYTES
 
 pytestmark = [
@@ -270,6 +272,49 @@ def test_readers_and_writers_of_two_mounts(two):
     for reader in readers:
         reader.join()
     assert trouble == []
+
+
+# -- locks
+
+
+@pytest.mark.parametrize("at", [SIZE, ENTRY_BYTES, 3 * ENTRY_BYTES // 2])
+def test_who_locks_reads_what_has_grown(two, at):
+    """Goal: S3. A program has locked what it has open in passthrough; under a lock of its own another mount's writes
+    beyond the end; with the next lock the first one reads that."""
+    here, there = two
+    with opened(here) as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        fcntl.flock(reader, fcntl.LOCK_UN)
+        write_locked(there, b"news", at)
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert os.pread(reader, 100, at) == b"news"
+        assert whole(reader) == noise(1) + bytes(at - SIZE) + b"news"
+        assert os.fstat(reader).st_size == at + 4
+
+
+def test_who_locks_reads_what_was_a_hole(fresh):
+    """Goal: as above, of what is written into a hole."""
+    first, other = fresh.mount(), fresh.mount()
+    here, there = first.point / "file", other.point / "file"
+    with opened(here, os.O_WRONLY | os.O_CREAT) as writer:
+        os.pwrite(writer, noise(1, 65536), 0)
+        os.pwrite(writer, noise(2, 65536), 3 * ENTRY_BYTES)
+    bring(here)
+    with opened(here) as reader, mapping_of(reader) as mapping:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        fcntl.flock(reader, fcntl.LOCK_UN)
+        write_locked(there, b"news", ENTRY_BYTES + 4096)
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert os.pread(reader, 6, ENTRY_BYTES + 4095) == b"\0news\0"
+        assert mapping[ENTRY_BYTES + 4096 : ENTRY_BYTES + 4100] == b"news"
+        assert whole(reader) == there.read_bytes()
+
+
+def write_locked(file: Path, data: bytes, offset: int) -> None:
+    with opened(file, os.O_RDWR) as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        os.pwrite(writer, data, offset)
+        fcntl.flock(writer, fcntl.LOCK_UN)
 
 
 # -- writing here
