@@ -1,6 +1,7 @@
 """What the kernel is told for long, and that it is over: the driver's replies, and its notifications."""
 
 import os
+import queue
 import stat
 from collections.abc import Iterator
 
@@ -157,6 +158,47 @@ def test_the_kernel_asks_each_time_while_programs_share_a_file(kernel: Kernel) -
     kernel.fs.program_locks.shared.add(ino)
     assert len(tell(kernel, ino)) == 1
     assert notified_by_an_open() == []
+
+
+def test_last_byte_that_is_written_meanwhile(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S3. The kernel's page has what a program writes, and then what was there before: the page is forgotten."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    kernel.open(ino)
+    content, notifier = kernel.fs.contents[ino], kernel.driver.forgetting._notifier
+    content.data.extend(b"content")
+    store = notifier.store
+
+    def written_before(nodeid: int, data: bytes, offset: int) -> bool:
+        content.data[-1:] = b"X"
+        return store(nodeid, data, offset)
+
+    monkeypatch.setattr(notifier, "store", written_before)
+    kernel.fs.program_locks.tell(content, ino)
+    codes = [fuse.FUSE_NOTIFY_INVAL_INODE, fuse.FUSE_NOTIFY_STORE, fuse.FUSE_NOTIFY_INVAL_INODE]
+    assert [-reply.error for reply in kernel.written()] == codes
+
+
+def test_write_that_was_on_its_way_when_the_kernel_was_given_the_last_byte(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: S3. As above, where the write reaches the client later: once, and only if that byte is in it."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    fh, _ = kernel.open(ino, os.O_RDWR)
+    content, forgotten = kernel.fs.contents[ino], queue.SimpleQueue[int]()
+    content.data.extend(b"content")
+    kernel.fs.program_locks.tell(content, ino)
+    notifier = kernel.driver.forgetting._notifier
+    monkeypatch.setattr(notifier, "content_changed", lambda nodeid: forgotten.put(nodeid) or True)
+    kernel.write(fh, b"12345", 0)
+    kernel.write(fh, b"8", 7)
+    assert kernel.driver.nodes.get(ino).stored == 6
+    kernel.write(fh, b"67", 5)
+    assert forgotten.get(timeout=10) == ino
+    kernel.write(fh, b"67", 5)
+    assert kernel.driver.nodes.get(ino).stored == -1
+    assert forgotten.empty()
 
 
 def test_what_the_kernel_may_hold_is_over_once_it_has_heard(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,16 @@ size that the kernel knew before. A program that locks a file must read it to it
 locks the kernel asks each time, and is told before a lock is granted that the content is another one (`content_over`),
 and nothing else.
 
-Threads: `broken` and `answered` are called by any, and never wait. One thread tells the kernel.
+With that the kernel gets the last byte, as it was when it was asked for. A program that has locked other bytes may
+write that one meanwhile, and the kernel's page have it before the notification comes: then that is to be forgotten too.
+What was written when the kernel has been told is seen by looking at the byte again; what is on its way is seen when it
+is `written`.
+
+Threads: `broken` and `answered` are called by any, and never wait. One thread tells the kernel; pages that are written
+to meanwhile are forgotten by a thread of their own, as that waits for who has a page locked.
 """
 
+import functools
 import logging
 import queue
 import threading
@@ -102,11 +109,26 @@ class Forgetting:
     def content_over(self, content: Content, ino: int) -> None:
         """It forgets the pages too, and knows of a content that has grown how long it is: it appends where it takes the
         end to be, without asking. Not from a thread that answers a read or a write."""
-        size, last = content.end()
         for node in self._nodes.nodes_of(ino):
             _is_over(node, self._notifier.content_changed)
-            if last and node.content is content:
-                self._notifier.store(node.id, last, size - 1)
+            if node.content is content:
+                self._tell_end(node, content)
+
+    def _tell_end(self, node: Node, content: Content) -> None:
+        size, last = content.end()
+        if not last:
+            return
+        self._notifier.store(node.id, last, size - 1)
+        node.stored = size - 1
+        if content.end() != (size, last):
+            _is_over(node, self._notifier.content_changed)
+
+    def written(self, node: Node, start: int, end: int) -> None:
+        """A program has written these bytes through the node; it is about to be answered, or was."""
+        if start <= node.stored < end:
+            node.stored = -1
+            forget = functools.partial(_is_over, node, self._notifier.content_changed)
+            threading.Thread(target=forget, name="fuse-forget-page", daemon=True).start()
 
 
 def _is_over(node: Node, tell: Callable[[int], bool]) -> None:

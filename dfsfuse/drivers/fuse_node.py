@@ -39,20 +39,20 @@ class Node:
     `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it
     was begun. `backing` is the id of the file that the kernel reads itself, 0: none. `superseded`, `calm_until`
     (monotonic) and `several` (its inode has, or had, other nodes): see above. `writing` opens for writing are under
-    way.
+    way. `stored` is the place of the byte that the kernel was given last (fuse_forgetting.py), -1: it does not matter.
     """
 
     __slots__ = (
         "id", "ino", "lookups", "name", "was", "looked_at", "opens", "users", "content", "pages", "told", "told_at",
         "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing", "drops",
-        "dropped",
+        "dropped", "stored",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
         self.lookups = self.opens = self.users = self.backing = self.writing = self.drops = 0
         self.superseded = self.several = self.dropped = self.asks = self.holds = False
-        self.calm_until = 0.0
+        self.calm_until, self.stored = 0.0, -1
         self.name: Name | None = None
         self.was: Name | None = None
         self.looked_at = 0.0

@@ -303,6 +303,8 @@ class Files:
             opened.handle.privileged = False
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
         written = self._fs.files.write(opened.handle, data, offset, append, self._interrupts.of(request))
+        if node.stored >= 0:
+            self._forgetting.written(node, offset, offset + written)
         self._nodes.changed_by_kernel(node)
         return fuse.fuse_write_out.pack(written)
 
