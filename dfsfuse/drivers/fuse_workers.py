@@ -95,7 +95,8 @@ class Looks:
 
 
 class Workers:
-    """`answer` is called with each request, and never raises. `clone` makes a descriptor for a further thread."""
+    """`answer` is called with each request, and never raises. `clone` makes a descriptor for a further thread.
+    `on_end` comes at the end of the mount, from any thread, and perhaps more than once."""
 
     def __init__(
         self,
@@ -103,11 +104,12 @@ class Workers:
         answer: Callable[[Request], None],
         clone: Callable[[int], int],
         workers_max: int = WORKERS_MAX,
+        on_end: Callable[[], None] = lambda: None,
     ):
         self._device, self._answer, self._clone, self._max = device, answer, clone, workers_max
         self._mutex = threading.Lock()
         self._workers: list[Worker] = []
-        self._ended = threading.Event()
+        self._ended, self._on_end = threading.Event(), on_end
         self._surplus = 0
         self._resting = False
         self._rouse = threading.Event()
@@ -125,6 +127,7 @@ class Workers:
         """As if a thread had seen the end of the mount."""
         self._ended.set()
         self._rouse.set()
+        self._on_end()
 
     def finish(self, timeout_s: float) -> bool:
         """Wait until nothing is being answered; False: not within the time."""

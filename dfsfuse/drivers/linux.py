@@ -50,6 +50,7 @@ from dfsfuse.drivers.linux_folders import Folders
 from dfsfuse.drivers.linux_locks import Locks
 from dfsfuse.drivers.linux_mount import CannotMount, mount, unmount
 from dfsfuse.drivers.linux_names import Names
+from dfsfuse.drivers.wakeups import Wakeups
 from dfsfuse.errors import DfsError
 from dfsfuse.filesystem import FileSystem
 
@@ -236,19 +237,24 @@ def run(
     read itself; None: it may not. Raises CannotMount."""
     device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other, suid=suid, dev=dev)
     driver = Driver(filesystem, device, passthrough=backing is not None)
-    workers = Workers(device, driver.answer, clone)
-    try:
-        _begin(driver, device)
-        _begin_passthrough(driver, backing)
-        _end_at_signals(workers, mountpoint)
-        workers.start()
-        driver.pruning.start()
-        driver.forgetting.start()
-        on_ready()
-    except BaseException:
-        unmount(mountpoint)
-        raise
-    workers.wait()
+    with Wakeups() as wakeups:
+        workers = Workers(device, driver.answer, clone, on_end=wakeups.wake)
+        try:
+            _begin(driver, device)
+            _begin_passthrough(driver, backing)
+            _end_at_signals(workers, mountpoint)
+            workers.start()
+            driver.pruning.start()
+            driver.forgetting.start()
+            on_ready()
+        except BaseException:
+            unmount(mountpoint)
+            raise
+        wakeups.wait(lambda: workers.wait(0))
+        _end(driver, workers, device)
+
+
+def _end(driver: Driver, workers: Workers, device: int) -> None:
     log.info("unmounting")
     driver.interrupts.everything()
     left = workers.join()
