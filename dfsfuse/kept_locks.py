@@ -20,16 +20,17 @@ _NOT_TOLD = -1
 
 
 class Lock:
-    """One lock held by this client. `lost` once it is known that it is no longer ours. `wanted`: another client has
-    waited for it for long; `recalled`: for any time, so it is not kept. `opened`: the directory has opened the file
-    with this token. `told`: the start of the lock service that knows whose it is."""
+    """One lock held by this client, in this session of it. `lost` once it is known that it is no longer ours.
+    `wanted`: another client has waited for it for long; `recalled`: for any time, so it is not kept. `opened`: the
+    directory has opened the file with this token. `told`: the start of the lock service that knows whose it is."""
 
     __slots__ = (
-        "ino", "token", "until_s", "pids", "path", "wanted", "recalled", "opened", "lost", "told", "unused_since_s",
+        "ino", "token", "until_s", "pids", "path", "session", "wanted", "recalled", "opened", "lost", "told",
+        "unused_since_s",
     )  # fmt: skip
 
-    def __init__(self, ino: int, token: int, until_s: float, pid: int, path: bytes):
-        self.ino, self.token, self.until_s = ino, token, until_s
+    def __init__(self, ino: int, token: int, until_s: float, pid: int, path: bytes, session: int = 0):
+        self.ino, self.token, self.until_s, self.session = ino, token, until_s, session
         self.pids, self.path = [pid], path
         self.wanted = self.recalled = self.opened = self.lost = False
         self.told, self.unused_since_s = _NOT_TOLD, 0.0

@@ -131,7 +131,8 @@ class LockLease:
         self._check_heard()
         with self._mutex:
             self._renewals += 1
-            session, queued = self._session, self._queued
+            # In this order: nothing that is asked for in a later session is held by this renewal.
+            sent_s, session, queued = boottime_s(), self._session, self._queued
             request = RenewLocks(
                 session=session.id, number=self._renewals, start_number=self._start_number,
                 host=session.identity.host, waiting=sorted(self._under_way),
@@ -139,7 +140,6 @@ class LockLease:
             )  # fmt: skip
         for part in self._parts:
             part.list_held(request)
-        sent_s = boottime_s()
         reply: RenewedLocks = session.rpc.call(self.url(), "renew", request, RenewedLocks, _ANSWER_S)
         for part in self._parts:
             part.take_over(request, reply, sent_s + LEASE_S)

@@ -103,20 +103,25 @@ class LockTable:
 
     def acquire(self, ino: int, path: bytes, pid: int, wait: bool = True, interrupted: Interrupted = never) -> Lock:
         """The lock, ours until `release`. Raises Busy after the wait, WouldBlock at once if not `wait`, Interrupted."""
-        deadline = time.monotonic() + (self._wait_s if wait else 0.0)
         try:
-            with Opening(self._waiting, interrupted) as opening:
-                joined = self._join_or_ask(ino, path, pid, deadline, opening)
-                return joined or self._ask_alone(ino, path, pid, deadline, opening)
-        except (errors.Busy, errors.WouldBlock) as error:
+            with Opening(self._waiting, interrupted, self._wait_s if wait else 0.0) as opening:
+                silent_s = self._session.timeout_s if wait else self._lease.answer_s()
+                joined = self._join_or_ask(ino, path, pid, silent_s, opening)
+                return joined or self._ask_alone(ino, path, pid, silent_s, opening)
+        except (errors.Busy, errors.WouldBlock, errors.Starting) as error:
             # Whether it was a program here or elsewhere that was in the way, and whether the wait was over before the
             # service was asked: what the caller is told depends on what it has asked for.
             raise (errors.Busy if wait else errors.WouldBlock)(str(error)) from None
 
-    def _ask_alone(self, ino: int, path: bytes, pid: int, deadline: float, opening: Opening) -> Lock:
+    def _ask_alone(self, ino: int, path: bytes, pid: int, silent_s: float, opening: Opening) -> Lock:
         """As the one thread that asks the service for this inode."""
+        session = self._session
+        request = Acquire(
+            session=session.id, ino=ino, ticket=0, path=path, host=session.identity.host, pid=pid,
+            command=command_of(pid),
+        )  # fmt: skip
         try:
-            return self._ask(ino, path, pid, max(0.0, deadline - time.monotonic()), opening)
+            return self._ask(request, silent_s, opening)
         finally:
             with self._changed:
                 self._asking.discard(ino)
@@ -161,7 +166,8 @@ class LockTable:
 
     def _add_reserved(self, fresh: list[Lock]) -> None:
         with self._changed:
-            self._reservations.locks += fresh
+            # Of a session that has ended meanwhile, nobody renews them.
+            self._reservations.locks += [lock for lock in fresh if lock.session == self._session.id]
 
     def release(self, lock: Lock, pid: int, keep: bool = False) -> None:
         """One local open ends; with the last one the lock is kept, if it may be, or given back."""
@@ -185,7 +191,7 @@ class LockTable:
             lock = self._kept.pop(ino)
             self._return([lock] if lock is not None else [])
 
-    def _join_or_ask(self, ino: int, path: bytes, pid: int, deadline: float, opening: Opening) -> Lock | None:
+    def _join_or_ask(self, ino: int, path: bytes, pid: int, silent_s: float, opening: Opening) -> Lock | None:
         """A held lock joined; or None, and this thread is the one that asks the service for this inode."""
         with self._changed:
             while True:
@@ -194,10 +200,9 @@ class LockTable:
                     lock.pids.append(pid)
                     return lock
                 if ino in self._under_way:
-                    opening.check()
-                    self._changed.wait(POLL_S)
+                    self._wait_for_service(silent_s, opening)
                 elif ino in self._asking:
-                    self._wait_here(deadline, opening)
+                    self._wait_here(opening)
                 else:
                     self._asking.add(ino)
                     return None
@@ -216,71 +221,72 @@ class LockTable:
     def _may_join(self, lock: Lock, pid: int) -> bool:
         return lock.valid(boottime_s()) and (not lock.wanted or pid in lock.pids)
 
-    def _wait_here(self, deadline: float, opening: Opening) -> None:
-        if time.monotonic() >= deadline:
+    def _wait_for_service(self, silent_s: float, opening: Opening) -> None:
+        if opening.taken_s() >= silent_s:
+            raise errors.TimedOut(f"the lock service has not answered for {silent_s:.3g} s what was given back")
+        opening.check()
+        self._changed.wait(POLL_S)
+
+    def _wait_here(self, opening: Opening) -> None:
+        left_s = opening.left_s()
+        if left_s <= 0:
             raise errors.Busy("another program on this machine waits for the same write lock")
         opening.waits()
         opening.check()
-        self._changed.wait(min(POLL_S, max(0.0, deadline - time.monotonic())))
+        self._changed.wait(min(POLL_S, left_s))
 
     # -- the lock service
 
-    def _ask(self, ino: int, path: bytes, pid: int, wait_s: float, opening: Opening) -> Lock:
+    def _ask(self, request: Acquire, silent_s: float, opening: Opening) -> Lock:
         """The first attempt does not wait at the service, so its answer tells at once that the returns have arrived
-        which went along with it."""
-        patience_s = self._session.timeout_s if wait_s > 0 else self._lease.answer_s()
+        which went along with it. Where it has to wait for who keeps the lock, that is a part of the wait."""
+        wait_s, request.wait_s = opening.left_s(), 0.0
+        if wait_s <= 0:
+            silent_s = max(POLL_S, silent_s - opening.taken_s())
         try:
-            return self._ask_once(ino, path, pid, 0.0, self.take_returning(), opening, patience_s)
+            return self._ask_once(request, self.take_returning(), opening, silent_s)
         except errors.WouldBlock:
-            if wait_s <= 0:
+            request.wait_s = wait_s - (time.monotonic() - opening.asked_at)
+            if request.wait_s <= 0:
                 raise
         opening.waits()
         # The service counts a wait from when it grants anything, which after its restart may take a lease.
-        return self._ask_once(ino, path, pid, wait_s, [], opening, wait_s + LEASE_S + self._lease.answer_s())
+        return self._ask_once(request, [], opening, request.wait_s + LEASE_S + self._lease.answer_s())
 
-    def _ask_once(
-        self,
-        ino: int,
-        path: bytes,
-        pid: int,
-        wait_s: float,
-        returned: list[HeldLock],
-        opening: Opening,
-        patience_s: float,
-    ) -> Lock:
-        session, tickets = self._session, self._lease.new_tickets(queue="locks" if wait_s else None)
+    def _ask_once(self, request: Acquire, returned: list[HeldLock], opening: Opening, patience_s: float) -> Lock:
+        tickets = self._lease.new_tickets(queue="locks" if request.wait_s else None)
+        request.ticket, request.returned = tickets[0], returned
         try:
-            request = Acquire(
-                session=session.id,
-                ino=ino,
-                ticket=tickets[0],
-                wait_s=wait_s,
-                returned=returned,
-                path=path,
-                host=session.identity.host,
-                pid=pid,
-                command=command_of(pid),
-            )
-            return self._receive(request, patience_s, opening.interrupted)
+            return self._receive(request, patience_s, opening)
         finally:
             self._lease.over(tickets)
             self.arrived(returned)
 
-    def _receive(self, request: Acquire, patience_s: float, interrupted: Interrupted) -> Lock:
+    def _receive(self, request: Acquire, patience_s: float, opening: Opening) -> Lock:
         sent_s, asked = boottime_s(), False
 
         def attempt(left_s: float) -> Granted:
             nonlocal asked
             request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
-            return self._session.rpc.call(self._lease.url(), "acquire", request, Granted, left_s, interrupted)
+            request.session, opening.asked_at = self._session.id, time.monotonic()
+            url, interrupted = self._lease.url(), opening.interrupted
+            granted: Granted = self._session.rpc.call(url, "acquire", request, Granted, left_s, interrupted)
+            self._check_session(request.session)
+            return granted
 
-        granted: Granted = self._patience.until_answered(attempt, patience_s, interrupted)
+        granted: Granted = self._patience.until_answered(attempt, patience_s, opening.interrupted)
         until_s = self._lease.granted_until_s(sent_s, granted.lease_s)
-        lock = Lock(request.ino, granted.token, until_s, request.pid, request.path)
+        lock = Lock(request.ino, granted.token, until_s, request.pid, request.path, request.session)
         with self._changed:
+            self._check_session(lock.session)
             lock.recalled = granted.wanted or self._recalled_early.get(lock.ino) == lock.token
             self._held[request.ino] = lock
         return lock
+
+    def _check_session(self, session: int) -> None:
+        """What was granted to a session that has ended meanwhile is asked for again: nobody renews it."""
+        if session != self._session.id:
+            raise errors.Starting(f"session {session} has ended, and another has begun")
 
     def _return_for_ever(self) -> None:
         while not self._stopping.is_set():
@@ -385,6 +391,8 @@ class LockTable:
 
     def _all_lost(self) -> None:
         with self._changed:
-            for lock in [*self._held.values(), *self._kept, *self._reservations.locks]:
-                self._lose(lock)
+            for lock in [*self._held.values(), *self._returning.values(), *self._kept, *self._reservations.locks]:
+                if lock.session != self._session.id:
+                    self._lose(lock)
+            self._returning = {ino: lock for ino, lock in self._returning.items() if not lock.lost}
             self._changed.notify_all()

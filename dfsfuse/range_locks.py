@@ -198,7 +198,7 @@ class RangeLockTable:
             # Where the answer took longer than the lease, others may have had what was held before: a new grant revives
             # nothing. It may itself be over, too.
             self.check_lease()
-            self._note_granted((ino, lock.flock, lock.owner), descriptor, path, lock, until_s)
+            self._note_granted(request, descriptor, lock, until_s)
             self.check_lease()
             return granted
         finally:
@@ -233,10 +233,13 @@ class RangeLockTable:
                 raise errors.Interrupted("interrupted while the lock service did not answer")
             time.sleep(pause_s(failures))
 
-    def _note_granted(self, key: Key, descriptor: Any, path: bytes, lock: FileLock, until_s: float) -> None:
+    def _note_granted(self, request: LockRange, descriptor: Any, lock: FileLock, until_s: float) -> None:
+        """WouldBlock where the session has ended meanwhile, to which it was granted: nobody renews it."""
         with self._mutex:
+            if request.session != self._session.id:
+                raise errors.WouldBlock(f"session {request.session} has ended, and another has begun")
             self._until_s = max(self._until_s, until_s)
-            held = self._held.setdefault(key, Held(lock.pid, path))
+            held = self._held.setdefault((request.ino, lock.flock, lock.owner), Held(lock.pid, request.path))
             held.ranges = with_lock(held.ranges, lock.start, lock.end, lock.write)
             held.through.add(descriptor)
 

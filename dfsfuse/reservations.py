@@ -34,19 +34,21 @@ class Reservations:
 
     def ask(self, add: Callable[[list[Lock]], None], interrupted: Interrupted) -> None:
         """`add` gets the new ones before their tickets are over."""
-        inos = [self._session.new_inode() for _ in range(RESERVE)]
+        session, inos = self._session.id, [self._session.new_inode() for _ in range(RESERVE)]
         tickets = self._lease.new_tickets(RESERVE)
         try:
-            tokens, lease_s, sent_s = self._receive(inos, tickets[0], interrupted)
+            tokens, lease_s, sent_s = self._receive(session, inos, tickets[0], interrupted)
             until_s = self._lease.granted_until_s(sent_s, lease_s)
-            fresh = [Lock(ino, token, until_s, 0, b"") for ino, token in zip(inos, tokens, strict=True)]
+            fresh = [Lock(ino, token, until_s, 0, b"", session) for ino, token in zip(inos, tokens, strict=True)]
             add([lock for lock in fresh if lock.token])
         finally:
             self._lease.over(tickets)
 
-    def _receive(self, inos: list[int], first: int, interrupted: Interrupted) -> tuple[list[int], float, float]:
+    def _receive(
+        self, session: int, inos: list[int], first: int, interrupted: Interrupted
+    ) -> tuple[list[int], float, float]:
         """(tokens, lease in s, when it was asked for). Busy while the lock service grants nothing."""
-        request, sent_s = Reserve(session=self._session.id, inos=inos, ticket=first), 0.0
+        request, sent_s = Reserve(session=session, inos=inos, ticket=first), 0.0
 
         def attempt(left_s: float) -> Reserved:
             nonlocal sent_s

@@ -42,11 +42,13 @@ class WaitingOpens:
 
 class Opening:
     """One open, within a `with` block. It waits from `waits` on, or when it has taken POLL_S, as a server does not
-    answer. From then on it counts, and its program is asked whether it was interrupted."""
+    answer. From then on it counts, and its program is asked whether it was interrupted. `wait_s`: how long it waits for
+    who has the lock. `asked_at`: when the lock service was asked last, as time.monotonic."""
 
-    def __init__(self, all_waiting: WaitingOpens, interrupted: Interrupted):
+    def __init__(self, all_waiting: WaitingOpens, interrupted: Interrupted, wait_s: float = 0.0):
         self._all, self._interrupted = all_waiting, interrupted
         self._since, self._waits = time.monotonic(), False
+        self._until, self.asked_at = self._since + wait_s, self._since
 
     def __enter__(self) -> "Opening":
         return self
@@ -54,6 +56,12 @@ class Opening:
     def __exit__(self, *_: object) -> None:
         if self._waits:
             self._all.remove()
+
+    def left_s(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+    def taken_s(self) -> float:
+        return time.monotonic() - self._since
 
     def waits(self) -> None:
         """Raises Busy beyond the bound."""

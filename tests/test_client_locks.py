@@ -117,6 +117,49 @@ def test_a_lock_whose_return_is_under_way_is_asked_for_after_it(service, pool):
     table.close()
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_return_that_is_not_answered_is_waited_for_as_long_as_a_server(service, pool, monkeypatch, wait):
+    """Goal: S13. While the lock service is cut off, an open of a file that was closed a moment ago ends as any other
+    that has to ask it: soon where it does not wait."""
+    monkeypatch.setattr("dfsfuse.lock_lease._ANSWER_S", 0.1)
+    service.timeout_s = 1.0
+    table = LockTable(service, LockLease(service), 10.0)
+    table.start()
+    table.release(table.acquire(7, PATH, 1), 1)
+    service.arrives.clear()
+    try:
+        assert service.releasing.wait(10)
+        began = time.monotonic()
+        opening: Future[Lock] = pool.submit(table.acquire, 7, PATH, 1, wait=wait)
+        with pytest.raises(errors.TimedOut):
+            opening.result(5)
+        assert (time.monotonic() - began > 0.9) == wait
+    finally:
+        service.arrives.set()
+    table.close()
+
+
+def test_a_wait_for_who_keeps_the_lock_is_part_of_the_wait(service, monkeypatch):
+    """Goal: S5. Where the first answer takes its time, as the service asks a client that does not answer, the open
+    waits for so much less."""
+    asked, call = list[float](), service.call
+
+    def answer(url: str, operation: str, request: Message, *more: Any) -> Any:
+        if isinstance(request, Acquire):
+            asked.append(request.wait_s)
+            threading.Event().wait(0.3)
+        return call(url, operation, request, *more)
+
+    service.call, service.held = answer, {7, 8}
+    with pytest.raises(errors.Busy):
+        LockTable(service, LockLease(service), 10.0).acquire(7, PATH, 1)
+    assert asked[0] == 0.0
+    assert 9.0 < asked[1] < 9.71
+    with pytest.raises(errors.Busy):
+        LockTable(service, LockLease(service), 0.2).acquire(8, PATH, 1)
+    assert asked[2:] == [0.0]
+
+
 def test_opens_that_are_not_answered_are_bounded_and_interruptible(service, pool):
     """Goal: while the lock service is silent, opens beyond the bound are refused at once, so that driver threads stay
     free for others; and those that wait end when their programs are interrupted."""

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +21,14 @@ from dfsfuse.messages import (
     ReleaseLocks,
     RenewLocks,
     Reserve,
+    Reserved,
     WantedLocks,
     WatchLocks,
 )
 from dfsfuse.recalling import Recalling
 from servers.locks import Locks
 
-INO, PATH, PID, OTHER = 7, b"/file", 1, 2
+INO, PATH, PID, OTHER, NEXT = 7, b"/file", 1, 2, 3
 
 
 class Service:
@@ -40,9 +42,17 @@ class Service:
         self.core, self.asked = Locks(), []
         self.core.begin(1, [], self.now_s)
         self.meanwhile = lambda: None
+        self._tables: list[Callable[[], None]] = []
         self._inos, self._tickets = itertools.count(100), itertools.count(1)
 
-    def on_new_session(self, tell: Any) -> None: ...
+    def on_new_session(self, tell: Callable[[], None]) -> None:
+        self._tables.append(tell)
+
+    def begin_session(self) -> None:
+        """The directory has ended the former one, of which the lock service has not heard."""
+        self.id = NEXT
+        for tell in self._tables:
+            tell()
 
     def new_inode(self) -> int:
         return next(self._inos)
@@ -54,7 +64,7 @@ class Service:
             case Acquire():
                 return self._acquire(request)
             case Reserve():
-                return self.core.reserve(request, self.now_s)
+                return self._reserve(request)
             case ReleaseLocks():
                 self.core.release(request, self.now_s)
                 return Nothing()
@@ -63,6 +73,12 @@ class Service:
         assert isinstance(request, WatchLocks)
         self.core.release(ReleaseLocks(request.session, request.returned), self.now_s)
         return WantedLocks(self.core.watch(request, self.now_s)[0])
+
+    def _reserve(self, request: Reserve) -> Reserved:
+        reserved = self.core.reserve(request, self.now_s)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return reserved
 
     def _acquire(self, request: Acquire) -> Granted:
         self.core.release(ReleaseLocks(request.session, request.returned), self.now_s)
@@ -316,3 +332,38 @@ def test_a_client_that_does_not_hear_keeps_nothing(service):
     table = LockTable(service, LockLease(service), 10.0)
     table.release(table.acquire(INO, PATH, PID), PID, keep=True)
     assert [held.ino for held in table.take_returning()] == [INO]
+
+
+def test_a_grant_to_a_session_that_has_ended_meanwhile(service, client):
+    """Goal: S5. Nobody renews it, whatever the next session renews: the open has no lock by it, and asks again. What it
+    gets then is the next session's, and stays where that was granted before the tables have heard of it."""
+    service.meanwhile = service.begin_session
+    with pytest.raises(errors.Busy):
+        client.open()
+    assert not client.table.has(INO)
+    assert client.table.reserve(PATH, PID).session == NEXT
+    service.now_s += LEASE_S
+    lock = client.open()
+    assert service.holder() == NEXT
+    service.begin_session()
+    assert lock.held_now()
+    assert client.table.held(INO) is lock
+
+
+def test_reserved_locks_of_a_session_that_has_ended_meanwhile(service, client):
+    """Goal: S5. They are passed over, and others are asked for."""
+    service.meanwhile = service.begin_session
+    lock = client.table.reserve(PATH, PID)
+    assert lock.held_now()
+    assert service.asked == ["reserve", "reserve"]
+
+
+def test_a_lock_that_is_returning_ends_with_its_session(service, client):
+    """Goal: S5. An open does not take it back, nor is it given back once more."""
+    client.table.release(client.open(), PID)
+    service.begin_session()
+    assert client.give_back() == []
+    with pytest.raises(errors.Busy):
+        client.open()
+    service.now_s += LEASE_S
+    assert client.open().session == NEXT

@@ -123,6 +123,24 @@ def test_a_stopped_mount_asks_anew(shared, folders):
     stopped.unmount()
 
 
+def test_a_wait_for_a_mount_that_does_not_answer_is_no_longer_than_others(shared, folders):
+    """Goal: S5. A wait ends with EBUSY after `lock_wait_s`, what the service asks the mount that keeps the lock for
+    included."""
+    stopped, waiting = shared.mount(), shared.mount("--lock-wait", "2")
+    (stopped.point / folders[0].name / "awaited").write_text("kept")
+    wait_until_kept(shared, "awaited")
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with error(errno.EBUSY):
+            append(waiting.point / folders[0].name / "awaited", "more")
+        assert 1.9 < time.monotonic() - started < 2.8
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    for mount in (stopped, waiting):
+        mount.unmount()
+
+
 def test_kept_locks_over_a_restart_of_the_lock_service(shared, folders):
     """Goal: S5. They are re-asserted like those that programs use, and asked for."""
     for name in ("a", "b"):

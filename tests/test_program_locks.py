@@ -96,7 +96,7 @@ class Client:
             id=number, rpc=self.rpc, cluster=where, timeout_s=20.0, identity=SimpleNamespace(host="here"),
             on_new_session=lambda tell: None, heard_s=math.inf,
         )  # fmt: skip
-        self.lease = LockLease(session)
+        self.session, self.lease = session, LockLease(session)
         self.ranges = RangeLockTable(session, self.lease, LockTable(session, self.lease, 5.0))
         self.below: Any = Below(self.ranges)
         self.locks = ProgramLocks(session, self.ranges, self.below, None)
@@ -210,6 +210,24 @@ def test_a_process_that_closes_before_its_content_is_sent(two, service):
     client.below.failing = errors.TimedOut("the directory is away")
     client.locks.flushed(file, 1, False)
     assert not service.held()
+
+
+def test_a_lock_that_was_granted_to_a_session_that_has_ended_meanwhile(two, service, monkeypatch):
+    """Goal: S7. Nobody renews it, so the program has not got it."""
+    client, other = two
+    session, call = client.session, client.rpc.call
+
+    def answer_late(*request: Any) -> Any:
+        answer = call(*request)
+        session.id = 3
+        return answer
+
+    monkeypatch.setattr(client.rpc, "call", answer_late)
+    file = descriptor()
+    with pytest.raises(errors.WouldBlock):
+        client.set(file, EXCLUSIVE)
+    assert client.ranges_of(1) == []
+    assert service.held() == {(1, 1): [(0, 1 << 63, True)]}
 
 
 # -- owners and descriptors
