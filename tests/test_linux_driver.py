@@ -564,6 +564,27 @@ def test_a_look_up_of_another_program_that_was_begun_before(kernel):
     assert kernel.fs.handles == []
 
 
+def test_a_look_up_that_was_begun_before_and_that_another_program_has_found_out(kernel):
+    """Goal: S2. As above, and before the second look a third program finds out that the name leads elsewhere, so the
+    node has none: it is not opened by its inode either."""
+    one, two = kernel.fs.add(b"file"), kernel.fs.add(b"other")
+    kernel.lookup(b"file")
+    look_up = kernel.fs.lookup
+
+    def slow(place):
+        found = look_up(place)
+        kernel.fs.names[1, b"file"] = two
+        kernel.fs.lookup = look_up
+        kernel.driver.answer(kernel.put(request_bytes(fuse.FUSE_OPEN, bytes(8), one, pid=5)))
+        return found
+
+    kernel.fs.lookup = slow
+    kernel.send(request_bytes(fuse.FUSE_LOOKUP, b"file\0"))
+    assert open_as(kernel, 6, one) == errno.ESTALE
+    assert open_as(kernel, 5, one) == errno.ESTALE
+    assert kernel.fs.handles == []
+
+
 def test_a_file_that_no_name_leads_to(kernel):
     """Goal: S11. An unlinked file that is open is opened once more through /proc, for which the kernel looks nothing up
     when it is told to."""

@@ -36,16 +36,17 @@ class Node:
     a folder, all that it was told: programs go on with it when it is removed. `again`: it was looked up again since
     `Nodes.surplus` has last come by.
 
-    `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it
-    was begun. `backing` is the id of the file that the kernel reads itself, 0: none. `superseded`, `calm_until`
-    (monotonic) and `several` (its inode has, or had, other nodes): see above. `writing` opens for writing are under
-    way. `stored` is the place of the byte that the kernel was given last (fuse_forgetting.py), -1: it does not matter.
+    `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it was
+    begun, `found_at` when one has found it last. `backing` is the id of the file that the kernel reads itself, 0: none.
+    `superseded`, `calm_until` (monotonic) and `several` (its inode has, or had, other nodes): see above. `writing`
+    opens for writing are under way. `stored` is the place of the byte that the kernel was given last
+    (fuse_forgetting.py), -1: it does not matter.
     """
 
     __slots__ = (
-        "id", "ino", "lookups", "name", "was", "looked_at", "opens", "users", "content", "pages", "told", "told_at",
-        "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing", "drops",
-        "dropped", "stored",
+        "id", "ino", "lookups", "name", "was", "looked_at", "found_at", "opens", "users", "content", "pages", "told",
+        "told_at", "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing",
+        "drops", "dropped", "stored",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
@@ -55,7 +56,7 @@ class Node:
         self.calm_until, self.stored = 0.0, -1
         self.name: Name | None = None
         self.was: Name | None = None
-        self.looked_at = 0.0
+        self.looked_at = self.found_at = 0.0
         self.content: Content | None = None
         self.pages: tuple[int, int] | None = None
         self.told = 0

@@ -105,7 +105,7 @@ class Nodes:
             else:
                 node.again = True
             node.lookups += 1
-            node.looked_at = max(node.looked_at, begun_at)
+            node.looked_at, node.found_at = max(node.looked_at, begun_at), time.monotonic()
             if name is not None and node.name != name:
                 self._give_name(node, name)
             return node

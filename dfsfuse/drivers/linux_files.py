@@ -154,9 +154,9 @@ class Files:
         without a pause must not see ESTALE. Only where the kernel has taken the answer to another program's look-up
         for it, which was begun before this call, that may be older than what the call must see.
 
-        A name in doubt counts as one that leads elsewhere: another program may just have found out that it does."""
-        named, (place, shown) = node.name, self._nodes.place_of(node)
-        name = named or node.was
+        A name in doubt counts as one that leads elsewhere: another program may just have found out that it does. What
+        was not looked up since has no name, and is opened through /proc."""
+        begun, name, (place, shown) = time.monotonic(), node.name or node.was, self._nodes.place_of(node)
         try:
             if place[0] != ROOT_INO or not place[1]:
                 raise Stale("no names lead to it")
@@ -164,16 +164,17 @@ class Files:
         except Stale:
             former, number, when = self._stale.pop(thread, _NEVER)
             again = number == node.id or name is not None and name == former
-            again = again and (named is None or node.looked_at >= when)
+            again = again and (node.looked_at >= when or node.name is None and node.found_at < when)
             if again and time.monotonic() - when < _AGAIN_S:
                 return act((node.ino, ()), shown)
-            self._comes_again(thread, name, node.id)
+            self._comes_again(thread, name, node.id, begun)
             raise
         self._stale.pop(thread, None)
         return done
 
-    def _comes_again(self, thread: int, name: Name | None = None, number: int = 0) -> None:
-        self._stale[thread] = name, number, time.monotonic()
+    def _comes_again(self, thread: int, name: Name | None, number: int = 0, since: float = 0.0) -> None:
+        """`since`: what was looked up from then on is as new as its call must see it (monotonic; 0.0: from now on)."""
+        self._stale[thread] = name, number, since or time.monotonic()
         if len(self._stale) > _STALE_MAX:
             self._stale.clear()
 
