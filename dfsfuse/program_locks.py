@@ -197,9 +197,15 @@ class ProgramLocks:
 
     def _unlock(self, handle: Handle, lock: FileLock) -> None:
         """Where the content cannot be sent, the lock stays: others would read what is older. Only what can never
-        become the file's content holds nobody up."""
+        become the file's content holds nobody up. Who has lost locks hears of it, as what was read since may be old."""
+        self._ranges.check_lease()
         share = handle.share
-        if share is None or not self._ranges.has(share.ino, lock):
+        held = share is not None and self._ranges.has(share.ino, lock)
+        if handle.failed is not None:
+            if held:
+                self._let_go(share.ino, lock)
+            raise handle.failed
+        if not held:
             return
         try:
             self._sharing.settle(handle.content)

@@ -2,6 +2,7 @@
 it: the version that it has opened, what programs here write, and the newest one with the next open."""
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Mount, alive, run_mount, wait_until
+from support import Mount, alive, error, run_mount, wait_until
 
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.drivers.fuse_backing import LEAST_BYTES
@@ -308,6 +309,49 @@ def test_who_locks_reads_what_was_a_hole(fresh):
         assert os.pread(reader, 6, ENTRY_BYTES + 4095) == b"\0news\0"
         assert mapping[ENTRY_BYTES + 4096 : ENTRY_BYTES + 4100] == b"news"
         assert whole(reader) == there.read_bytes()
+
+
+def test_locks_that_are_lost(fresh):
+    """Goal: S7. A client stands still for longer than its lease while a program has locked what it has open in
+    passthrough: that descriptor can be used for nothing but reading, its program changes no names, and its unlock says
+    what has happened. Who has opened the file since the first lock reads nothing either. The next open has what others
+    have written."""
+    first, other = fresh.mount(), fresh.mount()
+    here, there = first.point / "file", other.point / "file"
+    there.write_bytes(noise(1))
+    bring(here)
+    plain, early = os.open(here, os.O_RDONLY), os.open(here, os.O_RDONLY)
+    fcntl.flock(early, fcntl.LOCK_SH)
+    late = os.open(here, os.O_RDONLY)
+    fcntl.flock(late, fcntl.LOCK_SH)
+    assert os.pread(late, SIZE, 0) == os.pread(early, SIZE, 0) == noise(1)
+    with stopped(first):
+        write_locked(there, b"new", 0)
+    for handle in (early, late):
+        for what in (fcntl.LOCK_UN, fcntl.LOCK_SH):
+            with error(errno.EIO):
+                fcntl.flock(handle, what)
+        with error(errno.EIO):
+            os.fsync(handle)
+    with error(errno.EIO):
+        os.pread(late, 3, 0)
+    with error(errno.EIO):
+        os.unlink(here)
+    assert os.pread(early, SIZE, 0) in (noise(1), b"new" + noise(1)[3:])
+    with opened(here) as again:
+        assert os.pread(again, SIZE, 0) == b"new" + noise(1)[3:]
+    with error(errno.EIO):
+        os.close(late)
+    os.close(early)
+    os.close(plain)
+    wait_until(lambda: is_removed(here), "the client has heard of the close")
+    assert os.listdir(other.point) == []
+
+
+def is_removed(file: Path) -> bool:
+    with contextlib.suppress(OSError):
+        os.unlink(file)
+    return file.name not in os.listdir(file.parent)
 
 
 def write_locked(file: Path, data: bytes, offset: int) -> None:

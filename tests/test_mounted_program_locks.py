@@ -796,7 +796,7 @@ def test_a_client_that_slept_through_its_lease(fresh):
             os.kill(client, 18)
 
         wait_until(lambda: errno_of(holder, "os.pread(fd, 10, 0)") == errno.EIO, "the descriptor is of no use")
-        for line in ("os.pwrite(fd, b'x', 0)", "os.fsync(fd)", "lock(fd, 'w', 0, 50)", "lock(fd, 'r', 0, 50)"):
+        for line in ("os.pwrite(fd, b'x', 0)", "os.fsync(fd)", "lock(fd, 'u', 0, 50)", "lock(fd, 'w', 0, 50)"):
             with error(errno.EIO):
                 holder.do(line)
         with error(errno.EIO):

@@ -305,6 +305,17 @@ def test_a_file_that_programs_lock_is_read_through_the_driver(kernel):
     assert opened(kernel, node)[1:] == (DIRECT | ITSELF, 1)
 
 
+def test_a_file_on_which_programs_have_begun_to_use_locks(kernel):
+    """Goal: S7. Who opens it after that is read for by the driver, and so hears of locks that are lost, though the
+    kernel reads it for others."""
+    node = add(kernel)
+    opened(kernel, node)
+    kernel.fs.program_locks.shared.add(node)
+    assert opened(kernel, node)[1:] == (DIRECT | ITSELF, 1)
+    kernel.fs.program_locks.shared.clear()
+    assert opened(kernel, node)[1:] == (ITSELF, 1)
+
+
 def test_a_file_that_the_kernel_does_not_take(kernel):
     """Goal: then it is read through the driver, and not kept as given."""
     kernel.backing.open = lambda fd: 0

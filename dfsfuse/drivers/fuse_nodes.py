@@ -324,7 +324,9 @@ class Nodes:
         if node.backing:
             if lend is None or node.content is not content:
                 raise self._elsewhere(node)
-            return Way(False, past_pages, self._knows_other(node, attributes), node.backing)
+            # A read that reaches the client says when locks are lost.
+            direct = past_pages or self._is_shared(node.ino)
+            return Way(False, direct, self._knows_other(node, attributes), node.backing)
         if node.superseded:
             raise self._elsewhere(node)
         if node.users and node.content is not content:
