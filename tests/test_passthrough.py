@@ -225,7 +225,7 @@ def test_who_comes_again_finds_a_node_that_can_be_written(kernel, now):
     number = kernel.lookup(b"file")
     now[0] += fuse_nodes.CALM_S + 0.1
     opened(kernel, number)
-    kernel.driver.files._comes_again(77)
+    kernel.driver.files._comes_again(77, None)
     again = kernel.lookup(b"file")
     assert again not in (node, number)
     assert opened(kernel, again, os.O_RDWR)[1:] == (0, 0)
