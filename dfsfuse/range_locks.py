@@ -96,7 +96,7 @@ class Held:
 class RangeLockTable:
     def __init__(self, session: Session, lease: LockLease, locks: LockTable):
         self._session, self._lease, self._locks = session, lease, locks
-        self._mutex = threading.Lock()
+        self._mutex, self._losing = threading.Lock(), threading.RLock()
         self._held: dict[Key, Held] = {}
         self._uses: Counter[int] = Counter()
         self._until_s = 0.0
@@ -296,9 +296,11 @@ class RangeLockTable:
         self._lose(lost)
 
     def check_lease(self) -> None:
-        """This client may have slept, or been cut off, for longer than its locks live."""
-        if self._held and boottime_s() >= self._until_s:
-            self._lose_all()
+        """This client may have slept, or been cut off, for longer than its locks live. When this returns, whoever has
+        lost locks by now is told."""
+        with self._losing:
+            if self._held and boottime_s() >= self._until_s:
+                self._lose_all()
 
     def _lose_all(self) -> None:
         with self._mutex:
@@ -306,11 +308,12 @@ class RangeLockTable:
         self._lose(keys)
 
     def _lose(self, keys: list[Key]) -> None:
-        with self._mutex:
-            lost = {key: self._held.pop(key) for key in keys if key in self._held}
-        owners: dict[Any, Owner] = {}
-        for (_, _, number), held in lost.items():
-            log.warning("locks of process %d on %s are lost", held.pid, held.path)
-            owners.update(dict.fromkeys(held.through, Owner(number, held.pid)))
-        for tell in self._on_lost if owners else ():
-            tell(owners)
+        with self._losing:
+            with self._mutex:
+                lost = {key: self._held.pop(key) for key in keys if key in self._held}
+            owners: dict[Any, Owner] = {}
+            for (_, _, number), held in lost.items():
+                log.warning("locks of process %d on %s are lost", held.pid, held.path)
+                owners.update(dict.fromkeys(held.through, Owner(number, held.pid)))
+            for tell in self._on_lost if owners else ():
+                tell(owners)

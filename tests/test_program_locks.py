@@ -471,6 +471,25 @@ def test_a_client_that_slept_notices_before_it_locks_or_renews(two, monkeypatch)
     assert client.below.lost == {file}
 
 
+def test_who_looks_while_a_loss_is_told(two, monkeypatch):
+    """Goal: S7. Another thread has just found that the locks are lost, and is telling: who looks meanwhile does not go
+    on as if nothing had been lost."""
+    client, _ = two
+    client.set(descriptor(), SHARED)
+    looking, alive = threading.Thread(target=client.ranges.check_lease), []
+
+    def tell(_: object) -> None:
+        looking.start()
+        looking.join(0.1)
+        alive.append(looking.is_alive())
+
+    client.ranges.on_lost(tell)
+    monkeypatch.setattr("dfsfuse.range_locks.boottime_s", lambda: time.clock_gettime(time.CLOCK_BOOTTIME) + 9)
+    client.ranges.check_lease()
+    looking.join()
+    assert alive == [True]
+
+
 @pytest.mark.parametrize("sent_s", [7.5, 0.5])
 def test_a_grant_that_arrives_after_the_lease_revives_nothing(two, monkeypatch, sent_s):
     """Goal: S7. A client that was cut off while it asked for another lock has lost those that it had by then, as others
