@@ -42,7 +42,7 @@ def _close_for_nobody(tx: Transaction, problem: Problem, now_ns: int) -> bool:
         return False
     tx.delete(key)
     if inode is not None:
-        versions.closed(tx, problem.ino, inode, records.as_number(problem.name))
+        versions.closed(tx, problem.ino, inode, [records.as_number(problem.name)])
         tree.forget_unnamed(tx, problem.ino, inode)
     return True
 

@@ -99,6 +99,11 @@ def has_any(tx: Reader, ino: int) -> bool:
     return bool(tx.range(*records.within(b"o" + records.number(ino)), 1))
 
 
-def is_open(tx: Reader, ino: int, version: int) -> bool:
+def versions(tx: Reader, ino: int) -> set[int]:
+    """Those that somebody has open."""
     rows = tx.range(*records.within(b"o" + records.number(ino)), _VERSIONS_MAX)
-    return any(row_key[17:] == records.number(version) for row_key, _ in rows)
+    return {records.as_number(row_key[17:]) for row_key, _ in rows}
+
+
+def is_open(tx: Reader, ino: int, version: int) -> bool:
+    return version in versions(tx, ino)

@@ -96,6 +96,7 @@ def remember(tx: Transaction, request: Change, reply: bytes) -> None:
 
 def close_rows(tx: Transaction, session: int, closed: list[Closed]) -> None:
     """Delete open rows, or keep them for reading, unless the session has opened the same version again since."""
+    gone = []
     for row in closed:
         latest = open_rows.get(tx, row.ino, session, row.version)
         if latest is None or latest.opening > row.opening:
@@ -103,15 +104,20 @@ def close_rows(tx: Transaction, session: int, closed: list[Closed]) -> None:
         if row.kept:
             open_rows.only_for_reading(tx, row.ino, session, latest)
         else:
-            _close(tx, session, latest)
+            gone.append(latest)
+    _close(tx, session, gone)
 
 
-def _close(tx: Transaction, session: int, row: OpenRow) -> None:
-    tx.delete(open_rows.key(row.ino, session, row.version))
-    inode = records.get_inode(tx, row.ino)
-    if inode is not None:
-        versions.closed(tx, row.ino, inode, row.version)
-        forget_unnamed(tx, row.ino, inode)
+def _close(tx: Transaction, session: int, rows: list[OpenRow]) -> None:
+    closed: dict[int, list[int]] = {}
+    for row in rows:
+        tx.delete(open_rows.key(row.ino, session, row.version))
+        closed.setdefault(row.ino, []).append(row.version)
+    for ino, numbers in closed.items():
+        inode = records.get_inode(tx, ino)
+        if inode is not None:
+            versions.closed(tx, ino, inode, numbers)
+            forget_unnamed(tx, ino, inode)
 
 
 # -- the end
@@ -132,12 +138,9 @@ def _end(tx: Transaction, session: int, stays: Callable[[OpenRow], bool]) -> Ses
     record = records.get_record(tx, records.session_key(session), SessionRecord)
     if record is None:
         return None
-    kept = set()
-    for row in open_rows.of_session(tx, session):
-        if stays(row):
-            kept.add(row.ino)
-        else:
-            _close(tx, session, row)
+    rows = open_rows.of_session(tx, session)
+    kept = {row.ino for row in rows if stays(row)}
+    _close(tx, session, [row for row in rows if not stays(row)])
     _forget_replies(tx, session, record)
     if kept:
         record.gone, record.kept_files = True, len(kept)

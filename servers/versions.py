@@ -110,11 +110,16 @@ def _hold(tx: Transaction, ino: int, inode: Inode, content: Content) -> None:
     inode.beside = True
 
 
-def closed(tx: Transaction, ino: int, inode: Inode, version: int) -> None:
-    """An open row of this version is gone."""
-    if inode.beside and tx.get(_held_key(ino, version)) is not None and not open_rows.is_open(tx, ino, version):
+def closed(tx: Transaction, ino: int, inode: Inode, numbers: list[int]) -> None:
+    """Open rows of these versions are gone. Together, as each look at what is still needed is at all that is kept."""
+    if not inode.beside:
+        return
+    still = open_rows.versions(tx, ino)
+    gone = [key for key in (_held_key(ino, version) for version in {*numbers} - still) if tx.get(key) is not None]
+    if gone:
         with keeping(tx, ino, inode):
-            tx.delete(_held_key(ino, version))
+            for key in gone:
+                tx.delete(key)
 
 
 def forget(tx: Transaction, ino: int, inode: Inode) -> None:

@@ -174,3 +174,24 @@ def _change(volume: Volume, choose: random.Random, passing: set[bytes]) -> None:
     else:
         volume.change(messages.Rename(names=[name], new_names=[new]))
         passing.add(new)
+
+
+def _rows_to_close(count: int) -> int:
+    """How many rows a renewal touches that closes so many versions of one file, none of which is the newest."""
+    volume = Volume(CountingStore(MemoryStore()))
+    ino, reader = volume.make("f").ino, volume.begin()
+    closed = []
+    for number in range(count + 1):
+        volume.commit(ino, b"%d" % number)
+        opened = volume.open(ino, reader, opening=1)
+        closed.append(messages.Closed(ino, opened.attributes.version, 1))
+    before = volume.store.rows
+    volume.core.renew(messages.Renew(session=reader, closed=closed[:-1]), volume.now_s)
+    return volume.store.rows - before
+
+
+def test_many_versions_that_are_closed_together() -> None:
+    """Goal: who opens one file again and again while another client writes it closes hundreds of versions with one
+    renewal: each costs the same, and nobody waits for it."""
+    few, many = _rows_to_close(100), _rows_to_close(400)
+    assert many < 4 * few * 1.2
