@@ -38,8 +38,8 @@ class Node:
 
     `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it was
     begun, `found_at` when one has found it last. `backing` is the id of the file that the kernel reads itself, 0: none.
-    `superseded`, `calm_until` (monotonic) and `several` (its inode has, or had, other nodes): see above. `writing`
-    opens for writing are under way. `stored` is the place of the byte that the kernel was given last
+    `superseded`, `calm_until` (monotonic) and `several` (its inode has, or had, other nodes): see fuse_nodes.py.
+    `writing` opens for writing are under way. `stored` is the place of the byte that the kernel was given last
     (fuse_forgetting.py), -1: it does not matter.
     """
 

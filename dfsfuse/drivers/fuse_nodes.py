@@ -135,8 +135,7 @@ class Nodes:
             self._several[node.ino].append(node)
 
     def take_superseded(self) -> list[Node]:
-        """The nodes that were superseded since this was asked last: the kernel is to ask for their
-        attributes again."""
+        """The nodes that were superseded since this was asked last: the kernel is to ask for their attributes again."""
         if not self._superseded:
             return []
         with self._mutex:
