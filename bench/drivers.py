@@ -6,13 +6,12 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.__main__ import ROOT, wait_for_end
+from bench.mounts import mounted
 from bench.workloads import Rows, expect, get, median_us, put, scratch, text
 
 DRIVERS = ("linux", "fusepy")
@@ -37,20 +36,12 @@ def main() -> int:
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Rows]]:
     mounts = {driver: folder / driver for driver in DRIVERS}
     passes: dict[str, list[Rows]] = {driver: [] for driver in DRIVERS}
-    try:
-        for driver, mount in mounts.items():
-            mount.mkdir()
-            command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), "--driver", driver]
-            subprocess.run([*command, str(mount)], check=True, stdout=subprocess.DEVNULL)
+    with mounted(folder / "home", {mount: ["--driver", driver] for driver, mount in mounts.items()}):
         for number in range(arguments.rounds):
             print(f"pass {number + 1} of {arguments.rounds}", file=sys.stderr)
             for driver, mount in mounts.items():
                 passes[driver].append(one_pass(mount, arguments.files, arguments.megabytes))
-        return passes
-    finally:
-        for mount in mounts.values():
-            subprocess.run(["umount", str(mount)], check=False, stderr=subprocess.DEVNULL)
-        wait_for_end(folder / "home")
+    return passes
 
 
 def one_pass(mount: Path, files: int, megabytes: int) -> Rows:

@@ -14,14 +14,14 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.__main__ import ROOT, memory_mb, wait_for_end
+from bench.__main__ import memory_mb
+from bench.mounts import mounted
 from bench.workloads import Rows, expect, get, listing, put, small_files, text
 from dfsfuse.messages import Create
 from servers import tree
@@ -51,19 +51,11 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def mounted(home: Path, count: int) -> Iterator[list[Path]]:
-    """The mountpoints of so many clients of the cluster in `home`, which ends afterwards."""
+def clients(home: Path, count: int) -> Iterator[list[Path]]:
+    """The mountpoints of so many."""
     points = [home.parent / f"{home.name}-mount-{number}" for number in range(count)]
-    try:
-        for point in points:
-            point.mkdir(exist_ok=True)
-            command = [sys.executable, str(ROOT / "mount.py"), "--home", str(home), str(point)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with mounted(home, dict.fromkeys(points, ())):
         yield points
-    finally:
-        for point in points:
-            subprocess.run(["umount", str(point)], check=False, stderr=subprocess.DEVNULL)
-        wait_for_end(home)
 
 
 # -- files
@@ -72,13 +64,13 @@ def mounted(home: Path, count: int) -> Iterator[list[Path]]:
 def more_files(folder: Path, counts: list[int], rounds: int) -> None:
     homes = {count: folder / f"files-{count}" for count in counts}
     for count, home in homes.items():
-        with mounted(home, 1):
+        with clients(home, 1):
             pass
         began = time.perf_counter()
         fill(home, count)
         print(f"a volume of {count} files was made in {time.perf_counter() - began:.0f} s", flush=True)
     with contextlib.ExitStack() as stack:
-        points = {count: stack.enter_context(mounted(home, 2)) for count, home in homes.items()}
+        points = {count: stack.enter_context(clients(home, 2)) for count, home in homes.items()}
         passes = [{count: everyday(*points[count], count, number) for count in counts} for number in range(rounds)]
         show(counts, passes)
         for count, home in homes.items():
@@ -125,7 +117,7 @@ def show(counts: list[int], passes: list[dict[int, Rows]]) -> None:
 
 
 def more_mounts(folder: Path, counts: list[int], rounds: int, seconds: float) -> None:
-    with mounted(folder / "mounts", max(counts)) as points:
+    with clients(folder / "mounts", max(counts)) as points:
         rates = {count: [together(points[:count], seconds) for _ in range(rounds)] for count in counts}
     medians = {count: statistics.median(values) for count, values in rates.items()}
     print(f"{'mounts':>8} {'files a second':>16} {'of the best':>12}")

@@ -9,14 +9,13 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.__main__ import ROOT, wait_for_end
+from bench.mounts import mounted
 from bench.workloads import Rows, expect, get, median_us
 
 PLACES = {"passthrough": ["--passthrough", "auto"], "without": ["--passthrough", "off"], "local": None}
@@ -40,23 +39,15 @@ def main() -> int:
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Rows]]:
     places = {place: folder / place for place in PLACES}
     passes: dict[str, list[Rows]] = {place: [] for place in PLACES}
-    try:
-        for place, point in places.items():
-            point.mkdir()
-            if PLACES[place] is not None:
-                command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), *PLACES[place]]
-                subprocess.run([*command, str(point)], check=True, stdout=subprocess.DEVNULL)
+    places["local"].mkdir()
+    with mounted(folder / "home", {places[place]: options for place, options in PLACES.items() if options is not None}):
         for place, point in places.items():
             prepare(point, place, arguments.megabytes)
         for number in range(arguments.rounds):
             print(f"pass {number + 1} of {arguments.rounds}", file=sys.stderr)
             for place, point in places.items():
                 passes[place].append(one_pass(point / place, arguments.megabytes << 20))
-        return passes
-    finally:
-        for place in PLACES:
-            subprocess.run(["umount", str(places[place])], check=False, stderr=subprocess.DEVNULL)
-        wait_for_end(folder / "home")
+    return passes
 
 
 def prepare(point: Path, place: str, megabytes: int) -> None:
