@@ -29,6 +29,17 @@ class Pause:
     def __init__(self):
         self._reached, self._go_on = threading.Event(), threading.Event()
 
+    def before(self, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> "Pause":
+        """Who calls `owner.name` stops first."""
+        call = getattr(owner, name)
+
+        def paused(*arguments: Any) -> Any:
+            self.here()
+            return call(*arguments)
+
+        monkeypatch.setattr(owner, name, paused)
+        return self
+
     def here(self) -> None:
         self._reached.set()
         assert self._go_on.wait(DEADLINE_S)
@@ -141,13 +152,7 @@ def test_close_during_the_making_of_a_copy_gets_the_error(client: OneClient, mon
     """Goal: S6: a descriptor whose close() comes while another's refused content is being kept fails as that does, and
     one copy is made."""
     one, two = refused(client)
-    pause, bring = Pause(), salvage.bring_all
-
-    def bring_all(content: Any, transfer: Any) -> Any:
-        pause.here()
-        return bring(content, transfer)
-
-    monkeypatch.setattr(salvage, "bring_all", bring_all)
+    pause = Pause().before(salvage, "bring_all", monkeypatch)
     # Both have passed the look at what has failed before.
     first = Background(lambda: client.flush(one))
     pause.reached()
@@ -162,13 +167,7 @@ def test_close_during_the_making_of_a_copy_gets_the_error(client: OneClient, mon
 def test_a_refused_content_is_kept_once(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: nobody else's commit is refused between one's refusal and the copy: one copy, not one for each close()."""
     one, two = refused(client)
-    pause, keep = Pause(), client.copies.keep
-
-    def kept(*arguments: Any) -> bytes:
-        pause.here()
-        return keep(*arguments)
-
-    monkeypatch.setattr(client.copies, "keep", kept)
+    pause = Pause().before(client.copies, "keep", monkeypatch)
     first = Background(lambda: client.flush(one))
     pause.reached()
     second = Background(lambda: pytest.raises(errors.VersionConflict, client.files._commit, two, False))
@@ -190,16 +189,10 @@ def test_an_open_that_truncates_spares_the_copy(client: OneClient, monkeypatch: 
     O_TRUNC: the program cuts the file's newest version, and the copy has what it was made for."""
     failed_to_close(client, "f", b"unsent")
     client.session.refusal = errors.LockLost("another client has opened the file")
-    pause, keep = Pause(), client.copies.keep
-
-    def kept(*arguments: Any) -> bytes:
-        client.session.refusal = None
-        pause.here()
-        return keep(*arguments)
-
-    monkeypatch.setattr(client.copies, "keep", kept)
+    pause = Pause().before(client.copies, "keep", monkeypatch)
     retry = Background(client.unsent.retry)
     pause.reached()
+    client.session.refusal = None
     opening = Background(lambda: client.open("f", os.O_RDWR | os.O_TRUNC))
     assert opening.waits()
     pause.go_on()
@@ -212,13 +205,7 @@ def test_an_open_that_truncates_spares_the_copy(client: OneClient, monkeypatch: 
 def test_a_truncation_spares_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: S6: as above, for a descriptor that was open before: its file is the copy's by then, so it has failed."""
     one, two = refused(client)
-    pause, keep = Pause(), client.copies.keep
-
-    def kept(*arguments: Any) -> bytes:
-        pause.here()
-        return keep(*arguments)
-
-    monkeypatch.setattr(client.copies, "keep", kept)
+    pause = Pause().before(client.copies, "keep", monkeypatch)
     first = Background(lambda: client.flush(one))
     pause.reached()
     second = Background(lambda: pytest.raises(errors.VersionConflict, client.files.resize, two, 0))
