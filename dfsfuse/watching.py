@@ -22,7 +22,7 @@ class Watching:
 
     def __init__(self, session: Session, attributes: AttributeTable):
         self._session, self._attributes = session, attributes
-        self._epoch = self._heard = 0
+        self._epoch = self._heard = self._number = 0
         poll = LongPoll("watch", self.watch, _SILENCE)
         self.start, self.stop, self.join = poll.start, poll.stop, poll.join
         session.on_new_session(attributes.end_lease)
@@ -31,9 +31,11 @@ class Watching:
     def watch(self) -> None:
         """Wait once for what the directory has to tell."""
         table, session = self._attributes, self._session
+        self._number += 1
         request = Watch(
-            session=session.id, epoch=self._epoch, heard=self._heard, dropped=table.dropped(), doubts=table.doubts()
-        )
+            session=session.id, epoch=self._epoch, number=self._number, heard=self._heard, dropped=table.dropped(),
+            doubts=table.doubts(),
+        )  # fmt: skip
         sent_s = boottime_s()
         watched: Watched = session.rpc.call(session.url, "watch", request, Watched, _ANSWER_S)
         if request.session == session.id:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
+from dfsfuse import errors
 from dfsfuse.messages import EVERYTHING, Broken, Watch, Watched
 
 PER_SESSION_MAX = 1 << 20
@@ -67,6 +68,7 @@ class Promises:
         self._lease_s = lease_s + GRACE_S
         self._epochs = count(epoch)
         self._watchers: dict[int, _Watcher] = {}
+        self._latest: dict[int, int] = {}
         self._holders: dict[int, set[int]] = {}
         self._changing: Counter[int] = Counter()
         self._telling: set[int] = set()
@@ -75,8 +77,10 @@ class Promises:
     # -- what sessions ask
 
     def watch(self, request: Watch, now_s: float) -> Watched | None:
-        """What to answer at once; None: there is nothing to tell yet."""
+        """What to answer at once; None: there is nothing to tell yet. OutOfSequence for one that a later one has
+        overtaken: what it says of its epoch, and of what was dropped, is not so any more."""
         session = request.session
+        self._check_latest(session, request.number)
         watcher = self._live(session, now_s)
         if watcher is None or watcher.epoch != request.epoch:
             return Watched(epoch=self._begin(session, now_s), void=True)
@@ -89,6 +93,13 @@ class Promises:
             return self.news(session, watcher.epoch)
         self._telling.discard(session)
         return None
+
+    def _check_latest(self, session: int, number: int) -> None:
+        if number:
+            latest = self._latest.get(session, 0)
+            if number <= latest:
+                raise errors.OutOfSequence(f"watch {number} of session {session}: {latest} has come before")
+            self._latest[session] = number
 
     def news(self, session: int, epoch: int) -> Watched:
         """All that the session has not heard in this epoch; nothing if that has ended."""
@@ -118,6 +129,7 @@ class Promises:
         """The session has ended: it uses nothing any more."""
         self._forget(session)
         self._strangers.pop(session, None)
+        self._latest.pop(session, None)
 
     # -- changes
 

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from dfsfuse import errors
 from dfsfuse.messages import EVERYTHING, Broken, Watch
 from servers.promises import GRACE_S, Promises
 
@@ -153,6 +154,21 @@ def test_who_comes_back_after_a_start_hears_of_what_it_was_promised_since():
     assert clients.waits(waits)
     clients.watch(A)
     assert not clients.waits(waits)
+
+
+@pytest.mark.parametrize("late", [{"epoch": 5}, {"dropped": [FILE]}])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_watch_that_comes_late_says_nothing(late, number):
+    """Goal: S2. One that the network has held back, or delivers twice, is refused: it neither begins another epoch, of
+    which its client does not hear, nor drops what has been promised since. (Simulator, seed 9101.)"""
+    clients = Clients().begin(A)
+    assert clients.core.watch(Watch(session=A, epoch=clients.epochs[A], number=2), clients.now_s) is None
+    assert clients.promise(A, FILE)
+    with pytest.raises(errors.OutOfSequence):
+        clients.core.watch(Watch(**{"session": A, "epoch": clients.epochs[A], "number": number} | late), clients.now_s)
+    assert [session for session, _ in clients.tell((FILE, b""))] == [A]
+    clients.core.end(A)
+    assert clients.core.watch(Watch(session=A, number=1), clients.now_s).void
 
 
 def test_what_is_dropped_is_not_told():

@@ -26,11 +26,14 @@ class Watch(Message, kw_only=True):
     """Wait for what breaks the session's promises. Each one renews the lease of all promises, and says that the events
     up to `heard` are heard: nothing of what they name is used any more.
 
-    `epoch` is that of the answer before; 0: there was none. `dropped`: inodes of which nothing need be told any more.
-    `doubts` are not executed from now on, if they have not been: they would break this client's own promises."""
+    `epoch` is that of the answer before; 0: there was none. `number` rises with each: one that a later one has
+    overtaken, or that has been answered before, is refused (0: they are taken as they come). `dropped`: inodes of which
+    nothing need be told any more. `doubts` are not executed from now on, if they have not been: they would break this
+    client's own promises."""
 
     session: int
     epoch: int = 0
+    number: int = 0
     heard: int = 0
     dropped: list[int] = []
     doubts: list[Doubt] = []
