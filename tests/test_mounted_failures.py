@@ -180,6 +180,10 @@ def test_killed_client_keeps_what_was_not_closed(fresh):
     assert f"/{copy}" in Dfs(fresh)("status").decode()
     os.rename(other.point / copy, other.point / "merged")
     assert Dfs(fresh).json("status")["copies_made"] == [], "somebody has dealt with it"
+    for mount in (victim, other):
+        mount.unmount()
+    wait_until(lambda: not processes_of(fresh.home), "the cluster ends")
+    assert b"whether they are still there is told when the directory answers" in Dfs(fresh).run("status").stdout
 
 
 def test_unsent_content_that_lost_its_base_becomes_a_copy(fresh):

@@ -32,6 +32,9 @@ _GONE = (
     "are based on are kept until its next mount, as long as KEPT says, or until dfs forget SESSION"
 )
 
+_LISTED = "each is listed until it is removed or renamed"
+_LISTED_LAST = "whether they are still there is told when the directory answers"
+
 
 class Service(NamedTuple):
     """A server as it is now; `trouble` says why it is not up."""
@@ -175,7 +178,8 @@ def _write(found: Found) -> None:
         titles = ["SIZE", "PATH", "REASON", "CACHE"]
         tables.write_table(titles, map(_upload_row, found.uploads), right=["SIZE"])
     if found.copies:
-        tables.write_line("\nkept as copies beside their files; each is listed until it is removed or renamed:")
+        known = _LISTED if found.whole is not None else _LISTED_LAST
+        tables.write_line(f"\nkept as copies beside their files; {known}:")
         tables.write_table(["MADE", "COPY", "OF", "WHY"], map(_copy_row, found.copies))
 
 
