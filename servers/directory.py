@@ -87,10 +87,12 @@ _unpack = msgspec.msgpack.Decoder(_Remembered).decode
 
 
 class Directory:
-    """The core over one store. `now_ns` is wall-clock time, `now_s` a monotonic one."""
+    """The core over one store. `now_ns` is wall-clock time, `now_s` a monotonic one. `repeated`: what `open`, `change`
+    or `commit` has answered last was answered before, and need not be so any more."""
 
     def __init__(self, store: Store, *, copies: int, volume: bytes, uid: int, gid: int, now_ns: int, now_s: float):
         self._store = store
+        self.repeated = False
         self.copies = copies
         self.copies_min = copies // 2 + 1
         self._heartbeats: dict[str, tuple[float, Server]] = {}
@@ -119,6 +121,7 @@ class Directory:
         return self._store.read(lambda tx: operation(tx, request, now_ns))
 
     def open(self, request: messages.Open) -> messages.Opened:
+        self.repeated = False
         self._check_session(request.session)
         return self._store.transact(lambda tx: content.open_file(tx, request))
 
@@ -141,12 +144,14 @@ class Directory:
 
     def _once(self, request: Change, operation: Callable[[Transaction], Message], kind: type) -> Message:
         """Execute a change and remember its outcome in the same transaction; a repetition gets that outcome."""
+        self.repeated = False
         if request.session == 0:
             return self._store.transact(operation)
 
         def run(tx: Transaction) -> Message:
             known = sessions.remembered(tx, request)
             if known is not None:
+                self.repeated = True
                 return _outcome(known, kind)
             self.attendance.check_wanted(request)
             reply = operation(tx)

@@ -140,7 +140,8 @@ class DirectoryService:
         """Made once those have heard of it whom it concerns."""
 
         def promised() -> Message:
-            return self._callbacks.promise(request.session, apply(), place)
+            reply = apply()
+            return self._callbacks.promise(0 if self.core.repeated else request.session, reply, place)
 
         return self._callbacks.change(request.session, lambda: self.core.touched(request), promised)
 

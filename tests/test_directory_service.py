@@ -448,6 +448,33 @@ def test_what_must_be_durable_waits_for_a_sync() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_said_again_is_not_promised() -> None:
+    """Goal: S2, S14. A change whose answer was lost is asked for again, and answered as before: that is not promised,
+    as another client may have changed it since, which this one was not told; what was made just now is."""
+    operations = DirectoryService(MemoryStore(), 3, "http://d").operations()
+
+    async def ask(name: str, request: messages.Message) -> Any:
+        reply = operations[name].handler(request)
+        return await reply if isawaitable(reply) else reply
+
+    async def scenario() -> None:
+        session = (await ask("begin", messages.Begin(key=bytes(16)))).session
+        asked = messages.Watch(session=session, epoch=0, heard=0)
+        operations["watch"].handler(asked, asyncio.get_running_loop().create_future())
+        file = (await ask("allocate", messages.AllocateInodes(session))).first
+        create = messages.Create(names=[b"old"], ino=file, mode=FILE, session=session, slot=1, sequence=1)
+        rename = messages.Rename(names=[b"old"], new_names=[b"new"], session=session, slot=2, sequence=1)
+        for number in range(2):
+            made = await ask("create", create)
+            assert made.folder.promised == made.attributes.promised == (not number)
+        for number in range(2):
+            assert (await ask("rename", rename)).promised == (not number)
+        found = await ask("lookup", messages.Lookup(names=[b"new"], session=session))
+        assert found.promised
+
+    asyncio.run(scenario())
+
+
 def test_a_durable_commit_over_http(own: Service) -> None:
     """Goal: a durable commit succeeds, and is there after SIGKILL."""
     for name in "ABC":
