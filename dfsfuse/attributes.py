@@ -159,7 +159,7 @@ class AttributeTable:
             floor = self._floor(base)
             if attributes.promised:
                 self._names.promised(base, asked_at, floor)
-            return self._names.put(base, names[0], attributes.ino, asked_at, floor)
+            return self._names.put(base, names[0], attributes.ino, asked_at, floor, attributes.promised)
         if names:
             if asked_at < max(self._void_before, self._paths.get(place, (0.0, 0))[0]):
                 return False
@@ -201,7 +201,7 @@ class AttributeTable:
             self._forget_path(place)
             if folder.promised:
                 self._names.promised(folder.ino, asked_at, floor)
-            self._names.changed(folder.ino, place[1][-1], ino, asked_at, now)
+            self._names.changed(folder.ino, place[1][-1], ino, asked_at, now, folder.promised)
             # Where anything was learnt of the folder since, nobody knows which of the two is the newer.
             self._inodes[folder.ino] = now, folder if unchanged else None
             gone = self._make_room()
@@ -220,7 +220,7 @@ class AttributeTable:
                 self._clear()
             self._forget_paths()
             for (base, names), ino in zip((old, new), led_to, strict=True):
-                self._names.changed(base, names[-1], ino, asked_at, self._clock())
+                self._names.changed(base, names[-1], ino, asked_at, self._clock(), renamed.promised)
                 self._forget_inode(base)
             self._forget_inode(renamed.ino)
             self._forget_inode(renamed.other)
@@ -238,7 +238,7 @@ class AttributeTable:
                 return
             folder, promised = self._ino_at((base, names[:-1]), self._clock())
             if folder > 0 and (promised or len(names) == 1):
-                self._names.changed(folder, names[-1], UNKNOWN, 0.0, self._clock())
+                self._names.changed(folder, names[-1], UNKNOWN, 0.0, self._clock(), promised=False)
                 self._forget_inode(folder)
             else:
                 self._clear()
@@ -312,7 +312,7 @@ class AttributeTable:
             return
         self._forget_inode(ino)
         if name:
-            self._names.changed(ino, name, UNKNOWN, 0.0, self._clock())
+            self._names.changed(ino, name, UNKNOWN, 0.0, self._clock(), promised=False)
         else:
             self._names.forget(ino)
             self._note_broken(ino)

@@ -1,7 +1,8 @@
 """What is known of the names in folders: where each leads, or that it leads nowhere, and since when that is promised.
 
 A name is known as of the moment at which it was asked for. It counts for as long as the folder is promised, if it was
-asked for since then; without a promise for a short hold, which is the caller's to judge.
+promised with the answer; without a promise for a short hold, which is the caller's to judge. A folder that is promised
+also has names that are not: while another client's change of one is under way, that one is told of no more.
 
 Once all entries of a promised folder have been listed, a name that is not here is not there. What changes afterwards is
 entered by its name, be it that nobody knows where it leads.
@@ -26,42 +27,44 @@ class Known(NamedTuple):
 
 
 _NOTHING = Known(UNKNOWN, 0.0, False)
+_NEVER = 0.0, UNKNOWN, False
 
 
 class Folder:
-    """`names`: name -> (asked at, inode number). Nothing that was asked for before `floor` is entered any more."""
+    """`names`: name -> (asked at, inode number, promised). Nothing that was asked for before `floor` is entered any
+    more."""
 
     __slots__ = ("names", "promised_since", "complete", "floor", "absent")
 
     def __init__(self, floor: float):
-        self.names: dict[bytes, tuple[float, int]] = {}
+        self.names: dict[bytes, tuple[float, int, bool]] = {}
         self.promised_since = math.inf
         self.complete = False
         self.floor = floor
         self.absent = 0
 
     def get(self, name: bytes) -> Known:
-        asked_at, ino = self.names.get(name, (0.0, UNKNOWN))
+        asked_at, ino, promised = self.names.get(name, _NEVER)
         if not asked_at:
             return Known(ABSENT, self.floor, True) if self.complete else _NOTHING
-        return Known(ino, asked_at, asked_at >= self.promised_since)
+        return Known(ino, asked_at, promised and asked_at >= self.promised_since)
 
-    def put(self, name: bytes, ino: int, asked_at: float) -> bool:
+    def put(self, name: bytes, ino: int, asked_at: float, promised: bool) -> bool:
         """False: something newer is known of it."""
-        if asked_at < max(self.floor, self.names.get(name, (0.0, 0))[0]):
+        if asked_at < max(self.floor, self.names.get(name, _NEVER)[0]):
             return False
-        self._enter(name, asked_at, ino)
+        self._enter(name, asked_at, ino, promised)
         return True
 
     def changed(self, name: bytes, ino: int, asked_at: float, now: float) -> None:
-        """A change of this client's that was asked for at `asked_at` has made it lead there. If anything was learnt of
-        it since, nobody knows which of the two is the newer."""
-        learnt_at = max(self.floor, self.names.get(name, (0.0, 0))[0])
-        self._enter(name, now, ino if learnt_at < asked_at else UNKNOWN)
+        """A change of this client's that was asked for at `asked_at` has made it lead there, which is promised. If
+        anything was learnt of it since, nobody knows which of the two is the newer."""
+        learnt_at = max(self.floor, self.names.get(name, _NEVER)[0])
+        self._enter(name, now, ino if learnt_at < asked_at else UNKNOWN, True)
 
-    def _enter(self, name: bytes, at: float, ino: int) -> None:
+    def _enter(self, name: bytes, at: float, ino: int, promised: bool) -> None:
         self.absent += ino == ABSENT
-        self.names[name] = at, ino
+        self.names[name] = at, ino, promised
         if self.absent > _ABSENT_MAX:
             self._forget_absent(at)
 
@@ -82,22 +85,22 @@ class Names:
         known = self._folders.get(folder)
         return known.get(name) if known is not None else _NOTHING
 
-    def put(self, folder: int, name: bytes, ino: int, asked_at: float, floor: float) -> bool:
+    def put(self, folder: int, name: bytes, ino: int, asked_at: float, floor: float, promised: bool) -> bool:
         """False: something newer is known."""
         if asked_at <= floor:
             return False
         known = self._folder(folder, floor)
         before = len(known.names)
-        entered = known.put(name, ino, asked_at)
+        entered = known.put(name, ino, asked_at, promised)
         self.count += len(known.names) - before
         return entered
 
-    def changed(self, folder: int, name: bytes, ino: int, asked_at: float, now: float) -> None:
+    def changed(self, folder: int, name: bytes, ino: int, asked_at: float, now: float, promised: bool) -> None:
         """As `Folder.changed`. Without a promise another client may have changed it since: the next one to ask wants no
         older answer."""
         known = self._folder(folder, 0.0)
         before = len(known.names)
-        known.changed(name, ino if known.promised_since < math.inf else UNKNOWN, asked_at, now)
+        known.changed(name, ino if promised and known.promised_since < math.inf else UNKNOWN, asked_at, now)
         self.count += len(known.names) - before
 
     def promised(self, folder: int, asked_at: float, floor: float) -> None:

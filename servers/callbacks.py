@@ -99,7 +99,7 @@ class Callbacks:
     # -- answers
 
     def promise(self, session: int, reply: Message, place: tuple[int, list[bytes]]) -> Message:
-        """The reply, which says then whether what it tells of the place is promised to the session."""
+        """The reply, which says then whether what it tells of the place is promised to the session; 0: to nobody."""
         if session:
             inos, told = promisable(reply, place)
             promised = self._promises.promise(session, inos, self._clock())
@@ -120,6 +120,8 @@ def promisable(reply: Any, place: tuple[int, list[bytes]]) -> tuple[list[int], l
         return [reply.folder.ino, reply.attributes.ino], [reply.folder, reply.attributes]
     if isinstance(reply, messages.Removed):
         return [reply.folder.ino], [reply.folder]
+    if isinstance(reply, messages.Renamed) and reply.ino:
+        return [reply.folder, reply.new_folder], [reply]
     if isinstance(reply, messages.Opened):
         return [reply.attributes.ino, *folder], [reply.attributes]
     if isinstance(reply, messages.Attributes):

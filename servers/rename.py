@@ -38,12 +38,12 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Renamed:
     _check_loop(tx, source, target.parent)
     if request.flags & RENAME_EXCHANGE:
         _exchange(tx, source, target, now_ns)
-        return Renamed(ino=source.ino, other=target.ino)
+        return Renamed(0, source.ino, target.ino, source.parent, target.parent)
     _check_replace(tx, source, target)
     _move(tx, source, target, request.session, now_ns)
     replaced = target.inode
     gone = replaced is not None and replaced.is_file and not replaced.nlink
-    return Renamed(target.ino if gone else 0, source.ino, target.ino)
+    return Renamed(target.ino if gone else 0, source.ino, target.ino, source.parent, target.parent)
 
 
 def _both(tx: Transaction, request: Rename) -> tuple[_Name, _Name]:

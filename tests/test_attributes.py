@@ -269,12 +269,38 @@ def test_a_rename_moves_what_is_known(promised, clock, flags):
     new, other = (ROOT_INO, (b"new",)), 8 if flags else 0
     asked_at = promised.now()
     clock.now_s += 0.1
-    promised.renamed(PLACE, new, Renamed(0, OLD.ino, other), bool(flags), asked_at)
+    promised.renamed(PLACE, new, Renamed(0, OLD.ino, other, promised=True), bool(flags), asked_at)
     assert promised.get((OLD.ino, ())) is None
     clock.now_s += 1
     promised.put((OLD.ino, ()), PROMISED, promised.now())
     assert promised.get(new).ino == OLD.ino
     assert promised.is_absent(PLACE) == (not flags)
+
+
+@pytest.mark.parametrize("how", ["looked up", "made", "moved"])
+def test_a_name_that_is_not_promised_in_a_folder_that_is(promised, clock, how):
+    """Goal: S2. While another client's change of a name is under way, which was told and will not be again, what is
+    learnt of that name is not promised, though its folder is, and later the inode too: programs opened a file by a name
+    that had long led to another one."""
+    promised.put((ROOT_INO, ()), FOLDER, promised.now())
+    clock.now_s += 0.1
+    promised.broken(ROOT_INO, b"file")
+    clock.now_s += 0.1
+    if how == "looked up":
+        promised.put(PLACE, OLD, promised.now())
+    elif how == "made":
+        promised.name_changed(PLACE, msgspec.structs.replace(FOLDER, promised=False), promised.now(), OLD.ino)
+    else:
+        other = ROOT_INO, (b"other",)
+        promised.renamed(
+            other, PLACE, Renamed(0, OLD.ino, 0, ROOT_INO, ROOT_INO), exchanged=False, asked_at=promised.now()
+        )
+    clock.now_s += 0.1
+    promised.put((OLD.ino, ()), PROMISED, promised.now())
+    known = promised.get(PLACE)
+    assert known is None or not known.promised
+    clock.now_s += 1
+    assert promised.get(PLACE) is None
 
 
 def test_what_is_dropped_is_promised_again_only_once_the_directory_has_heard(clock):

@@ -150,11 +150,15 @@ class Rename(Change, kw_only=True):
 
 class Renamed(Message):
     """What has moved, and what was replaced or exchanged for it (0: nothing). `unnamed`: the file that was replaced and
-    has no name any more; 0 where there is none."""
+    has no name any more; 0 where there is none. `folder` and `new_folder` have the names, `promised` says what both
+    names lead to now."""
 
     unnamed: int = 0
     ino: int = 0
     other: int = 0
+    folder: int = 0
+    new_folder: int = 0
+    promised: bool = False
 
 
 class SetAttributes(Change, kw_only=True):
