@@ -24,8 +24,9 @@ class Tokens:
         return self.start_number * TOKENS_PER_START + self.given
 
     def is_of_this_start(self, start_number: int) -> bool:
-        """Whether a client that was told this number last has been answered since this start."""
-        return start_number in (START_UNKNOWN, self.start_number)
+        """Whether a client that was told this number last has been answered since this start. Before the service has a
+        number nobody can say so: 0 is what a client names that was never answered."""
+        return start_number == START_UNKNOWN or 0 < start_number == self.start_number
 
     def may_be_of_before(self, token: int) -> bool:
         """Whether an earlier start may have given it."""

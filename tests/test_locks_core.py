@@ -460,6 +460,19 @@ def test_a_renewal_of_before_the_start_is_no_return():
         table.acquire(2, 1, wait_s=0)
 
 
+def test_a_first_renewal_that_was_late_is_no_return():
+    """Goal: S5. A client that was never answered names no start, and a service that has no number yet is none that it
+    could have heard of: such a renewal may be as old as the session."""
+    table = Table(start=0)
+    table.locks.renew(RenewLocks(session=1, start_number=0, number=1), table.now)
+    table.locks.begin(2, [1], table.now)
+    assert table.locks.phase is Phase.RETURNING
+    assert table.acquire(2, 1) is None
+    held = [HeldLock(INO, TOKENS_PER_START + 5)]
+    table.locks.renew(RenewLocks(session=1, start_number=2, number=9, held=held), table.now)
+    assert (table.locks.phase, table.row().session) == (Phase.GRANTING, 1)
+
+
 def test_an_acquire_is_no_return():
     """Goal: only a renewal re-asserts; who merely asks for a lock is still waited for."""
     table = Table(start=0)
