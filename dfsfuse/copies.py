@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from dfsfuse import errors, salvage
 from dfsfuse.attempts import Attempts
@@ -52,12 +53,20 @@ WHY = {
 """Kind of copy -> why it was made."""
 
 
+class _Begun(NamedTuple):
+    """A copy that the directory may have made, or make yet: nobody has heard."""
+
+    ino: int
+    name: bytes
+
+
 class Copies:
-    """`in_use` brackets work on a content that no program may have open."""
+    """`in_use` brackets work on a content that no program may have open. `_begun`: by the content's row."""
 
     def __init__(self, session: Session, locks: LockTable, cache: Cache, transfer: Transfer, committer: Committer):
         self._session, self._locks, self._cache = session, locks, cache
         self._transfer, self._committer = transfer, committer
+        self._begun: dict[int, _Begun] = {}
 
     @contextlib.contextmanager
     def in_use(self, content: Content) -> Iterator[None]:
@@ -117,9 +126,9 @@ class Copies:
         kind: str,
         gaps: list[Gap],
     ) -> Copy:
-        lock = self._locks.reserve(content.where, os.getpid())
+        lock = self._lock_for(content)
         try:
-            copy_name = self._create_under_free_name(folder, name, original, kind, lock)
+            copy_name = self._create_under_free_name(content, folder, name, original, kind, lock)
             where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
             path = where.rstrip(b"/") + b"/" + copy_name
             copy = Copy(lock.ino, path, content.where, kind, time.time_ns(), gaps)
@@ -127,37 +136,62 @@ class Copies:
             if gaps:
                 self._cache.index.note_gaps(lock.ino, gaps)
             self._become(content, lock, gaps)
+            self._begun.pop(content.row, None)
             self._committer.commit(content)
         finally:
             self._session.changed(lock.ino)
             self._locks.release(lock, os.getpid())
         return copy
 
+    def _lock_for(self, content: Content) -> Lock:
+        """That of a new inode, or of the one that an earlier attempt has begun with."""
+        begun = self._begun.get(content.row)
+        if begun is None:
+            return self._locks.reserve(content.where, os.getpid())
+        return self._locks.acquire(begun.ino, content.where, os.getpid(), wait=False)
+
     def _create_under_free_name(
-        self, folder: tuple[int, list[bytes]], name: bytes, original: Attributes | None, kind: str, lock: Lock
+        self,
+        content: Content,
+        folder: tuple[int, list[bytes]],
+        name: bytes,
+        original: Attributes | None,
+        kind: str,
+        lock: Lock,
     ) -> bytes:
+        """With one inode number however often it is tried: what has not been answered is made once, or not at all."""
+        begun = self._begun.get(content.row)
         mode, acl = self._rights_of(original)
         uid, gid = (original.uid, original.gid) if original else (os.getuid(), os.getgid())
-        for attempt in range(1, _NAMES_MAX):
+        request = Create(base=folder[0], names=[], ino=lock.ino, mode=mode, uid=uid, gid=gid, token=lock.token)
+        for attempt in range(0 if begun else 1, _NAMES_MAX):
             copy_name = name_of_copy(name, kind, self._session.identity.host, time.localtime(), attempt)
-            request = Create(
-                base=folder[0],
-                names=[*folder[1], copy_name],
-                ino=lock.ino,
-                mode=mode,
-                uid=uid,
-                gid=gid,
-                token=lock.token,
-            )
-            try:
-                made: Made = self._session.change(request, Made)
-                self._session.changed(made.folder.ino, copy_name)
+            made = begun is not None and self._is_there(lock.ino)
+            if begun is not None and (made or attempt == 0):
+                copy_name = begun.name
+            self._begun[content.row] = _Begun(lock.ino, copy_name)
+            request.names = [*folder[1], copy_name]
+            if made or self._make(request):
                 if acl:
                     self._session.change(SetXattr(base=lock.ino, name=XATTR_ACL_ACCESS, value=acl), Attributes)
                 return copy_name
-            except errors.AlreadyExists:
-                continue
         raise errors.AlreadyExists(f"there are {_NAMES_MAX} copies of this file already")
+
+    def _make(self, request: Create) -> bool:
+        """False where the name is taken."""
+        try:
+            made: Made = self._session.change(request, Made)
+        except errors.AlreadyExists:
+            return False
+        self._session.changed(made.folder.ino, request.names[-1])
+        return True
+
+    def _is_there(self, ino: int) -> bool:
+        try:
+            self._session.query(Lookup(ino), Attributes)
+        except errors.Stale:
+            return False
+        return True
 
     def _rights_of(self, original: Attributes | None) -> tuple[int, bytes]:
         """(mode, access control list; b"": none) of a copy. With a list the mode's group bits would give more than the

@@ -35,13 +35,14 @@ SILENT = errors.TimedOut("the servers do not answer")
 
 
 class Directory:
-    """A session with the directory core. While `refusal` is set, every commit gets it."""
+    """A session with the directory core. While `refusal` is set, every commit gets it. The answers to the next
+    `lost` creates do not arrive."""
 
     def __init__(self, volume: Volume):
         self.volume, self.identity = volume, Identity("host", 1, "/mnt", "user")
         self.id = volume.begin()
         self.refusal: errors.DfsError | None = None
-        self.unsent_files = self._sequence = 0
+        self.unsent_files = self._sequence = self.lost = 0
         self._openings, self.closed_rows = itertools.count(1), ClosedRows()
         self._one_at_a_time = threading.RLock()
         self._on_new_session = []
@@ -67,7 +68,11 @@ class Directory:
             request.session, request.slot, request.sequence = self.id, 1, self._sequence
             if isinstance(request, messages.Commit):
                 return self.volume.core.commit(request, self.volume.tick(), self.volume.now_s)
-            return self.volume.core.change(request, self.volume.tick())
+            answer = self.volume.core.change(request, self.volume.tick())
+            if isinstance(request, messages.Create) and self.lost:
+                self.lost -= 1
+                raise SILENT
+            return answer
 
     def closed(self, ino: int, version: int, opening: int) -> None:
         self.closed_rows.add(ino, version, opening)

@@ -216,6 +216,25 @@ def test_a_truncation_spares_the_copy(client: OneClient, monkeypatch: pytest.Mon
     assert sizes(client) == (len(b"others"), len(b"mine"))
 
 
+@pytest.mark.parametrize("others", ["nothing", "make a file of that name", "remove it"])
+def test_a_copy_whose_making_was_not_answered(client: OneClient, others: str) -> None:
+    """Goal: S4: whether the directory has made the copy or not, one is there in the end: none is left empty."""
+    one, two = refused(client)
+    client.session.lost = 1
+    assert client.flush(one) is SILENT
+    (begun,) = {path for path in client.volume.paths() if path != "/f"}
+    if others != "nothing":
+        client.volume.remove(begun)
+    if others == "make a file of that name":
+        client.volume.make(begun)
+    for handle in (one, two):
+        assert isinstance(client.close(handle), errors.VersionConflict | errors.TimedOut)
+    assert client.unsent.retry() == 0
+    copies = {path: client.volume.at(path).size for path in client.volume.paths() if path != "/f"}
+    assert copies.pop(begun, len(b"mine")) == (0 if others == "make a file of that name" else len(b"mine"))
+    assert list(copies.values()) == [len(b"mine")] * (others == "make a file of that name")
+
+
 def test_a_copy_that_could_not_be_sent_is_sent_to_the_copy(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: where the copy has a name already and its bytes could not be sent, they are sent there, and no second copy
     is made."""
