@@ -23,6 +23,7 @@ from dfsfuse.known_names import ABSENT, UNKNOWN, Names
 from dfsfuse.messages import EVERYTHING, NAME_BYTES_MAX, Attributes, Doubt, Renamed
 from dfsfuse.options import KNOWN_FILES
 from dfsfuse.promise_lease import PromiseLease
+from dfsfuse.read_times import ReadTimes
 
 HOLD_S = 0.7
 _BROKEN_MAX = 10_000
@@ -36,11 +37,16 @@ OnBroken = Callable[[int, bytes], None]
 
 class AttributeTable:
     """inode number -> (asked at, attributes), None where they are not known; and names by folder. At most `items_max`
-    of each, which take some 700 bytes together."""
+    of each, which take some 700 bytes together. `reads`: what was read here, and the directory does not know yet."""
 
     def __init__(
-        self, hold_s: float = HOLD_S, clock: Callable[[], float] = time.monotonic, items_max: int = KNOWN_FILES
+        self,
+        hold_s: float = HOLD_S,
+        clock: Callable[[], float] = time.monotonic,
+        items_max: int = KNOWN_FILES,
+        reads: ReadTimes | None = None,
     ):
+        self._reads = reads or ReadTimes()
         self._hold_s, self._clock, self.items_max = hold_s, clock, items_max
         self._mutex = threading.Lock()
         self._inodes: dict[int, tuple[float, Attributes | None]] = {}
@@ -169,7 +175,18 @@ class AttributeTable:
     def _put_inode(self, attributes: Attributes, asked_at: float) -> None:
         ino = attributes.ino
         if asked_at > self._floor(ino) and asked_at >= self._inodes.get(ino, (0.0, None))[0]:
-            self._inodes[ino] = asked_at, attributes
+            self._inodes[ino] = asked_at, self._reads.applied(attributes)
+
+    def read_at(self, attributes: Attributes, atime_ns: int) -> Attributes | None:
+        """A file is read of which this is promised: what it has since. None: only the directory can note it."""
+        if not self._reads.note(attributes, atime_ns):
+            return None
+        moved = msgspec.structs.replace(attributes, atime_ns=atime_ns)
+        with self._mutex:
+            asked_at, known = self._inodes.get(attributes.ino, (0.0, None))
+            if known is attributes:
+                self._inodes[attributes.ino] = asked_at, moved
+        return moved
 
     def listed(self, ino: int, asked_at: float) -> None:
         """All entries of a folder have been put since then, and each answer was promised."""
@@ -188,7 +205,7 @@ class AttributeTable:
             newest = known is None or _age(attributes) >= _age(known)
             if attributes.promised and asked_at <= self._floor(ino):
                 attributes = msgspec.structs.replace(attributes, promised=False)
-            self._inodes[ino] = self._clock(), attributes if newest else None
+            self._inodes[ino] = self._clock(), self._reads.applied(attributes) if newest else None
             gone = self._make_room()
         self._tell_gone(gone)
 

@@ -50,7 +50,7 @@ def _cache(undo: contextlib.ExitStack, session: Session, options: ClientOptions)
 
 
 def _promises(undo: contextlib.ExitStack, session: Session, options: ClientOptions) -> tuple[AttributeTable, Watching]:
-    attributes = AttributeTable(HOLD_S, boottime_s, options.known_files)
+    attributes = AttributeTable(HOLD_S, boottime_s, options.known_files, session.read_times)
     watching = Watching(session, attributes)
     undo.callback(watching.stop)
     session.on_closed(watching.join)

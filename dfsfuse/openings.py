@@ -113,7 +113,10 @@ class Openings:
     ) -> tuple[Version, Content] | None:
         """The content of the cache, without asking, where the directory has promised that it is the newest and has an
         open row of it, for writing where it is to be written. None where it must be asked, for one of many reasons."""
-        if ino not in (0, known.ino) or known.ino in self._locking or moves_atime(known, atime_ns):
+        if ino not in (0, known.ino) or known.ino in self._locking:
+            return None
+        newest = self._attributes.read_at(known, atime_ns) if moves_atime(known, atime_ns) else known
+        if newest is None:
             return None
         rows, row = self._session.closed_rows, None
         opening = self._cache.opening_begins(lambda: rows.claim(known.ino, known.version, writing=writing))
@@ -124,7 +127,7 @@ class Openings:
             if content is None:
                 return None
             row = known.ino, known.version
-            return Version(known, content.entries, content.segments, opening, False, 0.0), content
+            return Version(newest, content.entries, content.segments, opening, False, 0.0), content
         finally:
             rows.settle(opening, row)
             self._end(opening)

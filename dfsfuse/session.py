@@ -36,6 +36,7 @@ from dfsfuse.messages import (
     TakeOver,
 )
 from dfsfuse.patience import Patience
+from dfsfuse.read_times import ReadTimes
 from dfsfuse.rpc import Rpc
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Session:
         self._refind, self._patience = refind, Patience(timeout_s)
         self._mutex = threading.Lock()
         self._openings = 0
-        self.closed_rows = ClosedRows()
+        self.closed_rows, self.read_times = ClosedRows(), ReadTimes()
         self._unsent_files = 0
         self._stopping = threading.Event()
         self._on_new_session: list[Callable[[], None]] = []
@@ -147,7 +148,7 @@ class Session:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self.leaves_unsent:
+        if self.leaves_unsent or self.read_times.any:
             # What was closed since the last renewal is not to be kept with the rest.
             with contextlib.suppress(errors.DfsError):
                 self.renew()
@@ -304,22 +305,26 @@ class Session:
 
     def renew(self) -> None:
         closed, sent_s = self.closed_rows.take(), boottime_s()
-        request = Renew(session=self.id, closed=closed, unsent_files=self._unsent_files)
+        read = self.read_times.take()
+        request = Renew(session=self.id, closed=closed, read=read, unsent_files=self._unsent_files)
         try:
             before, self.space = self.space, self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
             self.cluster, self.heard_s = self.space.cluster, sent_s
             if _usefulness(before) != _usefulness(self.space):
                 for tell in self._on_servers_changed:
                     tell()
+            self.read_times.told(heard=True)
             if self.space.rows_kept:
                 self.closed_rows.put_back(closed)
         except errors.SessionEnded:
             log.warning("session %d has ended at the directory; beginning a new one", self.id)
             self._begin()
             self.closed_rows.forget()
+            self.read_times.told(heard=False)
             self._to_tell = list(self._on_new_session)
         except errors.DfsError:
             self.closed_rows.put_back(closed)
+            self.read_times.told(heard=False)
             raise
         while self._to_tell:
             self._to_tell[0]()

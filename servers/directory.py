@@ -197,6 +197,9 @@ class Directory:
         """A store that cannot be written, such as on a full disk, ends no lease."""
         _check_numbers(request, "unsent_files")
         revived = self.attendance.heard(request, now_s)
+        if request.read:
+            with contextlib.suppress(errors.NoSpace):
+                self._store.transact(lambda tx: tree.note_reads(tx, request.read))
         cluster = self.cluster(now_s)
         total, free, inodes, inodes_free = self._store.read(lambda tx: quota.space(tx, *_space(cluster)))
         return Renewed(

@@ -28,10 +28,12 @@ from dfsfuse.messages import (
     Made,
     PathOf,
     PathReply,
+    ReadAt,
     Remove,
     Removed,
     SetAttributes,
     bytes_as_text,
+    moves_atime,
     without_set_ids,
 )
 from servers import access, modes, open_rows, quota, records, versions
@@ -108,6 +110,15 @@ def read_folder(tx: Transaction, ino: int, atime_ns: int) -> Attributes:
     folder.atime_ns = atime_ns
     put_inode(tx, ino, folder)
     return attributes_of(ino, folder)
+
+
+def note_reads(tx: Transaction, reads: list[ReadAt]) -> None:
+    """Files were read whose opens were not told. Since then ctime has moved with whatever may have set their atime."""
+    for read in reads:
+        inode = get_inode(tx, read.ino)
+        if inode is not None and inode.ctime_ns == read.ctime_ns and moves_atime(inode, read.atime_ns):
+            inode.atime_ns = read.atime_ns
+            put_inode(tx, read.ino, inode)
 
 
 def _attributes(tx: Transaction, entry_row: bytes) -> Attributes:

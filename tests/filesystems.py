@@ -29,6 +29,7 @@ from dfsfuse.messages import Attributes, Message, Renew, from_msgpack, to_msgpac
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.openings import Openings
 from dfsfuse.program_locks import ProgramLocks
+from dfsfuse.read_times import ReadTimes
 from dfsfuse.recovery import Recovery
 from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
@@ -61,7 +62,7 @@ class CoreSession:
         self.identity = Identity("here", os.getpid(), "/mnt", "root")
         self.asked: Counter[str] = Counter()
         self._openings, self._slots = itertools.count(1), itertools.count(1)
-        self.closed_rows = ClosedRows()
+        self.closed_rows, self.read_times = ClosedRows(), ReadTimes()
         self._new_session: list[Callable[[], None]] = []
         self.leaves_unsent = False
         self.renew()
@@ -151,8 +152,10 @@ class CoreSession:
         self.closed_rows.for_writing.committed(ino, base, version)
 
     def renew(self) -> None:
-        closed = self.closed_rows.take()
-        self.space = self._volume.core.renew(Renew(session=self.id, closed=closed), self._volume.now_s)
+        closed, read = self.closed_rows.take(), self.read_times.take()
+        renew = Renew(session=self.id, closed=closed, read=read)
+        self.space = self._volume.core.renew(carried(renew), self._volume.now_s)
+        self.read_times.told(heard=True)
         self.cluster = self.space.cluster
 
     def begin_anew(self) -> None:
@@ -235,7 +238,10 @@ class Machine:
         self._succession = Succession(self.session, self.cache, self.home)
         self._succession.begin()
         all_tables: list[FreeLocks] = vars(self.volume).setdefault("lock_tables", [])
-        locks, table = FreeLocks(self.session, self._watches, all_tables), AttributeTable(self._hold_s)
+        locks, table = (
+            FreeLocks(self.session, self._watches, all_tables),
+            AttributeTable(self._hold_s, reads=self.session.read_times),
+        )
         self.locks = locks
         self.session.closed_rows.write_while(locks.here)
         if self._watches:

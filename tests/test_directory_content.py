@@ -165,6 +165,24 @@ def test_reading_moves_atime_as_with_relatime(
     assert (after.mtime_ns, after.ctime_ns, after.version) == (before.mtime_ns, before.ctime_ns, before.version)
 
 
+@pytest.mark.parametrize(
+    ("since", "moves"), [({}, True), ({"mode": 0o600}, False), ({"atime_ns": 6}, False), ({"mtime_ns": 6}, False)]
+)
+def test_what_was_read_without_asking(volume: Volume, since: dict[str, int], moves: bool) -> None:
+    """Goal: a renewal tells when files were read, which moves atime by the same rule, but of none that has changed
+    since; one that is gone is passed over."""
+    before, session = volume.make("f"), volume.begin()
+    before = volume.set("f", mtime_ns=5, atime_ns=5)
+    now = volume.set("f", **since) if since else before
+    read = [messages.ReadAt(ino, 10**18, before.ctime_ns) for ino in (before.ino + 1000, before.ino)]
+    volume.core.renew(messages.Renew(session=session, read=read), volume.now_s)
+    assert volume.at("f").atime_ns == (10**18 if moves else now.atime_ns)
+    read = [messages.ReadAt(before.ino, 10**18 + 1, volume.at("f").ctime_ns)]
+    volume.core.renew(messages.Renew(session=session, read=read), volume.now_s)
+    assert volume.at("f").atime_ns == 10**18 + (not moves)
+    assert volume.at("f").ctime_ns == now.ctime_ns
+
+
 def test_that_programs_use_locks_is_remembered(volume: Volume) -> None:
     """Goal: who notes it changes nothing else, and every later open is told."""
     volume.make("f")

@@ -10,7 +10,7 @@ from clients import Servers
 from filesystems import Machine
 from volumes import Volume
 
-from dfsfuse import absences, errors
+from dfsfuse import absences, errors, read_times
 from dfsfuse.filesystem import place_of
 from dfsfuse.messages import ROOT_INO
 from servers import open_rows
@@ -64,6 +64,60 @@ def test_what_is_promised_costs_no_request(here: Machine) -> None:
         with pytest.raises(errors.NotFound):
             here.stat("/folder/none")
     assert requests(here) == before
+
+
+def test_reading_what_was_just_written_costs_no_request(here: Machine, there: Machine) -> None:
+    """Goal: the first open after a close() moves atime, as with relatime, and asks nobody for that: this client has the
+    new one at once, the directory with the next renewal."""
+    here.write("/file", b"content")
+    before, asked = here.stat("/file"), requests(here)
+    handle = here.open("/file")
+    assert here.stat("/file").atime_ns > before.mtime_ns >= before.atime_ns
+    assert here.volume.at("/file").atime_ns == before.atime_ns
+    here.close(handle)
+    assert requests(here) == asked
+    assert here.volume.at("/file").atime_ns == here.stat("/file").atime_ns == there.stat("/file").atime_ns
+    here.files.set_attributes(place_of("/file"), atime_ns=7)
+    here.close(here.open("/file", os.O_RDONLY | os.O_NOATIME))
+    assert here.volume.at("/file").atime_ns == here.stat("/file").atime_ns == 7
+
+
+def test_an_answer_without_the_latest_atime(here: Machine) -> None:
+    """Goal: what the directory is not told yet is not undone by what it tells."""
+    here.write("/file", b"content")
+    handle = here.open("/file")
+    read_ns = here.stat("/file").atime_ns
+    list(here.files.list_folder((ROOT_INO, ())))
+    assert here.stat("/file").atime_ns == read_ns > here.volume.at("/file").atime_ns
+    here.close(handle)
+    assert here.volume.at("/file").atime_ns == read_ns
+
+
+@pytest.mark.parametrize("change", [{"atime_ns": 5}, {"mode": 0o600}])
+def test_a_file_that_was_changed_since_it_was_read(here: Machine, there: Machine, change: dict[str, int]) -> None:
+    """Goal: a time that a program has set after another one has read the file is not overwritten."""
+    here.write("/file", b"content")
+    former = here.stat("/file").atime_ns
+    handle = here.open("/file")
+    there.files.set_attributes(place_of("/file"), **change)
+    here.close(handle)
+    wanted = change.get("atime_ns", former)
+    assert here.volume.at("/file").atime_ns == here.stat("/file").atime_ns == wanted
+
+
+def test_more_is_read_than_the_directory_is_told_at_once(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: beyond that each open asks, which moves the time as well; none is lost."""
+    monkeypatch.setattr(read_times, "NOTED_MAX", 2)
+    for number in range(4):
+        here.write(f"/{number}", b"content")
+    asked = requests(here)
+    handles = [here.open(f"/{number}") for number in range(4)]
+    assert requests(here) == asked + 2
+    for handle in handles:
+        here.close(handle)
+    for number in range(4):
+        known = here.volume.at(f"/{number}")
+        assert known.atime_ns == here.stat(f"/{number}").atime_ns > known.mtime_ns
 
 
 def test_a_whole_listing_is_remembered(here: Machine, there: Machine) -> None:

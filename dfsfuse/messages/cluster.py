@@ -132,11 +132,21 @@ class Closed(Message):
     kept: bool = False
 
 
+class ReadAt(Message):
+    """A file was read at `atime_ns`, when its ctime was `ctime_ns`: that becomes its atime where relatime has it so,
+    unless the file has changed since."""
+
+    ino: int
+    atime_ns: int
+    ctime_ns: int
+
+
 class Renew(Message, kw_only=True):
-    """The session is alive."""
+    """The session is alive. `read`: what its programs have read without asking."""
 
     session: int
     closed: list[Closed] = []
+    read: list[ReadAt] = []
     unsent_files: int = 0
 
 
