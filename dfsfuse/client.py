@@ -108,6 +108,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         lease.on_wanted(sharing.wanted)
         recalling = _recalls(undo, Recalling(session, lease, locks, sharing.wanted), session)
         files = OpenFiles(session, locks, attributes, cache, openings, transfer, sending, unsent, sharing)
+        watching.pay_with(files.take_owed)
         parts = files, Allocation(session, files, cache), ProgramLocks(session, ranges, sharing, files)
         filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
         for part in (session, lease, locks, sharing, watching, recalling):

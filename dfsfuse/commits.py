@@ -30,7 +30,9 @@ from dfsfuse.messages import (
     Nothing,
     PutSegments,
     Segment,
+    SetAttributes,
 )
+from dfsfuse.owed_attributes import taken_along
 from dfsfuse.pieces import plan
 from dfsfuse.segments import in_requests
 from dfsfuse.session import Session
@@ -139,6 +141,7 @@ class Committer:
             clears_set_ids=content.clearing[0],
             clears_capability=content.clearing[1],
             gaps=content.gaps,
+            attributes=taken_along(content),
         )
         return self._finish(content, InDoubt(request, entries))
 
@@ -159,10 +162,27 @@ class Committer:
         self._session.committed(content.ino, request.base_version, attributes.version)
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)
+        content.owed = None
         content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)
         if content.changed:
             self._cache.mark_open(content)
         return attributes
+
+    def give_owed(self, content: Content) -> Attributes | None:
+        """What a new file is owed of attributes, without its content; its attributes then, None if that is nothing, or
+        goes with a commit in doubt."""
+        with content.committing:
+            with content.mutex:
+                owed, given = content.owed, taken_along(content)
+            if given is None or content.in_doubt is not None:
+                return None
+            request = SetAttributes(base=content.ino, owed=given)
+            attributes: Attributes = self._session.change(request, Attributes)
+            with content.mutex:
+                content.attributes_synced = False
+                # A program may have set more meanwhile.
+                content.owed = None if content.owed is owed else content.owed
+            return attributes
 
     # -- chunks
 

@@ -28,7 +28,7 @@ from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges
 from dfsfuse.gaps import Gap
 from dfsfuse.in_doubt import InDoubt, cut
-from dfsfuse.messages import ChunkReceipts
+from dfsfuse.messages import ChunkReceipts, OwedAttributes
 from dfsfuse.sparse_files import holds_data, punch_hole
 
 READ_AHEAD_ENTRIES = 3
@@ -76,9 +76,8 @@ class Content:
     `past_pages`: what was written last has gone to the disk past the kernel's pages. `reads_on_at`: the entry in which
     whoever reads on is expected next.
 
-    `measured`: the cache knows how much room its file takes. `ahead`: what was sent before close() (ahead.py), by
-    entry. `committed_s`: when this client has heard that its latest
-    commit of it has happened.
+    `measured`: the cache knows how much room its file takes. `ahead`: sent before close(), by entry (ahead.py).
+    `committed_s`: when this client has heard that its latest commit of it has happened. `owed`: owed_attributes.py.
     """
 
     def __init__(self, row: int, ino: int, path: str, size: int, entries: list[Entry]):
@@ -102,6 +101,7 @@ class Content:
         self.committed_s = 0.0
         self.synced = False
         self.attributes_synced = True
+        self.owed: OwedAttributes | None = None
         self.failed: errors.DfsError | None = None
         self.silence: errors.Unreachable | None = None
         self.silent_s = 0.0

@@ -86,6 +86,8 @@ class Copies:
         with content.committing, self.in_use(content):
             content.failed = why
             self._cache.detach(content)
+            with contextlib.suppress(errors.Stale):
+                self._committer.give_owed(content)
             gaps = salvage.bring_all(content, self._transfer)
             folder, name, original = self._place_of(content)
             copy = self._create_copy(content, folder, name, original, kind, gaps)
@@ -213,6 +215,7 @@ class Copies:
         """The content of another, new inode: everything in it is to be sent."""
         with content.mutex:
             content.give_up()
+            content.owed = None
             content.ino, content.token = lock.ino, lock.token
             content.version, content.commit_id, content.segments = 0, b"", []
             content.entries = holes(len(content.entries))

@@ -4,6 +4,7 @@ A place is (inode number, path below it): a driver that knows inodes passes (ino
 knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
 
     names and attributes   looks.py, listings.py, xattrs.py: asked of the directory; answers are used for HOLD_S
+    attributes that change giving_attributes.py
     room and holes         allocation.py
     open files             openfiles.py
     locks of programs      program_locks.py
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
 from dfsfuse.attributes import AttributeTable, Place, check_names
+from dfsfuse.giving_attributes import GivingAttributes
 from dfsfuse.known_names import ABSENT
 from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
@@ -36,11 +38,11 @@ from dfsfuse.messages import (
     FolderEntry,
     Link,
     Made,
+    NewAttributes,
     Remove,
     Removed,
     Rename,
     Renamed,
-    SetAttributes,
     has_namespace,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
@@ -52,9 +54,6 @@ from dfsfuse.waiting import never
 from dfsfuse.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
-
-TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9
-"""From 1901 to 2446: what ext4 keeps; times beyond become these, as they do there."""
 
 Result = TypeVar("Result")
 
@@ -78,6 +77,7 @@ class FileSystem:
         self.promises, self.on_broken = attributes.promises, attributes.on_broken
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)
+        self._giving = GivingAttributes(session, attributes, files, self._looks)
         self._xattrs = Xattrs(session, attributes, files, self.lookup)
         self._removals = Removals(session, files, lambda place: attributes.get(place) or self._looks.ask(place))
         self._undo: Callable[[], None] = lambda: None
@@ -175,7 +175,7 @@ class FileSystem:
             self._attributes.forget_place(new)
         self._attributes.put_changed(attributes, asked_at)
         self.files.named(attributes.ino, new)
-        return attributes
+        return self._looks.as_written(attributes)
 
     def remove(self, place: Place, folder: bool, thread: int = 0) -> None:
         """`thread`: of the program that asks. Raises LockLost where its process has lost locks."""
@@ -236,17 +236,8 @@ class FileSystem:
     ) -> Attributes:
         """A new owner gets no set-id bits, unless `mode` gives them. Times beyond what ext4 keeps become its limits."""
         self._check_change(place)
-        mtime_ns, atime_ns = _kept_time(mtime_ns), _kept_time(atime_ns)
-        request = SetAttributes(
-            base=place[0], names=list(place[1]), mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, atime_ns=atime_ns
-        )
-        asked_at = self._attributes.now()
-        attributes: Attributes = self.session.change(request, Attributes)
-        self._attributes.put_changed(attributes, asked_at)
-        content = self.files.attributes_set(attributes.ino)
-        if content is not None:
-            content.attributes_set(mode, mtime_ns)
-        return self._looks.as_written(attributes)
+        changes = NewAttributes(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, atime_ns=atime_ns)
+        return self._giving.give(place, changes)
 
     # -- extended attributes
 
@@ -389,10 +380,6 @@ class FileSystem:
         """What is written, and what the directory has acknowledged, comes to the disks."""
         self.files.sync()
         self.session.sync()
-
-
-def _kept_time(time_ns: int | None) -> int | None:
-    return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 def place_of(path: str) -> Place:

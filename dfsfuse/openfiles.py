@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 
-from dfsfuse import errors, lending
+from dfsfuse import errors, lending, owed_attributes
 from dfsfuse.ahead import Ahead
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
@@ -24,7 +24,7 @@ from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.handles import Handle
 from dfsfuse.locks import Lock, LockTable
-from dfsfuse.messages import Attributes, Create, Lookup, Made
+from dfsfuse.messages import Attributes, Create, Lookup, Made, OwedAttributes
 from dfsfuse.openings import Openings, Version, as_path
 from dfsfuse.processes import process_of
 from dfsfuse.reading import Reading
@@ -64,7 +64,7 @@ class OpenFiles:
         fetching = Fetching(cache, transfer, self._close)
         reading = Reading(transfer.latest, fetching)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
-        self.sync, self._ahead = sending.sync_all, Ahead(transfer)
+        self.sync, self.give_owed, self._ahead = sending.sync_all, sending.give_owed, Ahead(transfer)
         self.lend, self.take_back, self.is_in_memory = lending.lend, lending.take_back, lending.is_in_memory
         self.ask_for_lease = lending.ask_for_lease
 
@@ -259,6 +259,8 @@ class OpenFiles:
             self.check_writable(handle)
             if content.changed and self._may_commit(handle):
                 self._commit(handle, durable)
+            elif content.owed is not None:
+                self.give_owed(content)
         elif handle.failed is not None:
             raise handle.failed
         if durable and not content.synced:
@@ -309,6 +311,8 @@ class OpenFiles:
         try:
             if content.changed and content.failed is None and not handle.owes and self._may_commit(handle):
                 self._commit(handle, False)
+            elif content.owed is not None and not handle.owes:
+                self.give_owed(content)
         except errors.DfsError as error:
             log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
         finally:
@@ -377,3 +381,13 @@ class OpenFiles:
         """The content of an inode that is open for writing here, has something unsent, or is shared by locks."""
         content = self._cache.current(ino)
         return content if content is not None and (content.writers or content.changed or content.shared) else None
+
+    def of_new_file(self, ino: int) -> Content | None:
+        """The content of an inode that this client has made, has open for writing, and has not committed yet."""
+        content = self.of_inode(ino)
+        return content if content is not None and content.writers and not content.version else None
+
+    def take_owed(self, ino: int) -> OwedAttributes | None:
+        """What the directory is to be told of attributes before another client changes the inode."""
+        content = self._cache.current(ino)
+        return None if content is None or content.owed is None else owed_attributes.taken(content)

@@ -44,6 +44,13 @@ class Sending:
         if attributes is not None:
             self._attributes.put_changed(attributes, asked_at)
 
+    def give_owed(self, content: Content) -> None:
+        """Attributes of a new file that were to go with its first commit (owed_attributes.py)."""
+        asked_at = self._attributes.now()
+        attributes = self._committer.give_owed(content)
+        if attributes is not None:
+            self._attributes.put_changed(attributes, asked_at)
+
     def _promise(self, content: Content) -> None:
         """It has reached close(): it is sent as soon as that is possible, and by the next client if this one ends."""
         # What is promised already may have a commit in doubt, which the index must go on naming.
@@ -55,17 +62,20 @@ class Sending:
         for content in self._cache.in_use():
             if content.writers and content.changed and content.failed is None:
                 self.send(content, durable=True)
+            elif content.owed is not None:
+                self.give_owed(content)
 
     def send_all(self) -> None:
         """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
         next client's to send, which takes one time-out, and not one for each file."""
-        written = [content for content in self._cache.in_use() if content.writers and content.changed]
+        written = [c for c in self._cache.in_use() if c.writers and (c.changed or c.owed is not None)]
         for content in written:
-            with contextlib.suppress(errors.NoSpace):
-                self._promise(content)
+            if content.changed:
+                with contextlib.suppress(errors.NoSpace):
+                    self._promise(content)
         for content in written:
             try:
-                self.send(content)
+                (self.send if content.changed else self.give_owed)(content)
             except errors.DfsError as error:
                 log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
                 if isinstance(error, errors.Unreachable):

@@ -8,6 +8,7 @@ import msgspec
 from dfsfuse import holes
 from dfsfuse.content import Content
 from dfsfuse.messages import Attributes, without_set_ids
+from dfsfuse.owed_attributes import shown_with
 
 
 def as_written(attributes: Attributes, content: Content | None) -> Attributes:
@@ -16,9 +17,12 @@ def as_written(attributes: Attributes, content: Content | None) -> Attributes:
     if content is None:
         return attributes
     with content.mutex:
+        if content.owed is not None:
+            attributes = shown_with(attributes, content.owed)
         mode, mtime_ns, ctime_ns = attributes.mode, attributes.mtime_ns, attributes.ctime_ns
         if content.changed:
             mtime_ns = mtime_ns if content.mtime_set else content.mtime_ns
+        if content.changed or content.owed is not None:
             ctime_ns = max(ctime_ns, content.changed_ns)
         if content.clears_set_ids:
             mode = without_set_ids(mode)

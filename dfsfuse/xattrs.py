@@ -75,6 +75,10 @@ class Xattrs:
     def _change(self, request: SetXattr | RemoveXattr) -> Content | None:
         """The content of a file that is being written here."""
         _check_namespace(request.name)
+        new = None if request.names else self._files.of_inode(request.base)
+        if new is not None and new.owed is not None:
+            # A list sets the mode, and a new owner takes a capability: the order counts.
+            self._files.give_owed(new)
         asked_at = self._attributes.now()
         attributes: Attributes = self._session.change(request, Attributes)
         self._attributes.put_changed(attributes, asked_at)

@@ -38,7 +38,7 @@ from servers import losses, open_rows, quota, records, references, undurable, ve
 from servers.group import Group
 from servers.records import HISTORY_MAX, Inode, attributes_of, manifest_of, put_inode
 from servers.store import Reader, Transaction
-from servers.tree import at_place, existing, paths_to
+from servers.tree import at_place, existing, give, paths_to
 from servers.undurable import ROUND_NS, Needs, Undurable
 
 FILE_BYTES_MAX = 16 << 40
@@ -161,6 +161,8 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
     inode.ctime_ns = max(inode.ctime_ns, request.ctime_ns or now_ns)
     if request.mtime_ns is not None:
         inode.mtime_ns = request.mtime_ns
+    if request.attributes is not None:
+        give(tx, request.ino, inode, request.attributes.due(inode))
     _take_rights(tx, inode, request)
     if request.gaps:
         losses.note_gaps(tx, request.ino, inode, request.gaps, now_ns)
@@ -226,6 +228,8 @@ def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
     if request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")
     _check_base(inode, request)
+    if request.attributes is not None and inode.version:
+        raise errors.BadRequest("only a file's first commit brings attributes")
     _check_gaps(request)
     _check_manifest(request.manifest, request.size)
     _check_there(tx, inode, request.manifest.segments)

@@ -212,6 +212,11 @@ class Directory:
             inodes_free=inodes_free,
         )
 
+    def take_owed(self, request: messages.Watch, now_ns: int) -> list[int]:
+        """What the session owes inodes that others are about to change; those that have changed by it."""
+        self.attendance.check(request.session)
+        return self._store.transact(lambda tx: tree.give_owed(tx, request.owed, now_ns))
+
     def watch(self, request: messages.Watch, now_s: float) -> messages.Watched | None:
         """None: there is nothing to tell yet."""
         self.attendance.watched(request, now_s)

@@ -107,7 +107,7 @@ class DirectoryService:
             "ping": (Nothing, lambda r: r),
         }
         served = {name: Operation(kind, handler) for name, (kind, handler) in {**self._plain(), **timed}.items()}
-        return served | {"watch": Operation(messages.Watch, self._callbacks.watch, waits=True)}
+        return served | {"watch": Operation(messages.Watch, self._watch, waits=True)}
 
     def _plain(self) -> dict[str, tuple[type[Message], Callable[[Any], Any]]]:
         query = self.core.query
@@ -126,6 +126,12 @@ class DirectoryService:
         }
 
     # -- what is promised, and what breaks promises
+
+    def _watch(self, request: messages.Watch, gone: asyncio.Future[None]) -> Any:
+        """What is owed counts as set before what waits for this session to hear."""
+        if request.owed:
+            self._callbacks.changed(self.core.take_owed(request, time.time_ns()))
+        return self._callbacks.watch(request, gone)
 
     def _lookup(self, request: messages.Lookup) -> Message:
         return self._promised(request, self.core.query(request, time.time_ns()))

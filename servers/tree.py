@@ -26,6 +26,8 @@ from dfsfuse.messages import (
     Listing,
     Lookup,
     Made,
+    NewAttributes,
+    Owed,
     PathOf,
     PathReply,
     ReadAt,
@@ -330,23 +332,41 @@ def forget_unnamed(tx: Transaction, ino: int, inode: Inode) -> None:
 
 def set_attributes(tx: Transaction, request: SetAttributes, now_ns: int) -> Attributes:
     ino, inode = at_place(tx, request.base, request.names)
-    modes.check_owner(uid=request.uid, gid=request.gid)
-    if request.uid is not None or request.gid is not None:
-        _change_owner(tx, ino, inode, request)
-    if request.mode is not None:
-        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(modes.possible_mode(request.mode))
-        access.mode_set(tx, ino, inode)
-    inode.mtime_ns = inode.mtime_ns if request.mtime_ns is None else request.mtime_ns
-    inode.atime_ns = inode.atime_ns if request.atime_ns is None else request.atime_ns
+    give(tx, ino, inode, request if request.owed is None else request.owed.due(inode))
     touch(inode, now_ns)
     put_inode(tx, ino, inode)
     return attributes_of(ino, inode)
 
 
-def _change_owner(tx: Transaction, ino: int, inode: Inode, request: SetAttributes) -> None:
+def give(tx: Transaction, ino: int, inode: Inode, new: SetAttributes | NewAttributes) -> None:
+    """What of these is not None becomes the inode's. The caller puts it."""
+    modes.check_owner(uid=new.uid, gid=new.gid)
+    if new.uid is not None or new.gid is not None:
+        _change_owner(tx, ino, inode, new)
+    if new.mode is not None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(modes.possible_mode(new.mode))
+        access.mode_set(tx, ino, inode)
+    inode.mtime_ns = inode.mtime_ns if new.mtime_ns is None else new.mtime_ns
+    inode.atime_ns = inode.atime_ns if new.atime_ns is None else new.atime_ns
+
+
+def give_owed(tx: Transaction, owed: list[Owed], now_ns: int) -> list[int]:
+    """The inodes that are still there, and have what they were owed."""
+    given = []
+    for one in owed:
+        inode = get_inode(tx, one.ino)
+        if inode is not None:
+            give(tx, one.ino, inode, one.attributes.due(inode))
+            touch(inode, now_ns)
+            put_inode(tx, one.ino, inode)
+            given.append(one.ino)
+    return given
+
+
+def _change_owner(tx: Transaction, ino: int, inode: Inode, new: SetAttributes | NewAttributes) -> None:
     """A program that had rights of its own under the former owner has none under the next one."""
-    inode.uid = inode.uid if request.uid is None else request.uid
-    inode.gid = inode.gid if request.gid is None else request.gid
+    inode.uid = inode.uid if new.uid is None else new.uid
+    inode.gid = inode.gid if new.gid is None else new.gid
     if not inode.is_folder:
         inode.mode = without_set_ids(inode.mode)
         records.delete_xattr(tx, ino, inode, XATTR_CAPABILITY)

@@ -114,6 +114,8 @@ class CoreSession:
     def call(
         self, url: str, operation: str, request: messages.Watch, reply: type, timeout_s: float
     ) -> messages.Watched:
+        if request.owed:
+            self._volume.core.take_owed(carried(request), self._volume.tick())
         answer = self._volume.core.promises.watch(carried(request), 0.0)
         return carried(answer or messages.Watched(epoch=request.epoch))
 
@@ -252,6 +254,8 @@ class Machine:
         openings, sending = Openings(self.session, table, self.cache), Sending(table, self.cache, committer, copies)
         sharing = Sharing(locks, NoLocks(), self.cache, openings, table, copies, sending, self.servers.download)
         files = OpenFiles(self.session, locks, table, self.cache, openings, self.servers, sending, self.unsent, sharing)
+        if self._watches:
+            self.session.watching.pay_with(files.take_owed)
         self.files = FileSystem(
             self.session, locks, table, files, Allocation(self.session, files, self.cache),
             ProgramLocks(self.session, NoLocks(), sharing, files),

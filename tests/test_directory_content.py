@@ -183,6 +183,52 @@ def test_what_was_read_without_asking(volume: Volume, since: dict[str, int], mov
     assert volume.at("f").ctime_ns == now.ctime_ns
 
 
+def test_the_first_commit_brings_attributes(volume: Volume) -> None:
+    """Goal: what was set of a new file comes with its content, as `set_attributes` would have it; set-id bits that a
+    later write has taken go all the same. Later commits bring none."""
+    made = volume.make("f", mtime_ns=1)
+    new = messages.OwedAttributes(
+        mode=(0o644, 0o6755), uid=(0, 5), gid=(0, 6), mtime_ns=(made.mtime_ns, 7), atime_ns=(made.atime_ns, 8)
+    )
+    ino = made.ino
+    known = volume.commit(ino, b"content", mtime_ns=None, attributes=new)
+    assert known == volume.at("f")
+    assert (known.mode, known.uid, known.gid) == (FILE & ~0o7777 | 0o6755, 5, 6)
+    assert (known.mtime_ns, known.atime_ns, known.size) == (7, 8, 7)
+    with refused(volume, errors.BadRequest):
+        volume.commit(ino, b"more", attributes=new)
+    ino = volume.make("g").ino
+    assert volume.commit(ino, b"", attributes=new, clears_set_ids=True).mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("field", ["mode", "uid", "gid", "mtime_ns", "atime_ns"])
+@pytest.mark.parametrize("how", ["commit", "set_attributes"])
+def test_what_somebody_else_has_set_since_stays(volume: Volume, field: str, how: str) -> None:
+    """Goal: an attribute that is another than the one that was replaced stays; the others are set."""
+    made = volume.make("f")
+    values = {"mode": 0o600, "uid": 5, "gid": 6, "mtime_ns": 7, "atime_ns": 8}
+    before = {name: made.mode & 0o7777 if name == "mode" else getattr(made, name) for name in values}
+    owed = messages.OwedAttributes(**{name: (before[name], values[name]) for name in values})
+    others = volume.set("f", **{field: 0o700 if field == "mode" else 99})
+    if how == "commit":
+        now = volume.commit(made.ino, b"content", mtime_ns=None, attributes=owed)
+    else:
+        now = volume.set("f", owed=owed)
+    for name in values:
+        wanted = getattr(others, name) if name == field else values[name] | (FILE & ~0o7777 if name == "mode" else 0)
+        assert getattr(now, name) == wanted, name
+
+
+@pytest.mark.parametrize("wrong", [{"uid": -1}, {"gid": 1 << 32}, {"mode": -1}, {"mode": 1 << 20}])
+def test_attributes_that_cannot_be_are_refused_with_the_commit(volume: Volume, wrong: dict[str, int]) -> None:
+    """Goal: nothing of such a commit is done."""
+    ino = volume.make("f").ino
+    with refused(volume, errors.InvalidArgument):
+        pairs = {field: (0o644 if field == "mode" else 0, value) for field, value in wrong.items()}
+        volume.commit(ino, b"content", attributes=messages.OwedAttributes(**pairs))
+    assert volume.at("f").version == 0
+
+
 def test_that_programs_use_locks_is_remembered(volume: Volume) -> None:
     """Goal: who notes it changes nothing else, and every later open is told."""
     volume.make("f")

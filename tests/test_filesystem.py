@@ -15,7 +15,8 @@ from test_acl import MINIMAL
 from volumes import Volume
 
 from dfsfuse import errors, messages
-from dfsfuse.filesystem import TIME_NS_MAX, TIME_NS_MIN, place_of
+from dfsfuse.filesystem import place_of
+from dfsfuse.giving_attributes import TIME_NS_MAX, TIME_NS_MIN
 from dfsfuse.messages import (
     LIST_PAGE_MAX,
     RENAME_EXCHANGE,

@@ -533,6 +533,39 @@ def test_ctime_moves_with_each_change(mount: Path):
     wait_until(lambda: os.stat(file).st_ctime_ns > before, "what was done to another name is seen", 1)
 
 
+def test_attributes_of_a_new_file_before_its_close(two_mounts: tuple[Path, Path]):
+    """Goal: what tar does: write, utimens, chown, chmod, close. Each is seen here at once, by whatever call, and all on
+    the other mount when close() has returned."""
+    here, there = two_mounts
+
+    def seen(known: os.stat_result) -> tuple[int, ...]:
+        return (
+            stat.S_IMODE(known.st_mode),
+            known.st_uid,
+            known.st_gid,
+            known.st_mtime_ns,
+            known.st_atime_ns,
+            known.st_size,
+        )
+
+    fd = os.open(here / "f", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    made = seen(os.stat(there / "f"))
+    os.write(fd, b"content")
+    os.utime(fd, ns=(5, 7))
+    os.fchown(fd, 65534, 65533)
+    os.fchmod(fd, 0o644)
+    wanted = 0o644, 65534, 65533, 7, 5, 7
+    assert seen(os.fstat(fd)) == seen(os.stat(here / "f")) == wanted
+    with os.scandir(here) as entries:
+        assert [seen(entry.stat()) for entry in entries] == [wanted]
+    assert seen(os.stat(there / "f")) == made
+    os.close(fd)
+    assert seen(os.stat(here / "f")) == wanted
+    wait_until(lambda: seen(os.stat(there / "f")) == wanted, "the other mount sees it", 1)
+    by_nobody(lambda: (there / "f").write_bytes(b"its owner's"))
+    assert (here / "f").read_bytes() == b"its owner's"
+
+
 def test_atime_moves_as_with_relatime(first: Mount, two_mounts: tuple[Path, Path]):
     """Goal: reading after a change moves it, which this mount sees at once and others within a second; reading again
     does not, nor does O_NOATIME."""

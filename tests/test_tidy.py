@@ -208,6 +208,7 @@ STAMPS = {
     "dfsfuse.openfiles": "mtime, ctime and atime of what programs here do",
     "dfsfuse.allocation": "the same",
     "dfsfuse.filesystem": "the same",
+    "dfsfuse.giving_attributes": "the same",
     "dfsfuse.drivers.linux_names": "the same",
     "dfsfuse.drivers.fusepy_callbacks": "the same",
     "dfsfuse.copies": "the names of copies, and when they were made",

@@ -121,7 +121,7 @@ from dfsfuse.messages.locks import (
     WantedLocks,
     WatchLocks,
 )
-from dfsfuse.messages.promises import EVERYTHING, Broken, Doubt, Watch, Watched
+from dfsfuse.messages.promises import EVERYTHING, Broken, Doubt, Owed, Watch, Watched
 from dfsfuse.messages.range_locks import (
     FileUsers,
     LockRange,
@@ -152,6 +152,8 @@ from dfsfuse.messages.tree import (
     Listing,
     Lookup,
     Made,
+    NewAttributes,
+    OwedAttributes,
     Remove,
     Removed,
     Rename,
@@ -218,6 +220,8 @@ __all__ = [
     "Removed",
     "Rename",
     "Renamed",
+    "NewAttributes",
+    "OwedAttributes",
     "SetAttributes",
     "moves_atime",
     "without_set_ids",
@@ -305,6 +309,7 @@ __all__ = [
     "EVERYTHING",
     "Broken",
     "Doubt",
+    "Owed",
     "Watch",
     "Watched",
     "Audit",

@@ -2,7 +2,7 @@
 
 from dfsfuse.chunks import Entry
 from dfsfuse.messages.base import ROOT_INO, Change, Message
-from dfsfuse.messages.tree import Attributes
+from dfsfuse.messages.tree import Attributes, OwedAttributes
 
 
 class Manifest(Message):
@@ -104,6 +104,7 @@ class Commit(Change, kw_only=True):
     ctime never moves back; 0: now. `clears_set_ids`: a program without the
     right to keep set-id bits has written since the mode was set. `clears_capability`: something was written since
     security.capability was set. `gaps`: ranges [start, end) that are zeros as no file server has what was there.
+    `attributes`: what was set meanwhile of a file whose first content this is.
     """
 
     ino: int
@@ -121,6 +122,7 @@ class Commit(Change, kw_only=True):
     clears_set_ids: bool = False
     clears_capability: bool = False
     gaps: list[tuple[int, int]] = []
+    attributes: OwedAttributes | None = None
 
 
 class Whereabouts(Message, kw_only=True):

@@ -1,6 +1,7 @@
 """Messages about promises: what the directory calls back about, and how a client hears it."""
 
 from dfsfuse.messages.base import Message
+from dfsfuse.messages.tree import OwedAttributes
 
 EVERYTHING = 0
 """In place of an inode number: all that was promised."""
@@ -22,6 +23,13 @@ class Doubt(Message, frozen=True):
     sequence: int
 
 
+class Owed(Message):
+    """What a client has set of an inode's attributes, and not told yet (tree.py)."""
+
+    ino: int
+    attributes: OwedAttributes
+
+
 class Watch(Message, kw_only=True):
     """Wait for what breaks the session's promises. Each one renews the lease of all promises, and says that the events
     up to `heard` are heard: nothing of what they name is used any more.
@@ -29,7 +37,7 @@ class Watch(Message, kw_only=True):
     `epoch` is that of the answer before; 0: there was none. `number` rises with each: one that a later one has
     overtaken, or that has been answered before, is refused (0: they are taken as they come). `dropped`: inodes of which
     nothing need be told any more. `doubts` are not executed from now on, if they have not been: they would break this
-    client's own promises."""
+    client's own promises. `owed` is of what is about to change, and comes before that."""
 
     session: int
     epoch: int = 0
@@ -37,6 +45,7 @@ class Watch(Message, kw_only=True):
     heard: int = 0
     dropped: list[int] = []
     doubts: list[Doubt] = []
+    owed: list[Owed] = []
 
 
 class Watched(Message, kw_only=True):

@@ -16,6 +16,16 @@ class Times(Protocol):
     atime_ns: int
 
 
+class Owned(Protocol):
+    """What can be set of an inode."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+
+
 class Attributes(Message, kw_only=True):
     """What stat tells of an inode, and the version of its content. `nlink` of a folder counts its subfolders too.
     `has_xattrs`: it has extended attributes. `allocated_bytes`: what of a file's content is no hole. `promised`: the
@@ -161,8 +171,44 @@ class Renamed(Message):
     promised: bool = False
 
 
+class NewAttributes(Message, kw_only=True):
+    """As in SetAttributes."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+
+    def given(self) -> dict[str, int]:
+        """Those that are to be set."""
+        return {field: value for field in self.__struct_fields__ if (value := getattr(self, field)) is not None}
+
+
+class OwedAttributes(Message, kw_only=True):
+    """What a client has set of a file before it tells the directory: each is a pair of what it was before, and is
+    since. What somebody else has changed meanwhile stays."""
+
+    mode: tuple[int, int] | None = None
+    uid: tuple[int, int] | None = None
+    gid: tuple[int, int] | None = None
+    mtime_ns: tuple[int, int] | None = None
+    atime_ns: tuple[int, int] | None = None
+
+    @staticmethod
+    def value(known: Owned, field: str) -> int:
+        """The mode without its type."""
+        return stat.S_IMODE(known.mode) if field == "mode" else getattr(known, field)
+
+    def due(self, known: Owned) -> NewAttributes:
+        """What of it is to be set on a file that is as `known`."""
+        pairs = {field: pair for field in self.__struct_fields__ if (pair := getattr(self, field)) is not None}
+        return NewAttributes(**{field: new for field, (old, new) in pairs.items() if self.value(known, field) == old})
+
+
 class SetAttributes(Change, kw_only=True):
-    """Change what is not None. `mode` carries permission bits alone; a new owner gets no set-id bits but by `mode`."""
+    """Change what is not None. `mode` carries permission bits alone; a new owner gets no set-id bits but by `mode`.
+    `owed`: in place of these."""
 
     base: int = ROOT_INO
     names: list[bytes] = []
@@ -171,6 +217,7 @@ class SetAttributes(Change, kw_only=True):
     gid: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
+    owed: OwedAttributes | None = None
 
 
 def moves_atime(known: Times, atime_ns: int) -> bool:
