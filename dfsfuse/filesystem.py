@@ -370,7 +370,7 @@ class FileSystem:
         flags = os.O_WRONLY | (os.O_TRUNC if size == 0 else 0)
         handle, _ = self.open(place, flags, pid, interrupted, privileged, ino=ino, shown=shown)
         try:
-            if handle.content.size != size:
+            if size:
                 self.files.resize(handle, size)
             self.files.flush(handle)
         finally:

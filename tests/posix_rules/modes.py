@@ -223,6 +223,14 @@ def ftruncate_clears_set_ids(folder: Path) -> None:
 
 
 @needs_root
+def truncate_clears_set_ids(folder: Path) -> None:
+    """So does truncate(), also to the size that the file has. (POSIX truncate)"""
+    path = folder / "file"
+    for size in (3, 7):
+        assert _written_by_a_user(folder, 0o6777, lambda fd: os.truncate(path, size)) == 0o777  # noqa: B023
+
+
+@needs_root
 def o_trunc_clears_set_ids(folder: Path) -> None:
     """So does O_TRUNC. (POSIX open)"""
     path = folder / "file"

@@ -215,6 +215,12 @@ def ftruncate_to_the_same_size_moves_times(folder: Path) -> None:
         assert moved(folder / "file", lambda: os.ftruncate(fd, 7)) == {"mtime", "ctime"}
 
 
+def truncate_to_the_same_size_moves_times(folder: Path) -> None:
+    """So does truncate(), by the file's path. (POSIX truncate)"""
+    made(folder / "file", b"content")
+    assert moved(folder / "file", lambda: os.truncate(folder / "file", 7)) == {"mtime", "ctime"}
+
+
 def o_trunc_moves_mtime_and_ctime(folder: Path) -> None:
     """Also of a file that is empty already. (POSIX open)"""
     made(folder / "file", b"content")
