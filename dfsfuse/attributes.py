@@ -213,16 +213,19 @@ class AttributeTable:
         """A change that was asked for at `asked_at` has made a name lead to `ino`, or ABSENT, and this is its folder
         since. A driver that knows paths asks again."""
         with self._mutex:
-            now, floor = self._clock(), self._floor(folder.ino)
-            unchanged = max(floor, self._inodes.get(folder.ino, (0.0, None))[0]) < asked_at
             self._forget_path(place)
             if folder.promised:
-                self._names.promised(folder.ino, asked_at, floor)
-            self._names.changed(folder.ino, place[1][-1], ino, asked_at, now, folder.promised)
-            # Where anything was learnt of the folder since, nobody knows which of the two is the newer.
-            self._inodes[folder.ino] = now, folder if unchanged else None
+                self._names.promised(folder.ino, asked_at, self._floor(folder.ino))
+            self._names.changed(folder.ino, place[1][-1], ino, asked_at, self._clock(), folder.promised)
+            self._put_since(folder, asked_at)
             gone = self._make_room()
         self._tell_gone(gone)
+
+    def _put_since(self, attributes: Attributes, asked_at: float) -> None:
+        """What a change has made of it. Where anything was learnt since, nobody knows which of the two is the newer."""
+        ino = attributes.ino
+        unchanged = max(self._floor(ino), self._inodes.get(ino, (0.0, None))[0]) < asked_at
+        self._inodes[ino] = self._clock(), attributes if unchanged else None
 
     def folder_made(self, ino: int, asked_at: float) -> None:
         """A new folder, which is promised: it is empty."""
@@ -233,14 +236,15 @@ class AttributeTable:
         """Paths below a folder that has moved go with it."""
         led_to = renamed.other if exchanged else ABSENT, renamed.ino
         with self._mutex:
+            for attributes in renamed.since:
+                self._put_since(attributes, asked_at)
             if len(old[1]) > 1 or len(new[1]) > 1:
                 self._clear()
             self._forget_paths()
             for (base, names), ino in zip((old, new), led_to, strict=True):
                 self._names.changed(base, names[-1], ino, asked_at, self._clock(), renamed.promised)
-                self._forget_inode(base)
-            self._forget_inode(renamed.ino)
-            self._forget_inode(renamed.other)
+            for ino in {old[0], new[0], renamed.ino, renamed.other}.difference(each.ino for each in renamed.since):
+                self._forget_inode(ino)
 
     # -- forgetting
 

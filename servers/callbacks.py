@@ -121,7 +121,7 @@ def promisable(reply: Any, place: tuple[int, list[bytes]]) -> tuple[list[int], l
     if isinstance(reply, messages.Removed):
         return [reply.folder.ino], [reply.folder]
     if isinstance(reply, messages.Renamed) and reply.ino:
-        return [reply.folder, reply.new_folder], [reply]
+        return [reply.folder, reply.new_folder, *(each.ino for each in reply.since)], [reply, *reply.since]
     if isinstance(reply, messages.Opened):
         return [reply.attributes.ino, *folder], [reply.attributes]
     if isinstance(reply, messages.Attributes):

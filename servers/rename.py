@@ -7,7 +7,7 @@ is written.
 from dfsfuse import errors
 from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename, Renamed, bytes_as_text
 from servers import records
-from servers.records import Inode, entry_key
+from servers.records import Inode, attributes_of, entry_key
 from servers.store import Transaction
 from servers.tree import add_name, child, drop_name, existing, has_entries, new_place, removed
 
@@ -38,12 +38,22 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Renamed:
     _check_loop(tx, source, target.parent)
     if request.flags & RENAME_EXCHANGE:
         _exchange(tx, source, target, now_ns)
-        return Renamed(0, source.ino, target.ino, source.parent, target.parent)
+        return _renamed(source, target)
     _check_replace(tx, source, target)
     _move(tx, source, target, request.session, now_ns)
+    return _renamed(source, target)
+
+
+def _renamed(source: _Name, target: _Name) -> Renamed:
+    now = {source.ino: source.inode, source.parent: source.folder, target.parent: target.folder}
     replaced = target.inode
+    if replaced is not None and replaced.nlink and target.ino not in now:
+        now[target.ino] = replaced
     gone = replaced is not None and replaced.is_file and not replaced.nlink
-    return Renamed(target.ino if gone else 0, source.ino, target.ino, source.parent, target.parent)
+    return Renamed(
+        unnamed=target.ino if gone else 0, ino=source.ino, other=target.ino, folder=source.parent,
+        new_folder=target.parent, since=[attributes_of(ino, inode) for ino, inode in now.items()],
+    )  # fmt: skip
 
 
 def _both(tx: Transaction, request: Rename) -> tuple[_Name, _Name]:

@@ -1,10 +1,12 @@
 """Two clients that use what they are promised, on the real core of the directory; who is called back hears at once."""
 
+import contextlib
 import os
 import random
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from clients import Servers
 from filesystems import Machine
@@ -12,7 +14,7 @@ from volumes import Volume
 
 from dfsfuse import absences, errors, read_times
 from dfsfuse.filesystem import place_of
-from dfsfuse.messages import ROOT_INO
+from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT_INO, Attributes, Lookup
 from servers import open_rows
 from servers.store.memory import MemoryStore
 
@@ -170,6 +172,33 @@ def test_a_change_elsewhere_is_heard(here: Machine, there: Machine, how: str) ->
     assert read(here, "/file") == {"remove": None, "chmod": b"old"}.get(how, b"newer")
     if how == "chmod":
         assert here.stat("/file").mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("flags", [0, RENAME_NOREPLACE, RENAME_EXCHANGE])
+def test_a_rename_costs_one_request(here: Machine, there: Machine, flags: int) -> None:
+    """Goal: what has moved and the folders are known afterwards, as the directory knows them: neither attributes nor
+    opens cost another one."""
+    old, new = (here.make(f"/{name}").ino for name in "ab")
+    for path in ["/a/f"] if flags == RENAME_NOREPLACE else ["/a/f", "/b/f"]:
+        here.write(path, path.encode())
+    for ino in (old, new):
+        list(here.files.list_folder((ino, ())))
+    assert there.read("/a/f") == b"/a/f"
+    places = [(old, (b"f",)), (new, (b"f",))]
+    asked = requests(here)
+    here.files.rename(*places, flags)
+    for place in [(old, ()), (new, ()), *places[0 if flags == RENAME_EXCHANGE else 1 :]]:
+        assert unpromised(here.files.lookup(place)) == unpromised(here.volume.ask(Lookup(place[0], list(place[1]))))
+    here.close(here.open(places[1]))
+    with pytest.raises(errors.NotFound) if flags != RENAME_EXCHANGE else contextlib.nullcontext():
+        here.files.lookup(places[0])
+    assert requests(here) == asked + 1
+    assert read(there, "/b/f") == b"/a/f"
+    assert read(there, "/a/f") == (b"/b/f" if flags == RENAME_EXCHANGE else None)
+
+
+def unpromised(attributes: Attributes) -> Attributes:
+    return msgspec.structs.replace(attributes, promised=False)
 
 
 def test_a_folder_on_the_way_moves(here: Machine, there: Machine) -> None:

@@ -161,7 +161,7 @@ class Rename(Change, kw_only=True):
 class Renamed(Message):
     """What has moved, and what was replaced or exchanged for it (0: nothing). `unnamed`: the file that was replaced and
     has no name any more; 0 where there is none. `folder` and `new_folder` have the names, `promised` says what both
-    names lead to now."""
+    names lead to now. `since`: what has moved, and the folders, as they are now."""
 
     unnamed: int = 0
     ino: int = 0
@@ -169,6 +169,7 @@ class Renamed(Message):
     folder: int = 0
     new_folder: int = 0
     promised: bool = False
+    since: list[Attributes] = []
 
 
 class NewAttributes(Message, kw_only=True):
