@@ -85,6 +85,7 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         log_level=arguments.log_level,
         driver=arguments.driver,
         passthrough=arguments.passthrough != "off",
+        hash_whole_max=arguments.passthrough_writes,
     )
 
 
@@ -129,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--driver", choices=mounting.DRIVERS, default="", help=driver)
     passthrough = "the kernel reads large cached files itself where it can (%(default)s), as root on Linux 6.9 or newer"
     add("--passthrough", choices=_PASSTHROUGH, default="auto", help=passthrough)
+    writes = "with passthrough, files up to this size are written by the kernel itself, and hashed when they are closed"
+    add("--passthrough-writes", metavar="N", type=given.size, default=options.HASH_WHOLE_MAX, help=writes)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
     for hidden in ("--found-url", "--found-volume"):
         add(hidden, default="", help=argparse.SUPPRESS)

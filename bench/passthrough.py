@@ -53,7 +53,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Rows]]:
 def prepare(point: Path, place: str, megabytes: int) -> None:
     """Each place has files of its own, all of them in its cache."""
     (point / place).mkdir()
-    for name, size in (("small", SMALL), ("middle", PIECE), ("large", megabytes * PIECE)):
+    for name, size in (
+        ("small", SMALL),
+        ("middle", PIECE),
+        ("large", megabytes * PIECE),
+        ("patched", megabytes * PIECE),
+    ):
         with (point / place / name).open("wb") as file:
             for _ in range(0, size, PIECE):
                 file.write(os.urandom(min(size, PIECE)))
@@ -74,6 +79,11 @@ def one_pass(folder: Path, size: int) -> Rows:
     rows["open + read 4 KiB + close, of a large file"] = median_us(lambda n: get(folder / "large", SMALL), 2000), "us"
     rows |= _reading(folder / "large", size)
     rows |= _writing(folder / "large", size)
+    for name in ("middle", "patched"):
+        warm(folder / name)
+    rows["open + write 4 KiB + close, of 1 MiB"] = median_us(lambda n: _patch(folder / "middle", n), 100), "us"
+    rows["open + write 1 MiB + close, of 1 MiB"] = median_us(lambda n: _rewrite(folder / "middle"), 50), "us"
+    rows["open + write 4 KiB + close, of a large file"] = median_us(lambda n: _patch(folder / "patched", n), 10), "us"
     return rows
 
 
@@ -129,7 +139,33 @@ def _writing(path: Path, size: int) -> Rows:
                 median_us(lambda n: os.pwrite(descriptor, small, offsets[n]), len(offsets)), "us",
             ),
             "write in order": (_speed(lambda at: os.pwrite(descriptor, piece, at), size), "MB/s"),
-        }  # fmt: skip
+        } | _storing(descriptor, offsets, small)  # fmt: skip
+    finally:
+        os.close(descriptor)
+
+
+def _storing(descriptor: int, offsets: list[int], data: bytes) -> Rows:
+    with mmap.mmap(descriptor, 0) as mapping:
+
+        def store(number: int) -> None:
+            mapping[offsets[number] : offsets[number] + SMALL] = data
+
+        return {"store 4 KiB to a mapping anywhere": (median_us(store, len(offsets)), "us")}
+
+
+def _patch(path: Path, number: int) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(descriptor, os.urandom(SMALL), number * SMALL)
+    finally:
+        os.close(descriptor)
+
+
+def _rewrite(path: Path) -> None:
+    descriptor, data = os.open(path, os.O_RDWR), os.urandom(PIECE)
+    try:
+        for start in range(0, PIECE, SMALL):
+            os.pwrite(descriptor, data[start : start + SMALL], start)
     finally:
         os.close(descriptor)
 

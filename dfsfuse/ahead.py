@@ -42,9 +42,15 @@ class Ahead:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def written(self, content: Content, start: int, end: int) -> None:
-        """After each write to [start, end): costs nothing unless it has gone on from one entry to the next."""
+        """After each write to [start, end): costs nothing unless it has gone on from one entry to the next. Nobody
+        would know whether programs that write through the kernel have changed what was sent."""
         index = (end - 1) // ENTRY_BYTES - 1
-        if index < 0 or start > (index + 1) * ENTRY_BYTES or time.monotonic() < self._paused_until_s:
+        if (
+            content.unseen.writers
+            or index < 0
+            or start > (index + 1) * ENTRY_BYTES
+            or time.monotonic() < self._paused_until_s
+        ):
             return
         entry = index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES
         with content.mutex:

@@ -100,6 +100,7 @@ class Allocation:
 
     def lseek(self, handle: Handle, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE. Raises OSError."""
+        self._files.in_kernel.find(handle.content)
         return holes.seek(handle.content, offset, whence)
 
     # -- copying
@@ -116,6 +117,7 @@ class Allocation:
         """Between two caches on the local disk; holes stay holes. How many bytes: fewer at the source's end, and of
         more than COPY_BYTES_MAX."""
         self._files.check_writable(target)
+        self._files.in_kernel.find(source.content)
         length = min(length, COPY_BYTES_MAX, source.content.size - offset)
         if length <= 0:
             return 0

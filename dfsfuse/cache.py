@@ -38,7 +38,7 @@ class Cache:
     it is in memory, as everything is that is open or unsent."""
 
     def __init__(self, home: Path, bytes_max: int):
-        self._files = ContentFiles(home)
+        self._files, self.home = ContentFiles(home), home
         self.path_of = self._files.path_of
         self._bytes_max = bytes_max
         self._mutex = threading.RLock()
@@ -271,7 +271,7 @@ class Cache:
 
     def _settle(self, content: Content) -> None:
         """What becomes of a content that nobody uses any more."""
-        if content.changed:
+        if content.changed or content.unseen.left:
             return
         if self._current.get(content.ino) is not content:
             self.delete(content)

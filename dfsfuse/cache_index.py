@@ -8,7 +8,8 @@
     pending   the commit id that is being tried: if it is among those that have happened (done_commits.py), or the
               directory's history has it, there is nothing else here, as a write that comes after it clears this first
     boot      the boot in which `present` was true; after another one every entry is hashed before use
-    resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this
+    resized   1 if it was cut or grown since `version`; what was written is found by its hash, but not this; and 2 if
+              programs may have written to it through the kernel, so that `pending` need not be all there is
     path      where the file was when it was opened, for messages and for conflict copies; empty: it never had a name
     failure   why the last upload failed
 
@@ -43,7 +44,7 @@ _decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 _decode_gaps = msgspec.msgpack.Decoder(list[Gap]).decode
 _decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
-_FORM = 1
+_FORM, _PASSES = 1, 2
 _COPIES_MAX = 1000
 _DONE = "done"
 _SCHEMA = """
@@ -170,7 +171,8 @@ class CacheIndex:
             return (
                 content.ino, state, content.version, content.commit_id, content.size, content.mtime_ns,
                 _encode(content.entries), _encode(content.segments), bytes(content.present),
-                self._boot if content.verified else "", content.where, content.resized or content.resizing, content.row,
+                self._boot if content.verified else "", content.where,
+                (content.resized or content.resizing) + _PASSES * content.unseen.passes, content.row,
             )  # fmt: skip
 
     def set_pending(self, content: Content, commit_id: bytes) -> None:
@@ -243,7 +245,7 @@ class CacheIndex:
         content.version, content.commit_id, content.segments = version, commit_id, _decode_ids(segments)
         content.present = bytearray(present)
         content.mtime_ns, content.where, content.verified = mtime_ns, where, boot == self._boot
-        content.resized = bool(resized)
+        content.resized, content.unseen.passes = bool(resized & 1), bool(resized & _PASSES)
         # Programs may have what an earlier client, or an earlier object for it, has lent.
         content.lent = True
         return content

@@ -113,7 +113,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
         for part in (session, lease, locks, sharing, watching, recalling):
             part.start()
-        recovery = Recovery(session, cache, transfer, unsent)
+        recovery = Recovery(session, cache, transfer, unsent, openings.newest)
         if not options.read_only:
             recovery.run()
         unsent.start()

@@ -37,6 +37,7 @@ from dfsfuse.pieces import plan
 from dfsfuse.segments import in_requests
 from dfsfuse.session import Session
 from dfsfuse.transfer import Confirmed, Transfer
+from dfsfuse.unseen import hashes
 
 _UNKNOWN_OUTCOMES = (errors.Unreachable, errors.Internal)
 """After these a commit may have happened: the directory did not answer, or failed when the transaction was through."""
@@ -163,8 +164,9 @@ class Committer:
         # The receipts that were synced are those of what was sent; what the base had is another matter.
         durable = request.durable and (content.synced or not request.base_version)
         content.owed = None
+        content.unseen.blocks.committed(content.entries, doubt.entries, request.size)
         content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)
-        if content.changed:
+        if content.changed or content.unseen.writers:
             self._cache.mark_open(content)
         return attributes
 
@@ -194,6 +196,7 @@ class Committer:
         for index, change in sorted(changes.items()):
             entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
             parts += [_Part(index, first, last) for first, last in to_send]
+        content.unseen.blocks.sending(parts, {index for index, change in changes.items() if change.punched})
         zeros = self._upload_zeros(content, parts, confirmed)
         others = [part for part in parts if part not in zeros]
         sent = zeros | dict(zip(others, self._send_parts(content, others, confirmed), strict=True))
@@ -211,6 +214,8 @@ class Committer:
             return sent
         with self._transfer.buffers.lend() as buffer:
             data = _cut_out(content, part, buffer)
+            if content.unseen.writers:
+                content.unseen.blocks.found[part] = hashes(data)
             return self._transfer.upload(data, confirmed, ask=content.attempts.failed)
 
     def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:

@@ -30,6 +30,7 @@ from dfsfuse.gaps import Gap
 from dfsfuse.in_doubt import InDoubt, cut
 from dfsfuse.messages import ChunkReceipts, OwedAttributes
 from dfsfuse.sparse_files import holds_data, punch_hole
+from dfsfuse.unseen import Unseen
 
 READ_AHEAD_ENTRIES = 3
 _lineages = itertools.count(1)
@@ -48,12 +49,11 @@ class Base(NamedTuple):
 
 class Content:
     """`fd` is open while the content is in use. `row` is its number in the cache's index. `where` is the path by
-    which it was opened. `noted` are the entries of which the index knows that they are here and may have been
-    written. `lineage` changes when the content becomes a version that was not made here: what was read before is then
-    no longer right. `resized`: cut or grown since the last commit was begun; `resizing`: before that, and it is not
-    done yet. `sending`: a commit has taken what was changed (`taken`) and is not done: it is not on the servers yet.
-    `token`: the newest with which the content was opened for writing; the lock is the mount's, so every handle's commit
-    has it.
+    which it was opened. `noted` are the entries of which the index knows that they are here and may have been written.
+    `lineage` changes when the content becomes a version that was not made here: what was read before is then no longer
+    right. `resized`: cut or grown since the last commit was begun; `resizing`: before that, and it is not done yet.
+    `sending`: a commit has taken what was changed (`taken`) and is not done: it is not on the servers yet. `token`: the
+    newest with which the content was opened for writing; the lock is the mount's, so every handle's commit has it.
 
     `clears_set_ids`: a program without the right to keep set-id bits has written since the mode was set here, and
     `clears_capability`: any program since the capability was; `clearing` has both for the commit that is under way.
@@ -65,7 +65,7 @@ class Content:
     it is read; it is read under `mutex`. `drops` counts how often what was here was dropped for want of room, and
     there are no drops while there are `pins`: what was read without `mutex` is right if nothing was dropped meanwhile.
 
-    `lent`: the kernel was given the file, and programs may have it mapped (lending.py).
+    `lent`: the kernel was given the file, and programs may have it mapped (lending.py). `unseen`: unseen.py.
 
     `gaps`: what of a copy nobody has any more, until the directory knows.
 
@@ -115,7 +115,7 @@ class Content:
         self.lineage = next(_lineages)
         self.ahead: dict[int, Future[ChunkReceipts]] = {}
         self.users = self.pins = self.drops = 0
-        self.writers, self.shared, self.lent = 0, False, False
+        self.writers, self.shared, self.lent, self.unseen = 0, False, False, Unseen()
         self.handles: dict[Any, None] = {}
         self.verified = True
         self.mutex = threading.RLock()
@@ -183,7 +183,7 @@ class Content:
         the servers have them."""
         index, first = divmod(offset, ENTRY_BYTES)
         with self.mutex:
-            if length <= 0 or self.changed or len(self.entries[index]) != 1:
+            if length <= 0 or self.changed or self.unseen.writers or len(self.entries[index]) != 1:
                 return None
             piece = self.entries[index][0]
             within = piece.offset <= first and first + length <= piece.end
@@ -271,6 +271,7 @@ class Content:
                 self.clears_set_ids, self.clearing = False, (False, self.clearing[1])
             if mtime_ns is not None:
                 self.mtime_ns, self.mtime_set = mtime_ns, True
+                self.unseen.mtime_ns = os.fstat(self.fd).st_mtime_ns if self.unseen.writers else -1
 
     def capability_set(self) -> None:
         """As `attributes_set`."""
@@ -305,7 +306,7 @@ class Content:
         with self.mutex:
             self.taken, self.changes = self.changes, Changes()
             self.resized, self.resizing, self.sending = False, self.resized, True
-            self.clearing = self.clears_set_ids, self.clears_capability
+            self.clearing, self.unseen.stirred = (self.clears_set_ids, self.clears_capability), False
             self.clears_set_ids = self.clears_capability = False
             return self.taken, self.size
 
@@ -343,8 +344,7 @@ class Content:
         """The servers have this now, on disk if `durable`. What was written during the upload stays dirty; the content
         may have grown."""
         with self.mutex:
-            more = len(self.entries) - len(entries)
-            self.entries = entries + chunks.holes(more)
+            self.entries = entries + chunks.holes(len(self.entries) - len(entries))
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable

@@ -36,6 +36,8 @@ class Handle:
     the write lock, if it is this handle's until it is closed. `owes`: the latest close() or fsync() failed.
     `privileged`: opened by who may keep set-id bits when writing (CAP_FSETID).
 
+    `unseen`: the kernel has the file for it, so what it writes is found (unseen_writes.py); it was `locked` through it.
+
     `share`: programs use locks on the file. `past_pages`: those of other clients do too, so the kernel should keep no
     pages of it, and maps none of it shared. `failed`: why it is of no use any more. `number` is no other's.
     """
@@ -45,7 +47,7 @@ class Handle:
     ):
         self.content, self.place, self.flags, self.pid, self.lock = content, place, flags, pid, lock
         self.privileged, self.writable = privileged, lock is not None
-        self.owes = self.past_pages = False
+        self.owes = self.past_pages = self.unseen = self.locked = False
         self.number = next(_numbers)
         self.share: Share | None = None
         self.failed: errors.DfsError | None = None

@@ -40,7 +40,7 @@ _LOOK_S = 0.02
 class Wanted:
     """What the user asked for. `suid`, `dev`: set-id bits and device nodes count. `cluster_url` None: the cluster of
     `home`. Times in seconds. `driver` is one of DRIVERS; "": the first that this machine can have.
-    `passthrough`: where the kernel can, it reads cached files itself."""
+    `passthrough`: where the kernel can, it reads cached files itself, and writes those up to `hash_whole_max`."""
 
     mountpoint: str
     home: Path
@@ -55,6 +55,7 @@ class Wanted:
     log_level: str = "info"
     driver: str = ""
     passthrough: bool = True
+    hash_whole_max: int = options.HASH_WHOLE_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
     arguments += ["--log-level", wanted.log_level, "--ready-fd", str(ready)]
     arguments += ["--driver", wanted.driver] if wanted.driver else []
     arguments += [] if wanted.passthrough else ["--passthrough", "off"]
+    arguments += ["--passthrough-writes", str(wanted.hash_whole_max)]
     arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume]
     if endpoint.users_lock is not None:
         arguments += ["--users-fd", str(endpoint.users_lock)]
@@ -254,6 +256,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         suid=wanted.suid,
         dev=wanted.dev,
         passthrough=wanted.passthrough,
+        hash_whole_max=wanted.hash_whole_max,
         refind=cluster.refinder(wanted.home) if wanted.cluster_url is None else None,
         volume=found.volume,
     )
@@ -277,7 +280,7 @@ def _mount(
         on_ready()
 
     # The other driver knows nothing of it.
-    more = {"backing": asked.folder if asked.passthrough else None} if driver == "linux" else {}
+    more = {"backing": asked.passing} if driver == "linux" else {}
     filesystem = connect(asked, tell)
     IdleCollection().begin()
     # The driver unmounts cleanly at these signals; libfuse does if nobody else has claimed them.

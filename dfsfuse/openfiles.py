@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 
-from dfsfuse import errors, lending, owed_attributes
+from dfsfuse import errors, lending, owed_attributes, unseen_writes
 from dfsfuse.ahead import Ahead
 from dfsfuse.attributes import AttributeTable, Place
 from dfsfuse.cache import Cache
@@ -23,6 +23,7 @@ from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.handles import Handle
+from dfsfuse.kernel_files import KernelFiles
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made, OwedAttributes
 from dfsfuse.openings import Openings, Version, as_path
@@ -65,8 +66,7 @@ class OpenFiles:
         reading = Reading(transfer.latest, fetching)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self.give_owed, self._ahead = sending.sync_all, sending.give_owed, Ahead(transfer)
-        self.lend, self.take_back, self.is_in_memory = lending.lend, lending.take_back, lending.is_in_memory
-        self.ask_for_lease = lending.ask_for_lease
+        self.in_kernel = KernelFiles(cache)
 
     # -- opening
 
@@ -194,6 +194,7 @@ class OpenFiles:
                     return False
                 self._cache.mark_open(content)
                 content.resize(0, time.time_ns(), privileged)
+        self.in_kernel.opened_to_write(content)
         self._cache.mark_open(content)
         with content.mutex:
             # Mappings may have gone since it was lent: then what is written need not be in the kernel's pages for them.
@@ -218,7 +219,9 @@ class OpenFiles:
             raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
         start = content.size if append else offset
         self.bring(content, lambda c: c.unready(start, start + len(data)))
-        if self._cache.with_room(lambda: content.write(data, offset, time.time_ns(), append, handle.privileged)):
+        if append and content.unseen.writers:
+            self._cache.with_room(unseen_writes.appending(content, data))
+        elif self._cache.with_room(lambda: content.write(data, offset, time.time_ns(), append, handle.privileged)):
             self._cache.mark_open(content)
         self._ahead.written(content, start, start + len(data))
         if start != offset:
@@ -249,6 +252,7 @@ class OpenFiles:
         failed = handle.failed or handle.content.failed
         if failed is not None:
             raise failed
+        unseen_writes.look(handle.content)
 
     # -- closing
 
@@ -257,7 +261,7 @@ class OpenFiles:
         content = handle.content
         if handle.writable:
             self.check_writable(handle)
-            if content.changed and self._may_commit(handle):
+            if (content.changed or content.unseen.writers) and self._may_commit(handle):
                 self._commit(handle, durable)
             elif content.owed is not None:
                 self.give_owed(content)
@@ -308,6 +312,8 @@ class OpenFiles:
 
     def _end_writing(self, handle: Handle) -> None:
         content = handle.content
+        if handle.unseen:
+            self._sending.let_go(handle)
         try:
             if content.changed and content.failed is None and not handle.owes and self._may_commit(handle):
                 self._commit(handle, False)

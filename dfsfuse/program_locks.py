@@ -167,6 +167,7 @@ class ProgramLocks:
         if committed:
             self._settle_quietly(handle)
         self._let_go(share.ino, lock)
+        self._sharing.unlocked(handle)
 
     @contextlib.contextmanager
     def closing(self, handle: Handle) -> Iterator[None]:
@@ -213,6 +214,7 @@ class ProgramLocks:
             self._let_go(share.ino, lock)
             raise
         self._ranges.unlock(share.ino, lock)
+        self._sharing.unlocked(handle)
 
     def _locked_at_once(self, handle: Handle, lock: FileLock, wait: bool) -> bool:
         """False: it is taken, and will be waited for."""
@@ -274,6 +276,8 @@ class ProgramLocks:
         """Without the newest content it is no lock."""
         try:
             self._sharing.refresh(handle, granted)
+            if lock.write:
+                self._sharing.may_write(handle)
         except BaseException:
             self._let_go(share.ino, lock)
             raise

@@ -124,10 +124,11 @@ class RangeLockTable:
             held = self._held.get((ino, lock.flock, lock.owner))
             return set(held.through) if held is not None else set()
 
-    def is_locked(self, ino: int) -> bool:
-        """Whether any program of this client has locked anything of the file."""
+    def is_locked(self, ino: int, to_write: bool = False) -> bool:
+        """Whether any program of this client has locked anything of the file, or so that nobody else has it locked."""
         with self._mutex:
-            return any(key[0] == ino for key in self._held)
+            held = [held for key, held in self._held.items() if key[0] == ino]
+        return bool(held) if not to_write else any(write for each in held for _, _, write in each.ranges)
 
     def taken_through(self, descriptor: Any) -> list[FileLock]:
         """All that its owners have, as locks to be given back."""

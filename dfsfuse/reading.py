@@ -4,7 +4,7 @@ it.
 Threads: any; see openfiles.py.
 """
 
-from dfsfuse import errors
+from dfsfuse import errors, unseen_writes
 from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.full_disk import Need
@@ -20,6 +20,7 @@ class Reading:
     def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
         content = handle.content
+        unseen_writes.look(content)
         if not content.shared:
             count = self._read(content, buffer, offset)
             # It may have come to be shared meanwhile.

@@ -3,7 +3,9 @@
 The index names the version that each content is based on, and the commit that was being tried. While a commit id
 stands in the row, the content on disk is what that commit was to make: whoever writes after it clears the id first.
 So a commit that has happened leaves nothing to do; otherwise what differs from the base is sent if a program had
-closed it, and kept as a recovered copy if not.
+closed it, and kept as a recovered copy if not. Only what programs may have written through the kernel may be something
+else: it is compared with what the commit has made. And such programs may still be there, and write on: they keep the
+file, and what is recovered is a copy of it.
 
 Threads: used by one; `run` before the file system serves.
 """
@@ -19,14 +21,18 @@ from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
 from dfsfuse.content import Content
 from dfsfuse.copies import WHY
+from dfsfuse.lending import is_written_at
 from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Lookup, Manifest, bytes_as_text
+from dfsfuse.openings import Version
 from dfsfuse.session import Session
+from dfsfuse.sparse_files import copy_file
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.02
+_PARTED = "parted"
 _COPIES_TOLD = 10
 _LEFT_CLOSED = "left by a client that ended before it was sent; it is sent now"
 _LEFT_OPEN = "left by a client that ended before it was closed; it is kept as a copy now"
@@ -36,8 +42,13 @@ Download = Callable[[bytes], bytes]
 
 
 class Recovery:
-    def __init__(self, session: Session, cache: Cache, transfer: Transfer, unsent: Unsent):
+    """`newest(ino)` is what the directory has of a file."""
+
+    def __init__(
+        self, session: Session, cache: Cache, transfer: Transfer, unsent: Unsent, newest: Callable[[int], Version]
+    ):
         self._session, self._cache, self._transfer, self._unsent = session, cache, transfer, unsent
+        self._newest = newest
         self._taken: list[Content] = []
         self._copies_before = {copy.ino for copy in cache.index.copies()}
 
@@ -77,11 +88,38 @@ class Recovery:
             return
         # A commit that the row knows of is what the content is based on: what differs was written after it.
         unsettled = pending if pending != content.commit_id else b""
+        if content.unseen.passes and is_written_at(content.path):
+            self._part(content)
         find_changes(content, self._transfer.download)
-        if not content.changed or (unsettled and self._has_happened(content, unsettled)):
+        if not content.changed:
             self._forget(content)
+        elif unsettled and self._has_happened(content, unsettled):
+            self._after_commit(content, unsettled)
         else:
             self._take_up(content, state)
+
+    def _part(self, content: Content) -> None:
+        """Programs of the client before have the file open for writing, and keep it."""
+        try:
+            copy_file(content.path, str(self._cache.home / _PARTED))
+            os.rename(self._cache.home / _PARTED, content.path)
+        except OSError as error:
+            log.error("%s is being written to, and cannot be copied: %s", os.fsdecode(content.where), error)
+
+    def _after_commit(self, content: Content, pending: bytes) -> None:
+        """The commit has happened. What was written through the kernel after it nobody had closed."""
+        if not content.unseen.passes:
+            self._forget(content)
+            return
+        newest = self._newest(content.ino)
+        if newest.attributes.commit_id == pending:
+            _base_on(content, newest)
+            find_changes(content, self._transfer.download, surely=True)
+            if not content.changed:
+                self._forget(content)
+                return
+        self._take_up(content, State.OPEN)
+        self._cache.mark_open(content)
 
     def _forget(self, content: Content) -> None:
         for row in self._cache.drop(content):
@@ -128,12 +166,20 @@ class Recovery:
         return (now.version, now.commit_id) == (content.version, content.commit_id)
 
 
-def find_changes(content: Content, download: Download) -> None:
+def _base_on(content: Content, newest: Version) -> None:
+    attributes = newest.attributes
+    content.give_up()
+    content.version, content.commit_id, content.size = attributes.version, attributes.commit_id, attributes.size
+    content.entries, content.segments = list(newest.entries), newest.segments
+    content.present = bytearray(b"\1" * len(content.entries))
+
+
+def find_changes(content: Content, download: Download, surely: bool = False) -> None:
     """Set what is dirty of a content whose writer is gone: what is not what the servers have.
 
     The file on disk has the size that the program saw. Entries that the servers have count as here only where the
     index says so; what lies beyond them was written here. `download` brings chunks to compare with, where hashing
-    cannot tell."""
+    cannot tell, or `surely`: the hash of a chunk of which the file has the first part alone tells nothing."""
     found = os.stat(content.path)
     base_size, size, content.mtime_ns = content.size, found.st_size, found.st_mtime_ns
     content.changed_ns = content.mtime_ns
@@ -141,7 +187,7 @@ def find_changes(content: Content, download: Download) -> None:
     content.resized = content.resized or size != base_size
     with open(content.path, "rb") as file:
         for index, entry in enumerate(content.entries):
-            if content.present[index] and not _unchanged(file.fileno(), index, entry, size, download):
+            if content.present[index] and not _unchanged(file.fileno(), index, entry, size, download, surely):
                 start, end = index * ENTRY_BYTES, min((index + 1) * ENTRY_BYTES, size)
                 holes.take_from_disk(content, file.fileno(), start, end)
 
@@ -159,11 +205,13 @@ def _fit(content: Content, size: int) -> None:
     content.size = size
 
 
-def _unchanged(fd: int, index: int, entry: Entry, size: int, download: Download) -> bool:
+def _unchanged(fd: int, index: int, entry: Entry, size: int, download: Download, surely: bool) -> bool:
     length = chunks.entry_length(index, size)
     data = os.pread(fd, length, index * ENTRY_BYTES)
     if len(entry) == 1 and entry[0].offset == 0 and entry[0].length == length:
-        return entry == [Piece(chunk_name(data), 0, length)]
+        same = entry == [Piece(chunk_name(data), 0, length)]
+        if same or not surely:
+            return same
     try:
         return data == _assembled(entry, length, download)
     except errors.DfsError:

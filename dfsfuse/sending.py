@@ -8,12 +8,13 @@ import logging
 import os
 import time
 
-from dfsfuse import errors
+from dfsfuse import errors, lending, unseen_writes
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.copies import Copies
+from dfsfuse.handles import Handle
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,11 @@ class Sending:
             if content.failed is not None:
                 raise content.failed
             if content.silent_s > since_s and content.silence is not None:
-                self._promise(content)
+                self.promise(content)
                 raise content.silence
+            unseen_writes.find(content)
+            if not content.changed:
+                return
             self._attributes.forget_ino(content.ino)
             asked_at = self._attributes.now()
             try:
@@ -51,7 +55,15 @@ class Sending:
         if attributes is not None:
             self._attributes.put_changed(attributes, asked_at)
 
-    def _promise(self, content: Content) -> None:
+    def let_go(self, handle: Handle) -> None:
+        """Nobody writes for it through the kernel any more. What was written after it had become a copy goes there."""
+        content = handle.content
+        lending.let_go(handle)
+        if content.failed is not None and content.changed:
+            with contextlib.suppress(errors.NoSpace):
+                self.promise(content)
+
+    def promise(self, content: Content) -> None:
         """It has reached close(): it is sent as soon as that is possible, and by the next client if this one ends."""
         # What is promised already may have a commit in doubt, which the index must go on naming.
         if not content.promised:
@@ -60,7 +72,7 @@ class Sending:
     def sync_all(self) -> None:
         """All that programs have written so far, onto the servers' disks."""
         for content in self._cache.in_use():
-            if content.writers and content.changed and content.failed is None:
+            if content.failed is None and _is_written(content):
                 self.send(content, durable=True)
             elif content.owed is not None:
                 self.give_owed(content)
@@ -68,15 +80,19 @@ class Sending:
     def send_all(self) -> None:
         """The client ends: what programs still have open for writing is closed. What the servers do not take now is the
         next client's to send, which takes one time-out, and not one for each file."""
-        written = [c for c in self._cache.in_use() if c.writers and (c.changed or c.owed is not None)]
-        for content in written:
-            if content.changed:
-                with contextlib.suppress(errors.NoSpace):
-                    self._promise(content)
+        written = [c for c in self._cache.in_use() if _is_written(c) or (c.writers and c.owed is not None)]
+        for content in filter(_is_written, written):
+            with contextlib.suppress(errors.NoSpace):
+                self.promise(content)
         for content in written:
             try:
-                (self.send if content.changed else self.give_owed)(content)
+                (self.send if _is_written(content) else self.give_owed)(content)
             except errors.DfsError as error:
                 log.error("%s is not on the servers yet: %s", os.fsdecode(content.where), error)
                 if isinstance(error, errors.Unreachable):
                     return
+
+
+def _is_written(content: Content) -> bool:
+    """Programs have it open for writing, and have written to it, or may have."""
+    return bool(content.writers and (content.changed or content.unseen.writers))

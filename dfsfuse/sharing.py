@@ -22,12 +22,13 @@ others want, and keeps aside what was written under locks that are lost.
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from dfsfuse import errors
+from dfsfuse import errors, unseen_writes
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.content import Content, Download
@@ -40,7 +41,7 @@ from dfsfuse.overtaking import overtake
 from dfsfuse.plain_writes import PlainWrites
 from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.sending import Sending
-from dfsfuse.waiting import Interrupted
+from dfsfuse.waiting import Interrupted, never
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Sharing:
     def begin_locking(self, handle: Handle) -> Share:
         """Its program is about to use a lock through it."""
         share, content = handle.share or self._join(handle), handle.content
+        handle.locked = True
         if not share.locking:
             with self._plain.stopped(content), content.committing:
                 share.locking = True
@@ -181,7 +183,7 @@ class Sharing:
     def may_commit(self, handle: Handle) -> bool:
         """Whether there is a write lock under which what was written through a shared descriptor can be committed."""
         share = handle.share
-        return share is not None and self._lock_of(share) is not None
+        return share is not None and self._claim(share) is not None
 
     def _lock_of(self, share: Share) -> Lock | None:
         lock = share.lock or self._locks.held(share.ino)
@@ -253,6 +255,47 @@ class Sharing:
             if not self._ranges.is_locked(share.ino):
                 self._work.put(lambda: self.tell_if_old(share))
 
+    # -- what is written through the kernel
+
+    def _claim(self, share: Share) -> Lock | None:
+        """The write lock. What was written under none, and was not seen, needs it now; whether it is still based on the
+        newest version its commit tells."""
+        content = share.content
+        with content.committing:
+            unseen_writes.find(content)
+            found = content.unseen.writers and content.changed and content.failed is None
+            if not found or self._lock_of(share) is not None:
+                return self._lock_of(share)
+        lock = self._locks.acquire(content.ino, content.where, os.getpid(), True, never)
+        with content.committing:
+            if share.lock is None:
+                share.lock, share.pid, lock = lock, os.getpid(), None
+        if lock is not None:
+            self._locks.release(lock, os.getpid())
+        return self._lock_of(share)
+
+    def may_write(self, handle: Handle) -> None:
+        """A program has got a lock under which it may write, which nobody will see: this client has the write lock, and
+        the newest content, from now on. Raises Busy."""
+        share = handle.share
+        if share is not None and handle.content.unseen.writers and not (share.lock and share.lock.held_now()):
+            self._take(handle, share, never)
+
+    def unlocked(self, handle: Handle) -> None:
+        """A lock has gone: others may have the write lock, which was kept while it was there."""
+        share = handle.share
+        if share is not None and handle.content.unseen.writers:
+            with handle.content.committing:
+                if not handle.content.changed:
+                    self._give_back(share)
+
+    def _must_stay(self, share: Share) -> bool:
+        """Programs may be writing through the kernel at any moment: who has locked something to write, or who has it
+        open and does not write under locks, as far as anybody knows."""
+        unseen = [handle for handle in list(share.content.handles) if handle.unseen]
+        unlocked = not all(handle.locked for handle in unseen)
+        return bool(unseen) and (unlocked or self._ranges.is_locked(share.ino, to_write=True))
+
     # -- locking and unlocking
 
     def settle(self, content: Content) -> None:
@@ -263,6 +306,7 @@ class Sharing:
         share = self._shares.get(content.row)
         if share is None:
             return
+        self._claim(share)
         with content.committing:
             self._commit(share)
             self._give_back(share)
@@ -273,6 +317,7 @@ class Sharing:
         share, content = handle.share, handle.content
         with content.committing:
             share.elsewhere = granted.elsewhere
+            unseen_writes.find(content)
             lock = self._locks.held(share.ino)
             newest = share.token in {lock.token if lock is not None else granted.writer} - {0}
             if not share.noted or not (newest or content.changed):
@@ -291,10 +336,13 @@ class Sharing:
     def _commit(self, share: Share) -> None:
         """With the write lock that this client has; what is unsent without one is left to the retries."""
         content = share.content
+        unseen_writes.find(content)
         if content.changed and content.failed is None and self._lock_of(share) is not None:
             self._sending.send(content)
 
     def _give_back(self, share: Share) -> None:
+        if self._must_stay(share):
+            return
         lock, share.lock = share.lock, None
         if lock is not None:
             self._locks.release(lock, share.pid)
@@ -334,6 +382,7 @@ class Sharing:
     def _set_aside(self, content: Content, ino: int, error: errors.DfsError) -> None:
         """What was written under lost locks becomes a copy beside the file; and reads reach this client again."""
         with content.committing:
+            unseen_writes.find(content)
             if content.changed and content.failed is None and content.where:
                 self._copies.keep(content, "conflict", error)
         self._tell(content, ino)

@@ -5,7 +5,7 @@ Threads: any; `Content.mutex` is held.
 
 import msgspec
 
-from dfsfuse import holes
+from dfsfuse import unseen_writes
 from dfsfuse.content import Content
 from dfsfuse.messages import Attributes, without_set_ids
 from dfsfuse.owed_attributes import shown_with
@@ -19,8 +19,9 @@ def as_written(attributes: Attributes, content: Content | None) -> Attributes:
     with content.mutex:
         if content.owed is not None:
             attributes = shown_with(attributes, content.owed)
+        unseen_writes.look(content)
         mode, mtime_ns, ctime_ns = attributes.mode, attributes.mtime_ns, attributes.ctime_ns
-        if content.changed:
+        if content.changed or content.unseen.stirred:
             mtime_ns = mtime_ns if content.mtime_set else content.mtime_ns
         if content.changed or content.owed is not None:
             ctime_ns = max(ctime_ns, content.changed_ns)
@@ -30,7 +31,7 @@ def as_written(attributes: Attributes, content: Content | None) -> Attributes:
             attributes,
             mode=mode,
             size=content.size,
-            allocated_bytes=holes.allocated_bytes(content),
+            allocated_bytes=unseen_writes.allocated_bytes(content),
             mtime_ns=mtime_ns,
             ctime_ns=ctime_ns,
             promised=False,

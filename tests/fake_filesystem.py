@@ -21,12 +21,16 @@ def attributes(ino: int, mode: int, **more: int) -> Attributes:
     return Attributes(ino=ino, mode=mode, **fields)
 
 
+class FakeUnseen:
+    writers = 0
+
+
 class FakeContent:
     """What a driver knows of a content: its size, and which bytes they are (row, lineage)."""
 
     def __init__(self, ino: int, row: int):
         self.ino, self.row, self.lineage, self.data = ino, row, 1, bytearray()
-        self.version, self.fd = 1, -1
+        self.version, self.fd, self.unseen = 1, -1, FakeUnseen()
 
     @property
     def size(self) -> int:
@@ -40,6 +44,7 @@ class FakeHandle:
     def __init__(self, content: FakeContent, writable: bool, privileged: bool):
         self.content, self.writable, self.closed = content, writable, False
         self.privileged, self.past_pages, self.share, self.flags = privileged, False, None, 0
+        self.unseen = False
 
 
 class FakeFiles:
@@ -49,11 +54,31 @@ class FakeFiles:
     def __init__(self) -> None:
         self.calls: list[tuple] = []
         self.lent: list[FakeContent] = []
+        self.mapped: list[FakeContent] = []
+        self.writable, self.sizes, self.in_kernel = False, None, self
 
     def lend(self, content: FakeContent, least_bytes: int) -> bool:
         fit = content.size >= least_bytes
         self.lent += [content] * fit
         return fit
+
+    def prepare_to_write(self, content: FakeContent) -> bool:
+        return self.writable
+
+    def lend_to_write(self, content: FakeContent, begins: bool) -> bool:
+        if not self.writable:
+            return False
+        self.lent += [content] * begins
+        content.unseen.writers += 1
+        return True
+
+    def not_lent(self, content: FakeContent) -> None:
+        content.unseen.writers -= 1
+
+    def may_close(self, handle: FakeHandle) -> bool:
+        return handle.content not in self.mapped
+
+    def leave(self, handle: FakeHandle) -> None: ...
 
     def ask_for_lease(self, fd: int) -> None: ...
 
@@ -94,6 +119,7 @@ class FakeFiles:
     def release(self, handle: FakeHandle) -> None:
         assert not handle.closed
         handle.closed = True
+        handle.content.unseen.writers -= handle.unseen
         self.calls.append(("release", handle.content.ino))
 
 
@@ -306,7 +332,9 @@ class FakeFileSystem:
         if flags & 3 and self.blocking.is_set():
             self._block(interrupted)
         self.files.calls.append(("open", place, flags, pid, shown))
-        return self._handle(found, bool(flags & 3), privileged), self.lookup(place)
+        handle = self._handle(found, bool(flags & 3), privileged)
+        handle.flags = flags
+        return handle, self.lookup(place)
 
     def _block(self, interrupted: Callable[[], bool]) -> None:
         self.blocked.release()

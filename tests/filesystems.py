@@ -260,7 +260,7 @@ class Machine:
             self.session, locks, table, files, Allocation(self.session, files, self.cache),
             ProgramLocks(self.session, NoLocks(), sharing, files),
         )  # fmt: skip
-        Recovery(self.session, self.cache, self.servers, self.unsent).run()
+        Recovery(self.session, self.cache, self.servers, self.unsent, openings.newest).run()
         self.unsent.retry()
 
     def kill(self) -> None:

@@ -21,6 +21,8 @@ STEPS = 150
 class _File:
     """One file through two descriptors of a mount, seen on another one at each close."""
 
+    size_max = SIZE_MAX
+
     def __init__(self, here: Path, there: Path, seed: int):
         self.here, self.there, self.choose = here / "f", there / "f", random.Random(seed)
         self.model, self.done = bytearray(), []
@@ -39,7 +41,8 @@ class _File:
     def fd(self) -> int:
         return self.choose.choice(self.fds)
 
-    def range(self, end: int = SIZE_MAX) -> tuple[int, int]:
+    def range(self, end: int = 0) -> tuple[int, int]:
+        end = end or self.size_max
         start = self.choose.randrange(end)
         start -= start % self.choose.choice([1, 1, 512, 4096])
         return start, min(self.choose.choice([1, 100, 4096, 70_000, self.choose.randrange(1, 200_000)]), end - start)
@@ -113,7 +116,7 @@ class _File:
 
     def copy(self) -> None:
         (start, length), target = self.range(), self.range()[0]
-        length = min(length, SIZE_MAX - target)
+        length = min(length, self.size_max - target)
         if length and abs(start - target) >= length:
             copied = os.copy_file_range(self.fd, self.fd, length, start, target)
             assert copied == max(0, min(length, len(self.model) - start))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fake_filesystem import FakeContent
 from fuse_requests import Kernel, request_bytes
+from support import wait_until
 
 from dfsfuse.drivers import fuse_nodes
 from dfsfuse.drivers import fuse_protocol as fuse
@@ -43,7 +44,7 @@ def now(monkeypatch) -> list[float]:
 @pytest.fixture
 def kernel(now) -> Iterator[Kernel]:
     made = Kernel()
-    made.driver.files._backing = made.backing = FakeBacking()
+    made.backing = made.driver.files._backing = made.driver.files._lending._backing = FakeBacking()
     yield made
     made.close()
     assert len(made.backing.given) == len(made.fs.files.lent)
@@ -189,6 +190,72 @@ def test_writers_have_another_node(kernel):
     assert opened(kernel, number)[1:] == (KEPT, 0)
 
 
+@pytest.fixture
+def writing(kernel) -> Kernel:
+    """The kernel may write files itself."""
+    kernel.fs.files.writable, kernel.fs.files.sizes = True, (LEAST_BYTES, 1 << 40)
+    kernel.fs.files.is_in_memory = lambda content: True
+    return kernel
+
+
+def test_writers_are_given_the_file(writing):
+    """Goal: who writes gets it, and who reads it meanwhile by the same id; the other way round too."""
+    kernel, node = writing, add(writing)
+    writer, reader = opened(kernel, node, os.O_RDWR), opened(kernel, node)
+    assert writer[1:] == reader[1:] == (ITSELF, 1)
+    assert opened(kernel, node, os.O_WRONLY)[1:] == (ITSELF, 1)
+    other = add(kernel, b"other")
+    assert opened(kernel, other)[1:] == opened(kernel, other, os.O_RDWR)[1:] == (ITSELF, 2)
+
+
+def test_writers_whom_the_client_must_see(writing):
+    """Goal: appends have their places, and disks their own rules of alignment: these get direct I/O beside the same id,
+    or pages where nobody has it in passthrough. Programs that use locks are not given it."""
+    kernel, node = writing, add(writing)
+    opened(kernel, node, os.O_RDWR)
+    for flags in (os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_DIRECT):
+        assert opened(kernel, node, flags)[1:] == (DIRECT | ITSELF, 1)
+        assert opened(kernel, add(kernel, b"f%d" % flags), flags)[1:] == (0, 0)
+    suid = add(kernel, b"suid")
+    kernel.fs.inodes[suid].mode |= 0o4000
+    assert opened(kernel, suid, os.O_RDWR)[1:] == (0, 0)
+
+
+def test_who_cuts_what_only_readers_have_comes_again(writing):
+    """Goal: a newer version must not be cut for nothing; with a writer there it is the version that is open."""
+    kernel, node = writing, add(writing)
+    reader = opened(kernel, node)
+    assert refused(kernel, node, os.O_WRONLY | os.O_TRUNC) == errno.ESTALE
+    kernel.release(reader[0])
+    other = add(kernel, b"other")
+    opened(kernel, other, os.O_RDWR)
+    assert opened(kernel, other, os.O_WRONLY | os.O_TRUNC)[1:] == (ITSELF, 2)
+
+
+def test_a_writer_is_closed_when_nobody_can_write_any_more(writing):
+    """Goal: a mapping outlives RELEASE: until it ends the node stays as it is, with its id, and the file open."""
+    kernel, node = writing, add(writing)
+    files, content = kernel.fs.files, kernel.fs.contents[node]
+    files.mapped.append(content)
+    writer = opened(kernel, node, os.O_RDWR)
+    kernel.release(writer[0])
+    assert ("release", node) not in files.calls
+    assert opened(kernel, node)[1:] == (ITSELF, 1)
+    files.mapped.clear()
+    wait_until(lambda: ("release", node) in files.calls, "it is released")
+    assert kernel.backing.given == {1}
+
+
+def test_files_that_linger_are_closed_with_the_mount(writing):
+    """Goal: nobody waits for a mapping then."""
+    kernel, node = writing, add(writing)
+    kernel.fs.files.mapped.append(kernel.fs.contents[node])
+    kernel.release(opened(kernel, node, os.O_RDWR)[0])
+    kernel.driver.end()
+    assert ("release", node) in kernel.fs.files.calls
+    assert kernel.backing.given == set()
+
+
 def test_the_version_that_is_open_can_be_opened_again(kernel):
     """Goal: through /proc/self/fd a program opens a node that look-ups do not find any more: with the same content that
     is the same file."""
@@ -320,6 +387,10 @@ def test_a_file_that_the_kernel_does_not_take(kernel):
     """Goal: then it is read through the driver, and not kept as given."""
     kernel.backing.open = lambda fd: 0
     assert opened(kernel, add(kernel))[1:] == (0, 0)
+    kernel.fs.files.writable, kernel.fs.files.is_in_memory = True, lambda content: True
+    node = add(kernel, b"other")
+    assert opened(kernel, node, os.O_RDWR)[1:] == (0, 0)
+    assert kernel.fs.contents[node].unseen.writers == 0
     assert kernel.fs.files.lent == []
 
 

@@ -67,6 +67,7 @@ class Below:
     def __init__(self, ranges: RangeLockTable):
         self._ranges, self.done, self.failing = ranges, list[str](), None
         self.lost: set[Any] = set()
+        self.unseen: list[str] = []
         ranges.on_lost(self.lost.update)
 
     def begin_locking(self, descriptor: Any) -> Any:
@@ -79,6 +80,13 @@ class Below:
         self.done.append("settle")
         if self.failing is not None:
             raise self.failing
+
+    def may_write(self, descriptor: Any) -> None:
+        self.unseen.append(f"may write after {self.done[-1]}")
+
+    def unlocked(self, descriptor: Any) -> None:
+        held = self._ranges.is_locked(INO)
+        self.unseen.append(f"unlocked, {'something' if held else 'nothing'} is held")
 
     def refresh(self, descriptor: Any, granted: Any) -> None:
         self.done.append("refresh")
@@ -154,6 +162,17 @@ def test_the_newest_content_comes_before_a_lock_and_goes_before_an_unlock(two, s
     assert client.below.done[2:] == ["settle", "refresh", "settle"]
     assert service.held() == {(1, 1): [(0, 5, True), (6, 9, False), (9, 1 << 63, True)]}
     assert client.ranges_of(1) == service.held()[1, 1]
+
+
+def test_what_is_written_unseen_under_a_lock(two):
+    """Goal: who may write under a lock has the newest content, and the write lock, before he is told; when the lock has
+    gone others may have it."""
+    client, _ = two
+    file = descriptor()
+    client.set(file, SHARED)
+    client.set(file, EXCLUSIVE)
+    client.set(file, UNLOCKED)
+    assert client.below.unseen == ["may write after refresh", "unlocked, nothing is held"]
 
 
 def test_unlocking_what_is_not_locked_asks_nobody(two, service):

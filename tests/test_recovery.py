@@ -13,6 +13,7 @@ from volumes import Volume
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
+from dfsfuse.openings import Version
 from dfsfuse.recovery import Recovery
 from dfsfuse.unsent import Unsent
 from servers.store.memory import MemoryStore
@@ -38,8 +39,13 @@ class World:
         """What the next client takes up to send or to keep."""
         self.client.kill()
         taken = TakenUp()
-        Recovery(self.client.session, self.client.cache, self.servers, taken).run()
+        Recovery(self.client.session, self.client.cache, self.servers, taken, self.newest).run()
         return taken.contents
+
+    def newest(self, ino: int) -> Version:
+        opened = self.volume.open(ino)
+        entries = self.client.expanded(opened.manifest)
+        return Version(opened.attributes, entries, opened.manifest.segments, 0, False, 0.0)
 
     def bytes_of(self, content: Content) -> bytes:
         return Path(content.path).read_bytes()
@@ -188,7 +194,7 @@ def test_a_copy_that_could_not_be_made_is_tried_again_as_a_copy(world):
     world.client.kill()
     copies = Keeping()
     unsent = Unsent(world.client.session, None, world.client.cache, world.client.committer, copies)
-    Recovery(world.client.session, world.client.cache, world.servers, unsent).run()
+    Recovery(world.client.session, world.client.cache, world.servers, unsent, world.newest).run()
     assert unsent.retry() == 1
     assert unsent.retry() == 0
     assert copies.kept == ["recovered"]

@@ -9,6 +9,7 @@ Threads: any. Fields are simple values whose races do no harm.
 
 import fcntl
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +62,13 @@ class Backing:
 
     def _open(self, fd: int) -> int:
         # The answer is the call's own value, which Python returns for a buffer that may be changed alone.
-        asked = bytearray(fuse.fuse_backing_map.pack(fd, 0))
-        return fcntl.ioctl(self._device, fuse.FUSE_DEV_IOC_BACKING_OPEN, asked)
+        # One for reading, as the system is asked later whether anybody else has the file open for writing.
+        given = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            asked = bytearray(fuse.fuse_backing_map.pack(given, 0))
+            return fcntl.ioctl(self._device, fuse.FUSE_DEV_IOC_BACKING_OPEN, asked)
+        finally:
+            os.close(given)
 
     def _close(self, number: int) -> None:
         fcntl.ioctl(self._device, fuse.FUSE_DEV_IOC_BACKING_CLOSE, fuse.fuse_dev_ioc_backing_close.pack(number))

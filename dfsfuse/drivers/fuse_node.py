@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +26,11 @@ class Way(NamedTuple):
     look_again: bool
     backing: int = 0
     drop: int = 0
+
+
+Lend = Callable[[bool, int], int]
+"""Gives the kernel a content's file: (the kernel has pages of it, the id by which it has the file already, or 0) -> the
+id, 0 where it is not to have it."""
 
 
 class Node:

@@ -14,12 +14,12 @@ one's size: two versions never mix. Only where programs share the file by locks 
 must be told the right one; and the kernel asks for it each time, so that it need not be told that it has changed
 (fuse_forgetting.py).
 
-In passthrough the kernel reads the file of one content itself, as long as anything is open through the node. Nothing
-else can be opened through it then: not another content, and nothing for writing, as stores through a mapping would go
-into that file unseen. For these the node is *superseded*: it serves what is open, and who looks the name up finds
-another node of the same inode, which is not in passthrough for CALM_S. ESTALE makes the kernel look again, once in each
-open(2); hence the calm. While an inode has several nodes the kernel keeps attributes of none, as what changes through
-one of them is not told to the others.
+In passthrough the kernel reads the file of one content itself, as long as anything is open through the node, and
+writes it for programs that may (fuse_lending.py). Nothing else can be opened through it then: not another content, and
+nothing for writing by whoever may not. For these the node is *superseded*: it serves what is open, and who looks the
+name up finds another node of the same inode, which is not in passthrough for CALM_S. ESTALE makes the kernel look
+again, once in each open(2); hence the calm. While an inode has several nodes the kernel keeps attributes of none, as
+what changes through one of them is not told to the others.
 
 A name is what the latest look-up found the node under. Other clients may have moved it since, so an open says both the
 path and the inode that it expects there.
@@ -39,7 +39,7 @@ import msgspec
 
 from dfsfuse.attributes import Place
 from dfsfuse.content import Content
-from dfsfuse.drivers.fuse_node import Name, Node, Way, held_from, told
+from dfsfuse.drivers.fuse_node import Lend, Name, Node, Way, held_from, told
 from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
 from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
@@ -305,23 +305,22 @@ class Nodes:
         content: Content,
         attributes: Attributes,
         past_pages: bool = False,
-        lend: Callable[[bool], int] | None = None,
+        lend: Lend | None = None,
+        beside: bool = False,
     ) -> Way:
-        """`past_pages` asks for direct I/O, though the pages would be right. `lend` gives the kernel the content's file
-        and returns its id, 0 where it does not, and is told whether the kernel has pages; None: not for this open.
-        Raises ESTALE where nothing but what it has can be opened through the node."""
+        """`past_pages` asks for direct I/O, though the pages would be right, `beside` where others are in passthrough.
+        `lend` is None where it is not for this open. Raises ESTALE where nothing but what the node has can be opened
+        through it."""
         with self._mutex:
-            way = self._way(node, content, attributes, past_pages, lend)
+            way = self._way(node, content, attributes, past_pages or (beside and node.backing > 0), lend)
             node.opens += 1
             if way.backing or not way.direct:
                 node.users, node.content = node.users + 1, content
             return way
 
-    def _way(
-        self, node: Node, content: Content, attributes: Attributes, past_pages: bool, lend: Callable[[bool], int] | None
-    ) -> Way:
+    def _way(self, node: Node, content: Content, attributes: Attributes, past_pages: bool, lend: Lend | None) -> Way:
         if node.backing:
-            if lend is None or node.content is not content:
+            if lend is None or node.content is not content or not lend(False, node.backing):
                 raise self._elsewhere(node)
             # A read that reaches the client says when locks are lost.
             direct = past_pages or self._is_shared(node.ino)
@@ -357,11 +356,11 @@ class Nodes:
         if way.drop == node.drops:
             node.dropped = True
 
-    def _backing(self, node: Node, pages: tuple[int, int], lend: Callable[[bool], int]) -> int:
+    def _backing(self, node: Node, pages: tuple[int, int], lend: Lend) -> int:
         """Passthrough begins with what is opened through the node alone."""
-        if node.opens or node.writing or time.monotonic() < node.calm_until:
+        if node.opens or time.monotonic() < node.calm_until:
             return 0
-        return lend(node.pages == pages)
+        return lend(node.pages == pages, 0)
 
     def pages_gone(self, node: Node, content: Content) -> None:
         """Most of the pages that the kernel could keep it does not have any more."""
@@ -373,11 +372,11 @@ class Nodes:
         self._supersede(node)
         return OSError(errno.ESTALE, "what is there now is opened through another node")
 
-    def begin_writing(self, node: Node) -> None:
+    def begin_writing(self, node: Node, joins: Callable[[Content], bool]) -> None:
         """It is about to be opened for writing; until `end_writing`. Raises ESTALE as `open`, before anything is done
-        to the file."""
+        to the file, unless `joins` who has the content in passthrough."""
         with self._mutex:
-            if node.backing or node.superseded:
+            if node.superseded or (node.backing and not joins(node.content)):
                 raise self._elsewhere(node)
             node.writing += 1
 

@@ -49,11 +49,11 @@ def entry_out(node: Node, attributes: Attributes) -> bytes:
     return fuse.fuse_entry_out.pack(node.id, GENERATION, name_s, hold_s, name_ns, hold_ns, *attr_fields(attributes))
 
 
-def create_out(node: Node, attributes: Attributes, fh: int, flags: int) -> bytes:
+def create_out(node: Node, attributes: Attributes, fh: int, flags: int, backing: int = 0) -> bytes:
     """The name may be promised; the attributes of what is open for writing are this client's."""
     name_s, name_ns = _PROMISED if attributes.promised else _HELD
     return fuse.fuse_create_out.pack(
-        node.id, GENERATION, name_s, 0, name_ns, _HOLD_NS, *attr_fields(attributes), fh, flags, 0
+        node.id, GENERATION, name_s, 0, name_ns, _HOLD_NS, *attr_fields(attributes), fh, flags, backing
     )
 
 

@@ -6,6 +6,7 @@
     linux_locks    locks between programs        fuse_nodes      what the kernel knows, and was told
     linux_mount    mount(2), fusermount3         fuse_replies    attributes -> structures
                                                  fuse_backing    files that the kernel reads itself
+                                                 fuse_lending    and those that it writes, until nobody can any more
                                                  fuse_forgetting what it was told for long, until it is over
                                                  fuse_pruning    what the kernel is to forget, as it is too much
 
@@ -231,10 +232,10 @@ def run(
     on_ready: Callable[[], None],
     suid: bool = False,
     dev: bool = False,
-    backing: Path | None = None,
+    backing: tuple[Path, int] | None = None,
 ) -> None:
     """Mount and serve until unmounted, or until a signal says so. `backing`: where the files are that the kernel may
-    read itself; None: it may not. Raises CannotMount."""
+    read itself, and write up to that size; None: it may not. Raises CannotMount."""
     device = mount(mountpoint, fsname=fsname, read_only=read_only, allow_other=allow_other, suid=suid, dev=dev)
     driver = Driver(filesystem, device, passthrough=backing is not None)
     with Wakeups() as wakeups:
@@ -277,13 +278,14 @@ def _begin(driver: Driver, device: int) -> None:
     request.close()
 
 
-def _begin_passthrough(driver: Driver, folder: Path | None) -> None:
-    if folder is None:
+def _begin_passthrough(driver: Driver, backing: tuple[Path, int] | None) -> None:
+    if backing is None:
         driver.backing.refused("it is not wanted")
     elif not driver.passthrough:
         driver.backing.refused("this kernel does not have it")
     else:
-        driver.backing.try_in(folder, driver.files.ask_for_lease)
+        driver.backing.try_in(backing[0], driver.files.ask_for_lease)
+        driver.files.begin_passthrough(backing[1])
 
 
 def _end_at_signals(workers: Workers, mountpoint: str) -> None:

@@ -32,6 +32,7 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
+from dfsfuse.drivers.fuse_lending import BESIDE, Lending, Lingering
 from dfsfuse.drivers.fuse_node import Name, Node, Way
 from dfsfuse.drivers.fuse_nodes import Nodes, Result
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 _AGAIN_S, _STALE_MAX = 1.0, 1000
 """How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
 _MISSED_BYTES_MIN, _MISSED_BYTES_MAX = LEAST_BYTES // 4, 16 << 20
-_O_DIRECT = getattr(os, "O_DIRECT", 0)
 _Stale = tuple[Name | None, int, float]
 """(name, number of the node, when a thread was told that it leads elsewhere)."""
 _NEVER: _Stale = (None, 0, -math.inf)
@@ -81,12 +81,19 @@ class Files:
         self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, forgetting: Forgetting, backing: Backing
     ):
         self._fs, self._nodes, self._interrupts, self._forgetting = filesystem, nodes, interrupts, forgetting
-        self._backing, self.ask_for_lease = backing, filesystem.files.ask_for_lease
+        self._backing, self.ask_for_lease = backing, filesystem.files.in_kernel.ask_for_lease
+        self._lending = Lending(filesystem, backing)
+        closed = functools.partial(self._give_up, close=self._closed)
+        self._lingering = Lingering(filesystem.files.in_kernel.may_close, closed)
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, _Opened] = {}
         self._stale: dict[int, _Stale] = {}
         filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
+
+    def begin_passthrough(self, written_bytes_max: int) -> None:
+        """Whether the kernel has it is known; it may write files up to that size."""
+        self._fs.files.in_kernel.sizes = (LEAST_BYTES, written_bytes_max) if self._backing.on else None
 
     def handlers(self) -> Handlers:
         return {
@@ -122,7 +129,7 @@ class Files:
         try:
             if not writes:
                 return self._open(request, node, flags, open_flags)
-            self._nodes.begin_writing(node)
+            self._nodes.begin_writing(node, functools.partial(self._lending.may_join, flags))
             try:
                 return self._open(request, node, flags, open_flags)
             finally:
@@ -236,7 +243,7 @@ class Files:
         self, request: Request, handle: Handle, attributes: Attributes, name: tuple[int, bytes] | None
     ) -> bytes:
         node = self._nodes.found(attributes.ino, name)
-        fh, kept, _ = self._hold(request, handle, node, attributes)
+        fh, kept, way = self._hold(request, handle, node, attributes)
         give_up, nodeid = request.undo, node.id
 
         def undo() -> None:
@@ -244,15 +251,13 @@ class Files:
             self._nodes.forget(nodeid, 1)
 
         request.undo = undo
-        return replies.create_out(node, self._nodes.tell(node, attributes), fh, kept)
+        return replies.create_out(node, self._nodes.tell(node, attributes), fh, kept, way.backing)
 
     def _hold(self, request: Request, handle: Handle, node: Node, attributes: Attributes) -> tuple[int, int, Way]:
         """(number, FOPEN_ flags, how it is open) of a new open file. Raises ESTALE as `Nodes.open`."""
-        lend = None
-        if self._backing.on and (node.backing or handle.content.size >= LEAST_BYTES) and not handle.writable:
-            lend = functools.partial(self._lend, handle)
+        lend, beside = self._lending.of(handle, node, attributes), bool(handle.flags & BESIDE)
         try:
-            way = self._nodes.open(node, handle.content, attributes, handle.past_pages, lend)
+            way = self._nodes.open(node, handle.content, attributes, handle.past_pages, lend, beside)
         except OSError:
             self._fs.program_locks.release(handle)
             raise
@@ -265,20 +270,6 @@ class Files:
             # Each close of what programs lock is asked for, as it carries the owner whose locks go with it.
             flags |= fuse.FOPEN_NOFLUSH
         return fh, flags, way
-
-    def _lend(self, handle: Handle, has_pages: bool) -> int:
-        """The kernel reads the content's file itself from now on, by the id that is returned; 0: it does not. Not where
-        programs use locks, as the content may become another version then; nor past a disk's pages; nor where it has
-        pages of the node, and none of the file."""
-        content, files = handle.content, self._fs.files
-        if handle.share is not None or handle.flags & _O_DIRECT or has_pages and not files.is_in_memory(content):
-            return 0
-        if not files.lend(content, LEAST_BYTES):
-            return 0
-        number = self._backing.open(content.fd)
-        if not number:
-            self._fs.files.take_back(content)
-        return number
 
     def _forget_pages(self, content: Content, ino: int) -> None:
         """Programs are about to see another version through what they have open."""
@@ -370,9 +361,18 @@ class Files:
         return b""
 
     def _close(self, fh: int) -> None:
-        opened = self._opened.pop(fh, None)
+        opened = self._opened.get(fh)
         if opened is None:
             raise refusal(errno.EBADF)
+        if opened.handle.unseen and not self._fs.files.in_kernel.may_close(opened.handle):
+            self._lingering.add(fh, opened.handle)
+        else:
+            self._closed(fh)
+
+    def _closed(self, fh: int) -> None:
+        opened = self._opened.pop(fh, None)
+        if opened is None:
+            return
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
@@ -381,15 +381,17 @@ class Files:
             ended = self._nodes.close(opened.node, opened.way)
             if ended:
                 self._backing.close(ended)
-                self._fs.files.take_back(opened.handle.content)
+                self._fs.files.in_kernel.take_back(opened.handle.content)
 
-    def _give_up(self, fh: int) -> None:
+    def _give_up(self, fh: int, close: Callable[[int], None] | None = None) -> None:
         try:
-            self._close(fh)
+            (close or self._close)(fh)
         except (DfsError, OSError) as error:
             log.error("a file that nobody waits for any more cannot be closed: %s", error)
 
     def close_all(self) -> None:
         """The mount has ended, and with it requests that would have closed these."""
-        for fh in list(self._opened):
-            self._give_up(fh)
+        self._lingering.end()
+        for fh, opened in list(self._opened.items()):
+            self._fs.files.in_kernel.leave(opened.handle)
+            self._give_up(fh, self._closed)
