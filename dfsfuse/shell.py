@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dfsfuse import errors, tables
-from dfsfuse.commands.content import commit, copy_in, give_up, open_to_write, pieces, reading
+from dfsfuse.commands.content import commit, copy_in, give_up, open_to_write, reading
+from dfsfuse.commands.parts import of_stream, pieces
 from dfsfuse.commands.paths import Names, path_text
 from dfsfuse.commands.reach import about, filesystem, home_of, line_of, paths_of
 from dfsfuse.filesystem import FileSystem
@@ -213,7 +214,7 @@ class Shell:
             tables.write_line(_AT_WRITE)
             sys.stdout.flush()
         content = self._content()
-        copy_in(self._files, handle, io.BytesIO(content).readinto)
+        copy_in(self._files, handle, of_stream(io.BytesIO(content).readinto))
         commit(self._files, handle)
         return len(content)
 

@@ -1,4 +1,4 @@
-"""Contents: cat and write, and what other commands use to read a file in pieces and to replace one as a whole.
+"""Contents: cat and write, and what other commands use to read a file and to replace one as a whole.
 
 A file is replaced under its write lock, by one commit: readers see the old content or the new one, and what fails
 before the commit leaves the file as it was.
@@ -6,12 +6,14 @@ before the commit leaves the file as it was.
 
 import argparse
 import contextlib
+import itertools
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
 
 from dfsfuse import errors, tables
+from dfsfuse.commands.parts import Part, of_stream, pieces
 from dfsfuse.commands.paths import Names
 from dfsfuse.commands.reach import about, each, filesystem, paths_of
 from dfsfuse.commands.signals import postponed
@@ -19,7 +21,6 @@ from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes
 from dfsfuse.openfiles import Handle
 
-PIECE_BYTES = 4 << 20
 _ATTEMPTS_MAX = 5
 
 
@@ -41,7 +42,7 @@ def write(arguments: argparse.Namespace) -> int:
         names = paths_of(files).names(arguments.path)
         with replacing(files, names) as handle:
             # Not buffered: a signal that comes together with input is noticed only between two reads.
-            copy_in(files, handle, sys.stdin.buffer.raw.readinto)
+            copy_in(files, handle, of_stream(sys.stdin.buffer.raw.readinto))
     return 0
 
 
@@ -64,14 +65,6 @@ def check_file(attributes: Attributes) -> None:
         raise errors.IsADirectory("it is a folder; name a file")
     if not stat.S_ISREG(attributes.mode):
         raise errors.InvalidArgument("it is not a regular file and has no content")
-
-
-def pieces(files: FileSystem, handle: Handle) -> Iterator[memoryview]:
-    """The content in pieces of PIECE_BYTES, each in the same memory as the one before."""
-    buffer, offset = memoryview(bytearray(PIECE_BYTES)), 0
-    while count := files.files.read_into(handle, buffer, offset):
-        yield buffer[:count]
-        offset += count
 
 
 # -- replacing
@@ -122,23 +115,21 @@ def _create(files: FileSystem, names: Names, mode: int) -> Handle:
 
 
 def copy_in(
-    files: FileSystem,
-    handle: Handle,
-    read_into: Callable[[memoryview], int | None],
-    advance: Callable[[int], None] = lambda count: None,
+    files: FileSystem, handle: Handle, parts: Iterator[Part], advance: Callable[[int], None] = lambda count: None
 ) -> None:
-    """The content becomes all that `read_into` gives; `advance` hears how many bytes each time.
+    """The content becomes these parts, and what is between them holes; `advance` hears how many bytes each time.
 
-    Nothing is changed before the first of them are there, so a command that is killed while it waits leaves nothing.
+    Nothing is changed before the first of them is there, so a command that is killed while it waits leaves nothing.
     """
-    buffer, offset = memoryview(bytearray(PIECE_BYTES)), 0
-    count = read_into(buffer)
+    first, end = next(parts, None), 0
     files.files.resize(handle, 0)
-    while count:
-        files.files.write(handle, buffer[:count], offset)
-        offset += count
-        advance(count)
-        count = read_into(buffer)
+    for start, data in itertools.chain([first] if first else [], parts):
+        if data:
+            files.files.write(handle, data, start)
+        else:
+            files.files.resize(handle, start)
+        advance(start + len(data) - end)
+        end = start + len(data)
 
 
 def commit(files: FileSystem, handle: Handle) -> None:

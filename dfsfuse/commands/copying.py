@@ -1,6 +1,7 @@
 """put and get: copies into the volume and out of it, with the manners of cp; mode and mtime are kept.
 
-Contents travel in pieces, so memory stays flat. A copy that fails leaves what it would have replaced as it was.
+Contents travel in parts, so memory stays flat, and holes stay holes. A copy that fails leaves what it would have
+replaced as it was.
 """
 
 import argparse
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from dfsfuse import errors
-from dfsfuse.commands.content import commit, copy_in, pieces, reading, replacing
+from dfsfuse.commands.content import commit, copy_in, reading, replacing
 from dfsfuse.commands.names import make_folder, target_folder
+from dfsfuse.commands.parts import Part, of_handle, of_local_file, of_stream, pieces
 from dfsfuse.commands.paths import Names, path_text
 from dfsfuse.commands.progress import Progress
 from dfsfuse.commands.reach import about, each, filesystem, paths_of
@@ -71,7 +73,8 @@ def _put_file(files: FileSystem, source: str, names: Names, progress: Progress) 
             files.set_attributes((handle.content.ino, ()), mode=mode, mtime_ns=known.st_mtime_ns)
 
         with replacing(files, names, known.st_mode & 0o777, send) as handle:
-            copy_in(files, handle, local.readinto, lambda count: progress.advance(count / 2))
+            parts = of_local_file(local.fileno()) if stat.S_ISREG(known.st_mode) else of_stream(local.readinto)
+            copy_in(files, handle, parts, lambda count: progress.advance(count / 2))
 
 
 def _put_tree(files: FileSystem, source: str, names: Names, progress: Progress) -> int:
@@ -170,13 +173,25 @@ def _walk(files: FileSystem, names: Names) -> Iterator[tuple[Names, FolderEntry]
 def _get_file(files: FileSystem, names: Names, local: str, progress: Progress) -> None:
     with reading(files, names) as (handle, attributes), _written(local) as out:
         progress.name(names[-1])
-        for piece in pieces(files, handle):
-            out.write(piece)
-            progress.advance(len(piece))
-        if stat.S_ISREG(os.fstat(out.fileno()).st_mode):
-            out.flush()
+        if not stat.S_ISREG(os.fstat(out.fileno()).st_mode):
+            for piece in pieces(files, handle):
+                out.write(piece)
+                progress.advance(len(piece))
+        else:
+            _fill(out, of_handle(files, handle), progress)
             os.fchmod(out.fileno(), stat.S_IMODE(attributes.mode) & ~_SET_ID)
             os.utime(out.fileno(), ns=(attributes.atime_ns, attributes.mtime_ns))
+
+
+def _fill(out: BinaryIO, parts: Iterator[Part], progress: Progress) -> None:
+    """What is in no part becomes a hole where the disk has such."""
+    end = 0
+    for start, data in parts:
+        out.seek(start)
+        out.write(data)
+        progress.advance(start + len(data) - end)
+        end = start + len(data)
+    out.truncate(end)
 
 
 @contextlib.contextmanager
