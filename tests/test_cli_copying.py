@@ -1,6 +1,7 @@
 """`dfs put` and `dfs get` on what is not everyday: holes, deep trees, special files, odd targets."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,26 @@ def test_what_says_nothing_of_its_size_is_copied_to_its_end(dfs, top):
         if Path(source).exists():
             dfs("put", source, f"{top}/{number}")
             assert dfs("cat", f"{top}/{number}") == Path(source).read_bytes()
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder for trees that are too deep for what Python removes."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_trees_of_any_depth(dfs, top, deep):
+    """Goal: a tree of more folders in each other than Python calls functions goes in and comes back, with what is in
+    the innermost, and is removed."""
+    below = f"{'d/' * 1010}file"
+    subprocess.run(["mkdir", "-p", deep / "tree" / os.path.dirname(below)], check=True)
+    (deep / "tree" / below).write_bytes(b"at the bottom")
+    dfs("put", "-r", deep / "tree", f"{top}/tree")
+    assert dfs("cat", f"{top}/tree/{below}") == b"at the bottom"
+    dfs("get", "-r", f"{top}/tree", deep / "back")
+    assert (deep / "back" / below).read_bytes() == b"at the bottom"
+    dfs("rm", "-r", f"{top}/tree")
+    assert dfs("ls", top) == b""

@@ -6,6 +6,7 @@ replaced as it was.
 
 import argparse
 import contextlib
+import functools
 import os
 import secrets
 import stat
@@ -57,8 +58,36 @@ def _local_bytes(source: str) -> int:
     """Bytes of the files in a tree of this machine, or of one file; what cannot be read counts nothing."""
     if not os.path.isdir(source):
         return os.path.getsize(source) if os.path.isfile(source) else 0
-    files = (os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names)
-    return sum(os.path.getsize(path) for path in files if os.path.isfile(path) and not os.path.islink(path))
+    files = (entry for _, _, entries in _local_folders(source, lambda error: None) for entry in entries)
+    return sum(map(_bytes_of_local, files))
+
+
+def _bytes_of_local(entry: os.DirEntry) -> int:
+    with contextlib.suppress(OSError):
+        return entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0
+    return 0
+
+
+def _local_folders(source: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, Names, list[os.DirEntry]]]:
+    """Each folder of a tree of this machine before those in it: its path, its names below `source`, and what is in it
+    beside folders. `os.walk` calls itself for each folder on the way, which ends at a thousand."""
+    left: list[tuple[str, Names]] = [(source, ())]
+    while left:
+        folder, below = left.pop()
+        try:
+            with os.scandir(folder) as listed:
+                found = list(listed)
+        except OSError as error:
+            on_error(error)
+            continue
+        yield folder, below, [entry for entry in found if not _is_folder(entry)]
+        left += [(entry.path, (*below, os.fsencode(entry.name))) for entry in found if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.is_dir(follow_symlinks=False)
+    return False
 
 
 def _put_file(files: FileSystem, source: str, names: Names, progress: Progress) -> None:
@@ -82,13 +111,11 @@ def _put_tree(files: FileSystem, source: str, names: Names, progress: Progress) 
     made: list[tuple[str, Names]] = []
     unreadable: list[OSError] = []
     status = 0
-    for folder, folders, others in os.walk(source, onerror=unreadable.append):
-        below = os.path.relpath(folder, source)
-        here = names if below == "." else (*names, *os.fsencode(below).split(b"/"))
+    for folder, below, others in _local_folders(source, unreadable.append):
+        here = (*names, *below)
         make_folder(files, here, exists_ok=True)
         made.append((folder, here))
-        others += [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        status = max(status, each(others, _putter(files, folder, here, progress)))
+        status = max(status, each(others, functools.partial(_put_entry, files, here, progress)))
     for folder, here in reversed(made):
         known = os.stat(folder)
         files.set_attributes((ROOT_INO, here), mode=stat.S_IMODE(known.st_mode), mtime_ns=known.st_mtime_ns)
@@ -99,18 +126,15 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _putter(files: FileSystem, folder: str, here: Names, progress: Progress) -> Callable[[str], None]:
-    def copy(name: str) -> None:
-        source, names = os.path.join(folder, name), (*here, os.fsencode(name))
-        mode = os.lstat(source).st_mode
-        if stat.S_ISLNK(mode):
-            _put_link(files, os.readlink(source), names)
-        elif stat.S_ISREG(mode):
-            _put_file(files, source, names, progress)
-        else:
-            raise errors.NotSupported(f"{shown(source)}: neither a file nor a folder nor a symlink; not copied")
-
-    return copy
+def _put_entry(files: FileSystem, folder: Names, progress: Progress, entry: os.DirEntry) -> None:
+    """Into `folder` of the volume."""
+    names = (*folder, os.fsencode(entry.name))
+    if entry.is_symlink():
+        _put_link(files, os.readlink(entry.path), names)
+    elif entry.is_file(follow_symlinks=False):
+        _put_file(files, entry.path, names, progress)
+    else:
+        raise errors.NotSupported(f"{shown(entry.path)}: neither a file nor a folder nor a symlink; not copied")
 
 
 def _put_link(files: FileSystem, target: str, names: Names) -> None:
