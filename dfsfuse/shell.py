@@ -178,7 +178,7 @@ class Shell:
 
     def _write(self, name: str) -> None:
         try:
-            names = self._paths.names(_from_root(_named(name)))
+            names = self._paths.file(_from_root(_named(name)))
             handle, created = self._lock(names)
         except errors.DfsError:
             self._lines.after_failure()

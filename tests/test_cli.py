@@ -262,6 +262,29 @@ def test_symlinks(dfs, top, tmp_path):
     assert dfs("ls", f"{top}/t/folder") == b"file\nnew\n"
 
 
+def test_a_path_that_ends_with_a_slash(dfs, top, tmp_path):
+    """Goal: it names a folder, or a symlink to one, as for the kernel: no file is read, made, moved or removed by it,
+    nor is what a symlink leads to."""
+    dfs("mkdir", f"{top}/folder/")
+    dfs("write", f"{top}/folder/file", given=b"content")
+    write_files(tmp_path, {"tree/file": b"content"})
+    (tmp_path / "tree" / "link").symlink_to("../folder")
+    dfs("put", "-r", tmp_path / "tree", top)
+    file, link = f"{top}/folder/file/", f"{top}/tree/link/"
+    for command in (["cat", file], ["rm", file], ["mv", file, f"{top}/x"], ["stat", file], ["ls", file],
+                    ["where", file], ["rm", "-r", link], ["mv", link, f"{top}/x"], ["rm", f"{file}."]):  # fmt: skip
+        assert "it ends with /, and is no folder" in dfs.failure(*command)
+    for name in (file, f"{top}/none/", f"{top}/folder/"):
+        assert "it ends with /, as a folder does" in dfs.failure("write", name)
+    assert dfs("ls", link) == b"file\n"
+    assert dfs.json("stat", link)["type"] == "folder"
+    dfs("mv", f"{top}/tree/file", link)
+    assert dfs("cat", f"{link}file") == b"content"
+    dfs("mv", f"{top}/folder/", f"{top}/moved")
+    dfs("rm", "-r", f"{top}/moved/")
+    assert dfs("ls", top) == b"tree\n"
+
+
 def test_stat(dfs, top):
     """Goal: what the directory knows of an inode, for people and for programs."""
     dfs("write", f"{top}/file", given=b"123")

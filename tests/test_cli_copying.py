@@ -107,3 +107,16 @@ def test_trees_of_any_depth(dfs, top, deep):
     assert (deep / "back" / below).read_bytes() == b"at the bottom"
     dfs("rm", "-r", f"{top}/tree")
     assert dfs("ls", top) == b""
+
+
+def test_get_into_a_folder_that_is_not_there(dfs, top, tmp_path):
+    """Goal: a file does not become what was called a folder, of this machine or of the volume; a tree does."""
+    dfs("write", f"{top}/file", given=b"content")
+    (tmp_path / "plain").touch()
+    for target in ("none/", "none/.", "plain/"):
+        assert "no such folder" in dfs.failure("get", f"{top}/file", f"{tmp_path}/{target}")
+        assert "must be an existing folder" in dfs.failure("put", tmp_path / "plain", f"{top}/none/")
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+    dfs("get", "-r", top, f"{tmp_path}/none/")
+    dfs("get", f"{top}/file", f"{tmp_path}/none/")
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["file"]

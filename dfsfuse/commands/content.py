@@ -39,7 +39,7 @@ def cat(arguments: argparse.Namespace) -> int:
 
 def write(arguments: argparse.Namespace) -> int:
     with filesystem(arguments) as files, about(arguments.path):
-        names = paths_of(files).names(arguments.path)
+        names = paths_of(files).file(arguments.path)
         with replacing(files, names) as handle:
             # Not buffered: a signal that comes together with input is noticed only between two reads.
             copy_in(files, handle, of_stream(sys.stdin.buffer.raw.readinto))

@@ -17,7 +17,7 @@ from dfsfuse import errors
 from dfsfuse.commands.content import commit, copy_in, reading, replacing
 from dfsfuse.commands.names import make_folder, target_folder
 from dfsfuse.commands.parts import Part, of_handle, of_local_file, of_stream, pieces
-from dfsfuse.commands.paths import Names, path_text
+from dfsfuse.commands.paths import Names, names_a_folder, path_text
 from dfsfuse.commands.progress import Progress
 from dfsfuse.commands.reach import about, each, filesystem, paths_of
 from dfsfuse.filesystem import FileSystem
@@ -164,6 +164,8 @@ def get(arguments: argparse.Namespace) -> int:
                 if os.path.isdir(target):
                     local = os.path.join(target, os.fsdecode(names[-1]) if names else "")
                 if not stat.S_ISDIR(attributes.mode):
+                    if names_a_folder(local):
+                        raise errors.NotADirectory(f"{shown(local)} ends with /, and there is no such folder")
                     return _get_file(files, names, local, progress)
                 if arguments.recursive:
                     return _get_tree(files, names, attributes, local, progress)

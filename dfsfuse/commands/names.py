@@ -171,7 +171,7 @@ def mv(arguments: argparse.Namespace) -> int:
         *sources, target = arguments.paths
         with about(target):
             folder = target_folder(paths.folder(target), target, len(sources))
-            new = paths.names(target, follow=False)
+            new = paths.names(target, follow=False) if folder is None else folder
 
         def move(text: str) -> None:
             with about(text):

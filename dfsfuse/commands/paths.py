@@ -51,6 +51,11 @@ def below_mount(absolute: str) -> Located | None:
     return Located(_names(os.path.normpath(f"{mount.root}/{below}")), mount.source.removeprefix(_SOURCE))
 
 
+def names_a_folder(text: str) -> bool:
+    """Whether a path says that it is a folder's, of this machine or of the volume."""
+    return text.endswith(("/", "/."))
+
+
 def _is_below(path: str, point: str) -> bool:
     return path == point or path.startswith(point.rstrip("/") + "/")
 
@@ -96,18 +101,27 @@ class Paths:
     def names(self, text: str, follow: bool = True) -> Names:
         """Names without symlinks; with `follow` the last one is no symlink either. They need not exist.
 
-        Raises NotFound for a path below a mount of another volume, and InvalidArgument where a symlink leads out of
-        this one.
+        Raises NotFound for a path below a mount of another volume, InvalidArgument where a symlink leads out of this
+        one, and NotADirectory where a path that ends with `/` leads to something else than a folder.
         """
         located = locate(text)
         if located.volume and located.volume != self._volume():
             mine = f"lies below a mount of volume {located.volume}, and this cluster has volume {self._volume()}"
             raise errors.NotFound(f"it {mine}; name that mount's cluster with --home DIR or --cluster URL")
-        return self._follow(located.names, follow)
+        names = self._follow(located.names, follow)
+        if names_a_folder(text) and (found := self.at(names)) is not None and not stat.S_ISDIR(found.mode):
+            raise errors.NotADirectory("it ends with /, and is no folder")
+        return names
+
+    def file(self, text: str) -> Names:
+        """As `names`, of a file that may have to be made."""
+        if names_a_folder(text):
+            raise errors.IsADirectory("it ends with /, as a folder does; name a file")
+        return self.names(text)
 
     def find(self, text: str, follow: bool = True) -> tuple[Names, Attributes]:
-        """As `names`, with the attributes of what must be there."""
-        names = self.names(text, follow)
+        """As `names`, with the attributes of what must be there; a symlink is followed where the path ends with `/`."""
+        names = self.names(text, follow or names_a_folder(text))
         return names, self._lookup(names)
 
     def folder(self, text: str) -> Names | None:
