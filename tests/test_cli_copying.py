@@ -1,6 +1,7 @@
 """`dfs put` and `dfs get` on what is not everyday: holes, deep trees, special files, odd targets."""
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,19 @@ def test_get_into_a_folder_that_is_not_there(dfs, top, tmp_path):
     dfs("get", "-r", top, f"{tmp_path}/none/")
     dfs("get", f"{top}/file", f"{tmp_path}/none/")
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["file"]
+
+
+def test_trees_with_what_has_no_content(dfs, top, tmp_path):
+    """Goal: what is neither file nor folder nor symlink is skipped both ways, with a line; the rest is copied,
+    and the command succeeds."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    os.mkfifo(tree / "pipe")
+    outcome = dfs.run("put", "-r", tree, top)
+    assert (outcome.returncode, outcome.stderr.decode()) == (0, f"dfs: {tree}/pipe: a fifo; not copied\n")
+    assert dfs("ls", f"{top}/tree") == b"file\n"
+    dfs.cluster.ask("directory", "create", names=[top[1:], "tree", "socket"], ino=0, mode=stat.S_IFSOCK | 0o644)
+    outcome = dfs.run("get", "-r", f"{top}/tree", tmp_path / "back")
+    assert (outcome.returncode, outcome.stderr.decode()) == (0, f"dfs: {top}/tree/socket: a socket; not copied\n")
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["file"]

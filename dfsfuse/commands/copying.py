@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from dfsfuse import errors
 from dfsfuse.commands.content import commit, copy_in, reading, replacing
-from dfsfuse.commands.names import make_folder, target_folder
+from dfsfuse.commands.names import kind_of, make_folder, target_folder
 from dfsfuse.commands.parts import Part, of_handle, of_local_file, of_stream, pieces
 from dfsfuse.commands.paths import Names, names_a_folder, path_text
 from dfsfuse.commands.progress import Progress
@@ -23,7 +23,7 @@ from dfsfuse.commands.reach import about, each, filesystem, paths_of
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes, FolderEntry
 from dfsfuse.openfiles import Handle
-from dfsfuse.tables import shown
+from dfsfuse.tables import complain, shown
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 """Not given to a file that belongs to whoever copies it."""
@@ -134,7 +134,12 @@ def _put_entry(files: FileSystem, folder: Names, progress: Progress, entry: os.D
     elif entry.is_file(follow_symlinks=False):
         _put_file(files, entry.path, names, progress)
     else:
-        raise errors.NotSupported(f"{shown(entry.path)}: neither a file nor a folder nor a symlink; not copied")
+        _skip(shown(entry.path), entry.stat(follow_symlinks=False).st_mode)
+
+
+def _skip(path: str, mode: int) -> None:
+    """Both ways: what has no content stays where it is, and is no failure."""
+    complain(f"{path}: a {kind_of(mode)}; not copied")
 
 
 def _put_link(files: FileSystem, target: str, names: Names) -> None:
@@ -259,8 +264,10 @@ def _get_tree(files: FileSystem, names: Names, attributes: Attributes, local: st
                 made.append((path, entry.attributes))
             elif stat.S_ISLNK(entry.attributes.mode):
                 _make_local_link(os.fsdecode(entry.attributes.target), path)
-            else:
+            elif stat.S_ISREG(entry.attributes.mode):
                 _get_file(files, below, path, progress)
+            else:
+                _skip(path_text(below), entry.attributes.mode)
 
     status = each(_walk(files, names), copy)
     for path, known in reversed(made):

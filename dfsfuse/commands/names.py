@@ -104,7 +104,11 @@ def as_json(attributes: Attributes) -> dict[str, object]:
 
 
 def type_of(attributes: Attributes) -> str:
-    return TYPES.get(stat.S_IFMT(attributes.mode), "unknown")
+    return kind_of(attributes.mode)
+
+
+def kind_of(mode: int) -> str:
+    return TYPES.get(stat.S_IFMT(mode), "unknown")
 
 
 def stat_(arguments: argparse.Namespace) -> int:
