@@ -12,6 +12,9 @@ def make_private_folder(path: Path) -> None:
     try:
         os.mkdir(path, _MODE)
     except FileNotFoundError:
+        if path.parent.is_dir():
+            # Nobody makes folders there, as in /proc.
+            raise
         make_private_folder(path.parent)
         make_private_folder(path)
     except FileExistsError:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from dfsfuse import errors
+from dfsfuse import home as homes
 from dfsfuse.private_folder import make_private_folder
 
 MADE_ELSEWHERE = {"dfsfuse/commands/copying.py"}
@@ -46,6 +48,16 @@ def test_what_is_there_stays(tmp_path):
         make_private_folder(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
         make_private_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("path", ["/proc/none", "/proc/none/below"])
+def test_where_nobody_makes_folders(path):
+    """Goal: /proc is there, and answers that what would be made is not: that is an error, told in one line, and
+    no reason to make what is there once more."""
+    with pytest.raises(FileNotFoundError):
+        make_private_folder(Path(path))
+    with pytest.raises(errors.NotPermitted, match=f"home {path} cannot be written: .*--home DIR"):
+        homes.prepare(Path(path))
 
 
 def test_a_client_makes_folders_in_one_place():
