@@ -38,9 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
 
-    from dfsfuse import mounting
+    from dfsfuse import mounting, tables
     from dfsfuse.errors import DfsError
 
+    tables.use_bytes_of_names()
     wanted = _wanted(arguments)
     if arguments.ready_fd is not None:
         return mounting.serve_as_daemon(wanted, _found(arguments))

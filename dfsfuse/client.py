@@ -10,6 +10,7 @@ from dfsfuse.cache import Cache
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.filesystem import FileSystem
+from dfsfuse.home import readable
 from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
@@ -35,7 +36,7 @@ RECOVER_S = 2.0
 def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
     rpc = Rpc(options.token)
     undo.callback(rpc.close)
-    session = Session(rpc, options.url, identity(options.mountpoint), options.timeout_s, options.refind)
+    session = Session(rpc, options.url, identity(readable(options.mountpoint)), options.timeout_s, options.refind)
     undo.callback(session.close)
     return session
 

@@ -102,6 +102,20 @@ def client_folder(home: Path, volume: str, mountpoint: str) -> Path:
     return home / CLIENTS / (_as_name(volume) or "volume") / (_as_name(mountpoint.strip("/")) or "client")
 
 
+def mountpoint_of(folder: Path) -> str:
+    """Of the client whose folder this is, for people; that of a long name is cut."""
+    return "/" + readable(os.fsdecode(urllib.parse.unquote_to_bytes(folder.name)))
+
+
+def readable(path: str) -> str:
+    """A path of this machine as messages carry it: bytes that are not UTF-8 percent-encoded."""
+    return "".join(_percent(one) if "\udc80" <= one <= "\udcff" else one for one in path)
+
+
+def _percent(one: str) -> str:
+    return f"%{os.fsencode(one).hex().upper()}"
+
+
 def sessions_in(folder: Path) -> list[int]:
     """The sessions of a client's folder that were not taken over yet, and last that of its latest client; none where
     that cannot be read."""

@@ -191,7 +191,7 @@ def _await_ready(process: subprocess.Popen, ready: int, wait_s: float, log_file:
     if first == _READY:
         return lines
     if word:
-        raise MountError(word.decode(errors="replace"))
+        raise MountError(word.decode(errors="surrogateescape"))
     status = process.wait(END_S)
     last = home.last_line(log_file, log_start) or "it said nothing"
     raise MountError(f"the client ended with status {status}: {last}; its log is {log_file}")

@@ -2,11 +2,12 @@
 
 import os
 import subprocess
+import sys
 
 import pexpect
 import pytest
 from dfs_command import Dfs, environment
-from support import Mount, alive, wait_until
+from support import ROOT, Mount, alive, wait_until
 
 from dfsfuse.commands.unmounting import Stall
 from dfsfuse.sent_bytes import SentBytes, sent_in
@@ -165,3 +166,21 @@ def test_a_client_tells_how_much_it_has_sent(fresh):
     (mount.point / "file").write_bytes(os.urandom(5_000_000))
     assert sent_in(mount.folder) - before == 5_000_000
     subprocess.run(["umount", mount.point], check=True)
+
+
+@pytest.mark.drivers("linux", "fusepy")
+def test_a_mountpoint_of_any_bytes(fresh):
+    """Goal: a name that is not UTF-8 is a mountpoint like any other: mounted, named as it is on one's terminal and
+    percent-encoded in JSON, and unmounted."""
+    point, dfs = os.fsencode(fresh.folder) + b"/odd\xff", Dfs(fresh)
+    os.mkdir(point)
+    command = [sys.executable, ROOT / "mount.py", "--home", fresh.home, "--driver", fresh.driver, point]
+    outcome = subprocess.run(command, env=environment(), capture_output=True, timeout=60, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    assert b" is mounted on " + point in outcome.stdout
+    with open(point + b"/file", "wb") as file:
+        file.write(b"content")
+    assert dfs("cat", "/file") == b"content"
+    shown = f"{fresh.folder}/odd%FF"
+    assert shown in [session["mountpoint"] for session in dfs.json("status")["sessions"]]
+    assert dfs("unmount", point) == point + b" is unmounted; all of it is on the servers\n"

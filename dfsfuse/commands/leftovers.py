@@ -5,7 +5,6 @@ Read from the indexes of all clients of the home, running or not, without distur
 
 import os
 import sqlite3
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +109,8 @@ def _why_unsent(row: Unsent, ended: bool, cache: Path, ask: Ask) -> str:
 
 
 def _next_client(cache: Path) -> str:
-    name = urllib.parse.unquote(cache.name)
-    return "the next dfs command" if name.startswith("dfs-") else f"the next mount on /{name}"
+    is_of_commands = cache.name.startswith("dfs-")
+    return "the next dfs command" if is_of_commands else f"the next mount on {homes.mountpoint_of(cache)}"
 
 
 def has_ended(cache: Path) -> bool:
