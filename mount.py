@@ -7,6 +7,7 @@ It returns when the mount answers (exit status 0), or says in one line on standa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import sys
@@ -38,9 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
 
-    from dfsfuse import mounting, tables
+    from dfsfuse import mounting, standard_streams, tables
     from dfsfuse.errors import DfsError
 
+    standard_streams.complete()
     tables.use_bytes_of_names()
     wanted = _wanted(arguments)
     if arguments.ready_fd is not None:
@@ -66,7 +68,10 @@ def _mount(wanted: mounting.Wanted, foreground: bool) -> None:
             program = [sys.executable, os.path.abspath(__file__)]
             for told in mounting.mount_in_background(wanted, endpoint, program):
                 _tell(told)
-            sys.stdout.write(line + "\n")
+            with contextlib.suppress(OSError):
+                # It is mounted, whether somebody hears it or not.
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
 
 
 def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:

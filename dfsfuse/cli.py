@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from dfsfuse import arguments as given
+from dfsfuse import standard_streams
 
 LOCK_WAIT_S = 10.0
 TIMEOUT_S = 30.0
@@ -28,11 +29,23 @@ Add = Callable[..., argparse.ArgumentParser]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the arguments name; the exit status."""
+    standard_streams.complete()
     try:
         return _run(argv)
     except KeyboardInterrupt:
         sys.stderr.write("dfs: interrupted\n")
-        return 1
+    except OSError as error:
+        # Help that nobody can be shown.
+        sys.stderr.write(f"dfs: {error.filename}: {error.strerror}\n")
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"dfs: this Python ({sys.executable}) lacks {error.name}, which dfsfuse needs; {_remedy()}\n")
+    return 1
+
+
+def _remedy() -> str:
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = os.path.join(here, ".venv", "bin", "dfs")
+    return f"use {own}" if os.path.exists(own) else f"run: make -C {here} venv"
 
 
 def _run(argv: list[str] | None) -> int:

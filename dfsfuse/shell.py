@@ -120,16 +120,24 @@ class Shell:
         while not self._ended:
             try:
                 line = self._lines.command()
-                if line is None:
-                    break
-                self._do(line.decode(errors="surrogateescape").strip())
             except KeyboardInterrupt:
                 fine = self._interrupted()
-            except (errors.DfsError, OSError) as error:
-                fine = False
-                tables.complain(line_of(error))
+                continue
+            if line is None:
+                break
+            fine = self._succeeds(line) and fine
             sys.stdout.flush()
         return fine
+
+    def _succeeds(self, line: bytes) -> bool:
+        try:
+            self._do(line.decode(errors="surrogateescape").strip())
+        except KeyboardInterrupt:
+            return self._interrupted()
+        except (errors.DfsError, OSError) as error:
+            tables.complain(line_of(error))
+            return False
+        return True
 
     def _interrupted(self) -> bool:
         """Ctrl-C at a prompt clears the line; that of a script ends it."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 from dfs_command import RUN_S, Dfs, environment, running, write_files
+from support import ROOT
 
 from dfsfuse.messages import text_as_bytes
 
@@ -101,6 +102,16 @@ def test_an_empty_path_is_misuse(tmp_path):
     for arguments in ([*home, "rm", ""], ["--home", "", "ls"], [*home, "--cluster", "", "ls"]):
         line = [sys.executable, "-P", "-m", "dfsfuse", *arguments]
         assert subprocess.run(line, env=environment(), capture_output=True, check=False).returncode == 2
+
+
+def test_a_python_without_dependencies():
+    """Goal: it is told in one line which one lacks what, and what to use or to run instead; help needs nothing."""
+    command = [sys.executable, "-S", "-m", "dfsfuse"]
+    outcome = subprocess.run([*command, "ls"], env=environment(), capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr.count("\n")) == (1, 1)
+    assert outcome.stderr.startswith(f"dfs: this Python ({sys.executable}) lacks msgspec, which dfsfuse needs; ")
+    assert outcome.stderr.rstrip().endswith((f"use {ROOT}/.venv/bin/dfs", f"run: make -C {ROOT} venv"))
+    assert subprocess.run([*command, "--help"], env=environment(), capture_output=True, check=False).returncode == 0
 
 
 # -- contents
