@@ -97,10 +97,35 @@ def test_an_answer_that_an_event_has_overtaken(kernel: Kernel) -> None:
     kernel.fs.lookup = broken_meanwhile
     forgetting: Forgetting = kernel.driver.forgetting
     kernel.lookup(b"file")
-    assert [forgetting._due.get_nowait() for _ in range(2)] == [(ino, b"")] * 2
+    assert [forgetting._due.get_nowait()[1:] for _ in range(2)] == [(ino, b"")] * 2
     kernel.fs.lookup = lookup
     kernel.lookup(b"file")
     assert forgetting._due.empty()
+
+
+def test_an_open_has_said_what_is_late(kernel: Kernel) -> None:
+    """Goal: S2. The kernel does not take an answer about attributes that a notification overtakes, and a read goes on
+    with the size of before. So what an open has told the kernel is not told again, when the program reads what it has
+    opened; what has happened since is."""
+    ino = promised(kernel, b"file")
+    kernel.lookup(b"file")
+    forgetting: Forgetting = kernel.driver.forgetting
+    open_file = kernel.fs.open
+
+    def broken_meanwhile(*args, **others):
+        forgetting.broken(ino, b"")
+        return open_file(*args, **others)
+
+    kernel.fs.open = broken_meanwhile
+    kernel.open(ino, os.O_RDWR)
+    late = forgetting._due.get_nowait()
+    assert forgetting._due.empty()
+    forgetting.broken(ino, b"")
+    forgetting.tell(late[1], late[2], late[0])
+    assert not kernel.written()
+    number, *event = forgetting._due.get_nowait()
+    forgetting.tell(*event, number)
+    assert kernel.written()
 
 
 def test_more_events_than_are_remembered(kernel: Kernel) -> None:
@@ -111,7 +136,7 @@ def test_more_events_than_are_remembered(kernel: Kernel) -> None:
     while not forgetting._due.empty():
         forgetting._due.get_nowait()
     forgetting.answered(1)
-    assert forgetting._due.get_nowait() == (EVERYTHING, b"")
+    assert forgetting._due.get_nowait()[1:] == (EVERYTHING, b"")
 
 
 @pytest.mark.parametrize("known", [True, False])

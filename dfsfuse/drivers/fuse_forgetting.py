@@ -6,13 +6,15 @@ the kernel may hold a folder's lock for a request whose answer waits for another
 meanwhile is at most as old as that; opens are the file system's to judge, and are never by what the kernel has.
 
 A request that was begun before an event may be answered after it, with what was true before. So whoever has answered
-looks whether anything was broken since the request was begun, and has that said once more.
+looks whether anything was broken since the request was begun, and has that said once more. (An open is answered with
+nothing that the kernel would go on using.)
 
 A name is forgotten by itself; where a folder as a whole is not promised any more, all names are, by a new epoch, and
 looked up again as they are used (Linux 6.16; without that, nothing is told for long).
 
 An answer about attributes that such a notification overtakes is not taken, and a read that has asked goes on with the
-size that the kernel knew before. A program that locks a file must read it to its end, so while programs share a file by
+size that the kernel knew before. So nothing is said again that an open has said since: the program that has opened the
+file reads it next. And a program that locks a file must read it to its end, so while programs share a file by
 locks the kernel asks each time, and is told before a lock is granted that the content is another one (`content_over`),
 and nothing else.
 
@@ -27,6 +29,7 @@ to meanwhile are forgotten by a thread of their own, as that waits for who has a
 
 import functools
 import logging
+import math
 import queue
 import threading
 from collections import deque
@@ -52,7 +55,8 @@ class Forgetting:
         self._latest: deque[tuple[int, bytes]] = deque(maxlen=_LATEST_MAX)
         self.count = 0
         self._mutex = threading.Lock()
-        self._due: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._said = 0
+        self._due: queue.SimpleQueue[tuple[int, int, bytes] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._tell_for_ever, name="fuse-forget", daemon=True)
 
     def start(self) -> None:
@@ -68,32 +72,37 @@ class Forgetting:
         with self._mutex:
             self._latest.append((ino, name))
             self.count += 1
-        self._due.put((ino, name))
+            self._say(ino, name)
 
     def answered(self, count: int) -> None:
         """A request has been answered that was begun when there had been so many events, and now there are more."""
         with self._mutex:
             missed = self.count - count
-            late = [_ALL] if missed > len(self._latest) else list(self._latest)[-missed:]
-        for event in late:
-            self._due.put(event)
+            for event in [_ALL] if missed > len(self._latest) else list(self._latest)[-missed:]:
+                self._say(*event)
+
+    def _say(self, ino: int, name: bytes) -> None:
+        self._said += 1
+        self._due.put((self._said, ino, name))
 
     def _tell_for_ever(self) -> None:
         while (event := self._due.get()) is not None:
             try:
-                self.tell(*event)
+                number, ino, name = event
+                self.tell(ino, name, number)
             except Exception:
-                log.exception("the kernel could not be told that inode %d has changed", event[0])
+                log.exception("the kernel could not be told that inode %d has changed", event[1])
 
-    def tell(self, ino: int, name: bytes) -> None:
+    def tell(self, ino: int, name: bytes, number: float = math.inf) -> None:
+        """`number` counts what was to be said."""
         if ino == EVERYTHING:
             self._notifier.names_changed()
             for node in self._nodes.all():
-                self.attributes_over(node)
+                self._over_unless_said(node, number)
             return
         if not self._nodes.is_folder(ino):
             for node in self._nodes.nodes_of(ino):
-                self.attributes_over(node)
+                self._over_unless_said(node, number)
             return
         if name:
             self._notifier.name_changed(ino, name)
@@ -101,10 +110,15 @@ class Forgetting:
             self._notifier.names_changed()
         self._notifier.content_changed(ino)
 
+    def _over_unless_said(self, node: Node, number: float) -> None:
+        if node.said < number:
+            self.attributes_over(node)
+
     def attributes_over(self, node: Node) -> None:
         """The kernel is to ask for the attributes of a node, unless it does so each time."""
-        if self._nodes.may_hold(node):
-            _is_over(node, self._notifier.attributes_changed)
+        said = self._said
+        if self._nodes.may_hold(node) and _is_over(node, self._notifier.attributes_changed):
+            node.said = max(node.said, said)
 
     def content_over(self, content: Content, ino: int) -> None:
         """It forgets the pages too, and knows of a content that has grown how long it is: it appends where it takes the
@@ -131,8 +145,10 @@ class Forgetting:
             threading.Thread(target=forget, name="fuse-forget-page", daemon=True).start()
 
 
-def _is_over(node: Node, tell: Callable[[int], bool]) -> None:
-    """What the kernel is told meanwhile may count, or not."""
+def _is_over(node: Node, tell: Callable[[int], bool]) -> bool:
+    """Has the kernel heard? What it is told meanwhile may count, or not."""
     node.holds = False
-    if not tell(node.id):
+    heard = tell(node.id)
+    if not heard:
         node.holds = True
+    return heard

@@ -46,18 +46,19 @@ class Node:
     begun, `found_at` when one has found it last. `backing` is the id of the file that the kernel reads itself, 0: none.
     `superseded`, `calm_until` (monotonic) and `several` (its inode has, or had, other nodes): see fuse_nodes.py.
     `writing` opens for writing are under way. `stored` is the place of the byte that the kernel was given last
-    (fuse_forgetting.py), -1: it does not matter.
+    (fuse_forgetting.py), -1: it does not matter. `said`: with all that was to be said until then the kernel was told
+    that its attributes are over.
     """
 
     __slots__ = (
         "id", "ino", "lookups", "name", "was", "looked_at", "found_at", "opens", "users", "content", "pages", "told",
         "told_at", "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing",
-        "drops", "dropped", "stored",
+        "drops", "dropped", "stored", "said",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
         self.id, self.ino = number, ino
-        self.lookups = self.opens = self.users = self.backing = self.writing = self.drops = 0
+        self.lookups = self.opens = self.users = self.backing = self.writing = self.drops = self.said = 0
         self.superseded = self.several = self.dropped = self.asks = self.holds = False
         self.calm_until, self.stored = 0.0, -1
         self.name: Name | None = None

@@ -150,7 +150,7 @@ class Driver:
             body = handler(request)
             if body is not None:
                 request.reply(body)
-            if events != self.forgetting.count:
+            if events != self.forgetting.count and opcode != fuse.FUSE_OPEN:
                 self.forgetting.answered(events)
         except Exception as error:
             self._refused(request, error)
