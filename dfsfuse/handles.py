@@ -4,6 +4,7 @@ Threads: a Handle belongs to any thread. `Content.committing` guards a Share, bu
 """
 
 import itertools
+import os
 import threading
 
 from dfsfuse import errors
@@ -36,6 +37,9 @@ class Handle:
     the write lock, if it is this handle's until it is closed. `owes`: the latest close() or fsync() failed.
     `privileged`: opened by who may keep set-id bits when writing (CAP_FSETID).
 
+    `appends`: it was opened to append alone, and all that was written through it went to the end. That is past the
+    kernel's pages, as what others append moves the end, of which the kernel hears later.
+
     `unseen`: the kernel has the file for it, so what it writes is found (unseen_writes.py); it was `locked` through it.
 
     `share`: programs use locks on the file. `past_pages`: those of other clients do too, so the kernel should keep no
@@ -47,8 +51,20 @@ class Handle:
     ):
         self.content, self.place, self.flags, self.pid, self.lock = content, place, flags, pid, lock
         self.privileged, self.writable = privileged, lock is not None
-        self.owes = self.past_pages = self.unseen = self.locked = False
+        self.owes = self.unseen = self.locked = False
+        self.appends = self.past_pages = flags & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
         self.number = next(_numbers)
         self.share: Share | None = None
         self.failed: errors.DfsError | None = None
         content.handles[self] = None
+
+
+def writers_of(content: Content) -> list[Handle]:
+    """Those through which programs here may write it."""
+    return [each for each in list(content.handles) if each.writable]
+
+
+def is_only_appended_to(content: Content) -> bool:
+    """Programs here have it open for writing, and all of them to append."""
+    writers = writers_of(content)
+    return bool(writers) and all(each.appends for each in writers)

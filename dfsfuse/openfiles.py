@@ -210,6 +210,7 @@ class OpenFiles:
         """With `append` at the end, wherever `offset` is. That is a matter of each write and not of the open: fcntl
         changes O_APPEND, and what was stored through a mapping has its place."""
         self.check_writable(handle)
+        handle.appends = handle.appends and append
         with self.sharing.writing(handle, interrupted):
             return self._write(handle, data, offset, append)
 
@@ -324,8 +325,7 @@ class OpenFiles:
         finally:
             with content.mutex:
                 content.writers -= 1
-            if handle.lock is not None:
-                self._locks.release(handle.lock, handle.pid, keep=True)
+            self.sharing.give_up(handle)
             if handle.share is not None:
                 self.sharing.closed(handle)
             if content.changed and not content.writers:

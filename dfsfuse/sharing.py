@@ -8,7 +8,8 @@ is brought up to date in place (overtaking.py), and the kernel forgets what it h
 
 This goes for all that programs here have open of a file, from the first lock on that one of them has tried to take: who
 writes through another descriptor than he locks, or under no lock at all, must not keep the write lock from programs
-elsewhere that wait for it with a lock of theirs in hand. The directory remembers that locks were used on a file. Who
+elsewhere that wait for it with a lock of theirs in hand. And it goes for a file that programs here only append to, from
+the moment on at which another client wants to write it. The directory remembers that locks were used on a file. Who
 opens it later need not keep others waiting until his first lock; only if he writes before any program here uses a lock,
 the write lock is his until he closes it, as it is with any file.
 
@@ -21,21 +22,21 @@ others want, and keeps aside what was written under locks that are lost.
 """
 
 import contextlib
-import logging
 import os
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from dfsfuse import errors, unseen_writes
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.content import Content, Download
 from dfsfuse.copies import Copies
-from dfsfuse.handles import Handle, Share
+from dfsfuse.errands import Errands
+from dfsfuse.handles import Handle, Share, is_only_appended_to, writers_of
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import RangeGranted
+from dfsfuse.old_pages import OldPages
 from dfsfuse.openings import Openings, Version
 from dfsfuse.overtaking import overtake
 from dfsfuse.plain_writes import PlainWrites
@@ -43,9 +44,6 @@ from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.sending import Sending
 from dfsfuse.waiting import Interrupted, never
 
-log = logging.getLogger(__name__)
-
-Tell = Callable[[Content, int], None]
 _BRIEFLY_S = 1.0
 
 
@@ -61,25 +59,12 @@ class Sharing:
         self._mutex, self._plain = threading.Lock(), PlainWrites()
         self._shares: dict[int, Share] = {}
         self._inos: Counter[int] = Counter()
-        self._tell: Tell = lambda content, ino: None
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=self._work_for_ever, name="sharing", daemon=True)
+        self._errands = Errands("sharing", "a shared file stays as it is for now")
+        self.start, self.close = self._errands.start, self._errands.close
+        self._pages = OldPages(ranges, self._errands)
+        self.on_changed, self.misplaced = self._pages.on_changed, self._pages.misplaced
         ranges.on_lost(self._lost)
         openings.on_locking(self._overtaken_by)
-
-    def start(self) -> None:
-        self._worker.start()
-
-    def close(self) -> None:
-        self._work.put(None)
-        if self._worker.is_alive():
-            self._worker.join()
-
-    def on_changed(self, tell: Tell) -> None:
-        """`tell(content, ino)` must make the kernel forget the pages and attributes that it has of the inode, as which
-        programs have the content open, before it returns. It is called with no lock held that reading or writing needs.
-        """
-        self._tell = tell
 
     # -- who shares
 
@@ -91,7 +76,8 @@ class Sharing:
             return
         share = self._join(handle)
         share.noted = share.noted or noted
-        handle.past_pages = share.elsewhere = self._is_used_elsewhere(handle)
+        share.elsewhere = self._is_used_elsewhere(handle)
+        handle.past_pages = handle.past_pages or share.elsewhere
         with handle.content.committing:
             if share.locking or not cut:
                 self._hand_over(handle, share)
@@ -113,10 +99,16 @@ class Sharing:
         handle.locked = True
         if not share.locking:
             with self._plain.stopped(content), content.committing:
+                self._share_writing(writers_of(content))
                 share.locking = True
-                for each in [each for each in list(content.handles) if each.writable]:
-                    self._hand_over(each, each.share or self._join(each))
         return share
+
+    def _share_writing(self, writers: list[Handle]) -> None:
+        """None of them has the write lock for itself any more."""
+        for each in writers:
+            share = each.share or self._join(each)
+            share.locking = True
+            self._hand_over(each, share)
 
     def _join(self, handle: Handle) -> Share:
         content = handle.content
@@ -138,6 +130,13 @@ class Sharing:
             share.lock, share.pid = lock, handle.pid
         elif lock is not None:
             self._locks.release(lock, handle.pid)
+
+    def give_up(self, handle: Handle) -> None:
+        """The write lock that a descriptor has for itself goes with it. Until then it may become a share's."""
+        with handle.content.committing:
+            lock, handle.lock = handle.lock, None
+        if lock is not None:
+            self._locks.release(lock, handle.pid, keep=True)
 
     def closed(self, handle: Handle) -> None:
         """A descriptor is being closed, and what it has written is committed, or waits to be."""
@@ -172,7 +171,7 @@ class Sharing:
                 former = content.version
                 if former < newest.attributes.version and self._become(share, newest):
                     self._openings.overtaken(content, former, newest)
-            self.tell_if_old(share)
+            self._pages.tell_if_old(share)
 
     def is_shared(self, ino: int) -> bool:
         """Whether a program here has the file open that uses locks on it, or may."""
@@ -244,17 +243,6 @@ class Sharing:
         else:
             handle.lock = lock
 
-    def misplaced(self, handle: Handle) -> None:
-        """What was appended has another place than the kernel thought, as another client has appended before: its pages
-        are wrong there. It cannot be told while it waits for the answer to this very write. While a program here has a
-        lock it is not told either, as its question for the size must not be overtaken (fuse_forgetting.py): an answer
-        with another size makes it forget its pages. It is told before the lock goes."""
-        share = handle.share
-        if share is not None:
-            share.pages_old = True
-            if not self._ranges.is_locked(share.ino):
-                self._work.put(lambda: self.tell_if_old(share))
-
     # -- what is written through the kernel
 
     def _claim(self, share: Share) -> Lock | None:
@@ -310,7 +298,7 @@ class Sharing:
         with content.committing:
             self._commit(share)
             self._give_back(share)
-        self.tell_if_old(share)
+        self._pages.tell_if_old(share)
 
     def refresh(self, handle: Handle, granted: RangeGranted) -> None:
         """A lock was granted to a program through this descriptor: it sees what others have written before."""
@@ -325,13 +313,7 @@ class Sharing:
                 share.token = max(share.token, granted.writer)
             if not content.changed:
                 self._give_back(share)
-        self.tell_if_old(share)
-
-    def tell_if_old(self, share: Share) -> None:
-        with share.telling:
-            old, share.pages_old = share.pages_old, False
-            if old:
-                self._tell(share.content, share.ino)
+        self._pages.tell_if_old(share)
 
     def _commit(self, share: Share) -> None:
         """With the write lock that this client has; what is unsent without one is left to the retries."""
@@ -369,7 +351,20 @@ class Sharing:
         with self._mutex:
             shares = [share for share in self._shares.values() if share.ino in inos and share.lock is not None]
         for share in shares:
-            self._work.put(lambda share=share: self.settle(share.content))
+            self._errands.put(lambda share=share: self.settle(share.content))
+        for ino in inos.keys() - {share.ino for share in shares}:
+            self._errands.put(lambda ino=ino: self._yield_appends(ino))
+
+    def _yield_appends(self, ino: int) -> None:
+        """Programs that only append to a file need its write lock for each write, not from open to close."""
+        content = self._cache.current(ino)
+        if content is None or not is_only_appended_to(content):
+            return
+        with self._plain.stopped(content), content.committing:
+            if not is_only_appended_to(content):
+                return
+            self._share_writing(writers_of(content))
+        self.settle(content)
 
     def _lost(self, handles: Iterable[Handle]) -> None:
         """Nobody knows what others have done to the file meanwhile. Does not wait."""
@@ -377,7 +372,7 @@ class Sharing:
         for handle in handles:
             handle.failed = error
         for content, ino in {(each.content, each.share.ino if each.share else each.content.ino) for each in handles}:
-            self._work.put(lambda content=content, ino=ino: self._set_aside(content, ino, error))
+            self._errands.put(lambda content=content, ino=ino: self._set_aside(content, ino, error))
 
     def _set_aside(self, content: Content, ino: int, error: errors.DfsError) -> None:
         """What was written under lost locks becomes a copy beside the file; and reads reach this client again."""
@@ -385,13 +380,4 @@ class Sharing:
             unseen_writes.find(content)
             if content.changed and content.failed is None and content.where:
                 self._copies.keep(content, "conflict", error)
-        self._tell(content, ino)
-
-    def _work_for_ever(self) -> None:
-        while (work := self._work.get()) is not None:
-            try:
-                work()
-            except errors.DfsError as error:
-                log.warning("a shared file stays as it is for now: %s", error)
-            except Exception:
-                log.exception("sharing failed")
+        self._pages.tell(content, ino)

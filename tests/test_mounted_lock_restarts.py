@@ -177,7 +177,7 @@ def test_waiters_have_their_places_again(fresh, how):
             return [waiter["pid"] for row in rows for waiter in row["waiters"]]
         return []
 
-    with (clients[0].point / "file").open("a") as writer:
+    with (clients[0].point / "file").open("r+") as writer:
         for place in order:
             waiting.append(python(OPENING, clients[place].point / "file", f"{place} "))
             wait_until(lambda: len(waiters()) == len(waiting), "it waits")

@@ -70,12 +70,13 @@ def test_waiting_writers_are_served_first_come_first_served(shared, folders):
     which they came, the programs of a mount share it, and nothing is lost."""
     (folders[0] / "file").write_text("start ")
     waiting = []
-    with (folders[0] / "file").open("a") as holder:
+    with (folders[0] / "file").open("r+") as holder:
         for place, side in enumerate((1, 2, 1, 2)):
             waiting.append(opener(folders[side], text=f"{place} "))
             # A mount asks the service once for all its programs: the later ones wait behind the first, on the mount.
             wait_for_waiters(shared, "file", min(place + 1, 2))
             wait_until(lambda: is_in_request(waiting[-1].pid), "it waits for its open")
+        holder.seek(0, os.SEEK_END)
         holder.write("holder ")
     outcomes = [process.communicate(timeout=20)[0].strip() for process in waiting]
     assert outcomes == ["opened"] * 4
@@ -97,7 +98,7 @@ def test_three_waiting_mounts_in_order(shared, folders):
         fourth = shared.mount()
         try:
             (folders[0] / name).write_text("")
-            with (fourth.point / folders[0].name / name).open("a"):
+            with (fourth.point / folders[0].name / name).open("r+"):
                 waiting = []
                 for count, side in enumerate(order, 1):
                     waiting.append(opener(folders[side], name, f"{side} "))
@@ -112,7 +113,7 @@ def test_three_waiting_mounts_in_order(shared, folders):
 def test_busy_after_the_wait(shared, folders):
     """Goal: S5. EBUSY after --lock-wait, neither earlier nor much later."""
     (folders[0] / "file").write_text("")
-    with (folders[0] / "file").open("a"):
+    with (folders[0] / "file").open("r+"):
         number, took_s = opener(folders[1]).communicate(timeout=20)[0].split()
     assert int(number) == errno.EBUSY
     assert WAIT_S - 0.2 < float(took_s) < WAIT_S + 2
@@ -121,7 +122,7 @@ def test_busy_after_the_wait(shared, folders):
 def test_nonblocking_open_answers_at_once(folders):
     """Goal: S5. EAGAIN under O_NONBLOCK, promptly; and success when the file is free."""
     (folders[0] / "file").write_text("")
-    with (folders[0] / "file").open("a"):
+    with (folders[0] / "file").open("r+"):
         took_s = []
         for _ in range(5):
             started = time.monotonic()
@@ -169,7 +170,7 @@ def test_programs_on_one_mount_share_its_lock(folders):
 def test_signal_ends_a_waiting_open(shared, folders, number):
     """Goal: S5, S13. Ctrl-C, kill and kill -9 end a waiting open at once, and its place in the queue is given up."""
     (folders[0] / "file").write_text("")
-    with (folders[0] / "file").open("a"):
+    with (folders[0] / "file").open("r+"):
         waiter = opener(folders[1])
         wait_for_waiters(shared, "file", 1)
         started = time.monotonic()
@@ -185,7 +186,7 @@ def test_signal_ends_a_waiting_open(shared, folders, number):
 def test_signal_ends_a_local_wait(folders):
     """Goal: the same for a program that waits behind another one of its own mount."""
     (folders[0] / "file").write_text("")
-    with (folders[0] / "file").open("a"):
+    with (folders[0] / "file").open("r+"):
         ahead, behind = opener(folders[1]), opener(folders[1])
         time.sleep(0.5)
         started = time.monotonic()
@@ -200,7 +201,7 @@ def test_waiting_open_does_not_block_its_folder(shared, folders):
     """Goal: while an open waits, everything else in the same folder of that mount goes on at once: also O_CREAT of the
     name that is waited for, which waits itself, outside the folder's lock."""
     (folders[0] / "file").write_text("")
-    with (folders[0] / "file").open("a"):
+    with (folders[0] / "file").open("r+"):
         creator = python("import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)", folders[1] / "file")
         waiter = opener(folders[1])
         wait_for_waiters(shared, "file", 1)
@@ -261,7 +262,7 @@ def test_two_hundred_waiting_opens_leave_stat_quick(folders):
     handles = []
     try:
         for number in range(5):
-            handles.append((folders[0] / f"{number}").open("a"))
+            handles.append((folders[0] / f"{number}").open("w"))
         crowd = python(MANY, folders[1], 200, 5)
         assert crowd.stdout.readline() == "started\n"
         took_s = []
@@ -365,7 +366,7 @@ def test_process_that_writes_may_open_again_from_any_thread(shared, folders):
 
 def test_the_lock_service_tells_who_holds(shared, folders):
     """Goal: POST /v1/locks has path, host, pid and command of the holder and of who waits."""
-    holding = "import os, sys; f = open(sys.argv[1], 'a'); print('held', flush=True); sys.stdin.read()"
+    holding = "import os, sys; f = open(sys.argv[1], 'w'); print('held', flush=True); sys.stdin.read()"
     holder = python(holding, folders[0] / "held", stdin=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == "held\n"
@@ -398,7 +399,7 @@ def test_killed_clients_lock_is_free_after_a_lease(shared, folders):
     victim, waiting = shared.mount(), shared.mount("--lock-wait", 20)
     there = victim.point / folders[0].name / "file"
     there.write_text("closed ")
-    writer = python("import sys; f = open(sys.argv[1], 'a'); print('held', flush=True); sys.stdin.read()", there,
+    writer = python("import sys; f = open(sys.argv[1], 'r+'); print('held', flush=True); sys.stdin.read()", there,
                     stdin=subprocess.PIPE)  # fmt: skip
     try:
         assert writer.stdout.readline() == "held\n"

@@ -1,20 +1,33 @@
 """Two mounts, two clients of one cluster: what one has closed the other has; and what may not be fetched or sent
 again."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from support import error, wait_until
 
 pytestmark = pytest.mark.mounted
 
 ROUNDS = 300
+LINES = 200
+
+
+@contextlib.contextmanager
+def opened(file: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(file, flags, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 # -- close to open (S2)
@@ -182,6 +195,65 @@ def test_appends_from_both_lose_nothing(two_mounts):
     for folder in two_mounts:
         lines = (folder / "log").read_bytes().splitlines()
         assert sorted(lines) == sorted(b"%d %d %s" % (side, n, b"x" * 50) for side in range(2) for n in range(40))
+
+
+def test_appends_through_descriptors_that_stay_open(two_mounts):
+    """Goal: S12. Programs of two mounts keep a log open for appending, as daemons do: neither keeps the other waiting
+    for its close(), every line is there, whole, once, in the order in which each has written; and a program that has it
+    open to read sees the lines come (tail -f)."""
+    logs = [folder / "log" for folder in two_mounts]
+    with opened(logs[0], os.O_CREAT | os.O_WRONLY | os.O_APPEND) as first, opened(logs[0], os.O_RDONLY) as tail:
+        os.write(first, b"0 begun\n")
+        with opened(logs[1], os.O_WRONLY | os.O_APPEND) as second:
+            os.write(second, b"1 begun\n")
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda side: _append_lines(side, (first, second)[side]), range(2)))
+            os.fsync(first)
+        os.write(first, b"0 ended\n")
+        wait_until(lambda: os.pread(tail, 1 << 20, 0).endswith(b"0 ended\n"), "the reader sees the last line")
+        seen = os.pread(tail, 1 << 20, 0)
+    for text in (seen, *(log.read_bytes() for log in logs)):
+        lines = [line.split() for line in text.splitlines()]
+        for side in (b"0", b"1"):
+            mine = [line[1] for line in lines if line[0] == side and line[1].isdigit()]
+            assert mine == [b"%d" % number for number in range(LINES)]
+        assert len(lines) == 2 * LINES + 3
+
+
+def _append_lines(side: int, fd: int) -> None:
+    for number in range(LINES):
+        line = b"%d %d %s\n" % (side, number, b"x" * 50)
+        assert os.write(fd, line) == len(line)
+
+
+def test_append_beside_who_writes_elsewhere(two_mounts):
+    """Goal: S5, S12. Who keeps a file open for appending yields to a program of another mount that writes anywhere in
+    it, waits for its close() with the next write, and appends to what that has made of it."""
+    here, there = (folder / "log" for folder in two_mounts)
+    with opened(here, os.O_CREAT | os.O_WRONLY | os.O_APPEND) as log, ThreadPoolExecutor(1) as pool:
+        os.write(log, b"first line\n")
+        with opened(there, os.O_RDWR) as other:
+            assert os.pread(other, 100, 0) == b"first line\n"
+            appended = pool.submit(os.write, log, b"second line\n")
+            os.pwrite(other, b"FIRST", 0)
+            os.ftruncate(other, 6)
+            assert not appended.done()
+        assert appended.result() == 12
+    assert there.read_bytes() == b"FIRST second line\n"
+
+
+def test_who_writes_elsewhere_than_at_the_end_keeps_the_lock(two_mounts):
+    """Goal: S5. A descriptor that was opened for appending, and then writes anywhere, keeps others waiting until it is
+    closed, as any writer does."""
+    here, there = (folder / "log" for folder in two_mounts)
+    with opened(here, os.O_CREAT | os.O_WRONLY | os.O_APPEND) as log:
+        os.write(log, b"line\n")
+        fcntl.fcntl(log, fcntl.F_SETFL, 0)
+        os.pwrite(log, b"L", 0)
+        with error(errno.EAGAIN):
+            os.open(there, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+        os.pwrite(log, b"I", 1)
+    assert there.read_bytes() == b"LIne\n"
 
 
 def test_create_race_without_o_excl(two_mounts):
