@@ -1,8 +1,8 @@
 """HTTP for all servers: route -> check the token -> decode -> core -> encode; errors become status codes.
 
-`POST /v1/<operation>` carries msgpack, or JSON both ways where the request says `application/json`; an empty body is
-JSON's `{}`. What is not of this form (chunk bodies) is served by a `raw` handler under
-`/v1/<first part>/...`. How requests come about and replies leave is in `servers/connection.py`.
+`POST /v1/<operation>` carries msgpack, or JSON both ways where the request's content-type says `application/json`; who
+accepts JSON gets it. An empty body is JSON's `{}`. What is not of this form (chunk bodies) is served by a `raw` handler
+under `/v1/<first part>/...`. How requests come about and replies leave is in `servers/connection.py`.
 
 Threads: none; everything belongs to the event loop.
 """
@@ -95,7 +95,7 @@ class App:
             raise errors.NoSuchOperation(f"no operation {name!r}; there are: {', '.join(sorted(self._operations))}")
         if exchange.method != "POST":
             raise errors.MethodNotAllowed(f"{name}: use POST, not {exchange.method}")
-        request = (from_json if _as_json(exchange) else from_msgpack)(exchange.body, operation.request)
+        request = (from_json if _is_json(exchange) else from_msgpack)(exchange.body, operation.request)
         return operation.handler(request, exchange.gone) if operation.waits else operation.handler(request)
 
     def _later(self, exchange: Exchange, work: Awaitable[None]) -> None:
@@ -133,9 +133,9 @@ def _route(path: str) -> tuple[str, str, str]:
     return path[4:].partition("/")
 
 
-def _as_json(exchange: Exchange) -> bool:
-    headers = exchange.headers
-    if headers.get(b"content-type", b"").startswith(JSON) or headers.get(b"accept", b"").startswith(JSON):
+def _is_json(exchange: Exchange) -> bool:
+    """Whether the request is."""
+    if exchange.headers.get(b"content-type", b"").startswith(JSON):
         return True
     return exchange.length == 0 and exchange.method == "POST"
 
@@ -150,7 +150,7 @@ class ErrorReply(Message):
 
 def respond(exchange: Exchange, status: int, reply: Message) -> None:
     """In JSON where the request was, or accepts it."""
-    as_json = _as_json(exchange)
+    as_json = _is_json(exchange) or exchange.headers.get(b"accept", b"").startswith(JSON)
     body = to_json(reply) if as_json else to_msgpack(reply)
     exchange.reply(status, body, JSON if as_json else MSGPACK)
 

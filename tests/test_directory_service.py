@@ -278,6 +278,29 @@ def test_broken_json(service: Service, body: bytes) -> None:
     assert refusal(service.send("lookup", body, {"content-type": JSON}))["code"] == "bad_request"
 
 
+def test_what_is_asked_and_what_is_accepted(service: Service) -> None:
+    """Goal: the content-type alone says what the request is; who accepts JSON gets it."""
+    request = to_msgpack(messages.Lookup())
+    for kind in ("application/msgpack", "text/plain"):
+        status, body = service.send("lookup", request, {"content-type": kind, "accept": JSON})
+        assert (status, json.loads(body)["ino"]) == (200, 1)
+        answer = service.send("lookup", b'{"base": 1}', {"content-type": kind, "accept": JSON})
+        assert refusal(answer)["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**9])
+def test_pages_of_amounts_that_are_not_possible(service: Service, limit: int) -> None:
+    """Goal: they are as the nearest amount that is."""
+    folder = f"asked for {limit}"
+    service.json("create", names=[folder], ino=0, mode=stat.S_IFDIR | 0o755)
+    for name in ("one", "two"):
+        service.json("create", names=[folder, name], ino=0, mode=FILE)
+    found = service.json("list", names=[folder], limit=limit)
+    assert (len(found["entries"]), found["more"]) == ((2, False) if limit > 0 else (1, True))
+    session = service.json("begin", key="hex:" + "07" * 16)["session"]
+    assert service.json("allocate", session=session, count=limit)["count"] == (1 << 20 if limit > 0 else 1)
+
+
 @pytest.mark.parametrize("number", [-1, 2**63, 2**64, 10**30])
 def test_numbers_that_are_none(service: Service, number: int) -> None:
     """Goal: numbers out of all ranges are the caller's error in every field of every operation, never a 500."""
