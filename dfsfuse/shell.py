@@ -259,16 +259,18 @@ def _completer(files: FileSystem):
             wanted = typed.rpartition("/")[2] if blank else word
             for name in found:
                 if name.startswith(wanted):
-                    yield Completion(name, start_position=-len(wanted))
+                    more = "" if blank or name not in _WITH_NAMES else " "
+                    yield Completion(name + more, start_position=-len(wanted), display=name)
 
     return Names()
 
 
 _COMMANDS = ("help", "instructions", "list", "quit", "read", "write")
+_WITH_NAMES = ("list", "read", "write")
 
 
 def _names_below(files: FileSystem, word: str, typed: str) -> list[str]:
-    if word not in ("list", "read", "write"):
+    if word not in _WITH_NAMES:
         return []
     try:
         names = paths_of(files).names(_from_root(typed.rpartition("/")[0]))

@@ -182,7 +182,8 @@ def test_completion_and_history(dfs, terminal):
     dfs("write", "/folder-with-a-long-name/unmistakable file", given=b"found\n")
     terminal.send("rea\t")
     terminal.expect("rea.*d")
-    terminal.send(" folder-w\t")
+    # The blank behind a command that takes a name is completed with it.
+    terminal.send("folder-w\t")
     terminal.expect("ith-a-long-name/")
     terminal.send("unm\t")
     terminal.expect(f"istakable{_DRAWING}file")
