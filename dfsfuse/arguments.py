@@ -7,6 +7,7 @@ import argparse
 from typing import NoReturn
 
 _UNITS = "KMGT"
+_RANGE = "from 1 to 2^63 - 1"
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,11 +28,11 @@ def path(text: str) -> str:
 
 
 def seconds(text: str) -> float:
-    return _seconds(text, 0.0, "a number of seconds, such as 10 or 0.5")
+    return _seconds(text, 0.0, "a number of seconds, up to a million, such as 10")
 
 
 def timeout(text: str) -> float:
-    return _seconds(text, 0.1, "a number of seconds, 0.1 or more")
+    return _seconds(text, 0.1, "a number of seconds, from 0.1 to a million")
 
 
 def _seconds(text: str, least: float, wanted: str) -> float:
@@ -39,23 +40,23 @@ def _seconds(text: str, least: float, wanted: str) -> float:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not least <= number < 1e6:
+    if not least <= number <= 1e6:
         _refuse(f"{text!r} is not {wanted}")
     return number
 
 
 def size(text: str) -> int:
     """Bytes, 1 or more; K, M, G and T are powers of 1024."""
-    return _counted(text, "a number of bytes, 1 or more, such as 4096, 500M or 10G")
+    return _counted(text, f"a number of bytes, {_RANGE}, such as 4096, 500M or 10G")
 
 
 def count(text: str) -> int:
-    return _counted(text, "a number, 1 or more, such as 50000 or 100K")
+    return _counted(text, f"a number {_RANGE}, such as 50000 or 100K")
 
 
 def limit(text: str) -> int:
     """0 for no limit, as the directory has it."""
-    return 0 if text == "none" else _counted(text, "a limit: a number, 1 or more, such as 500M, or none")
+    return 0 if text == "none" else _counted(text, f"a limit: a number {_RANGE}, such as 500M, or none")
 
 
 def _counted(text: str, wanted: str) -> int:

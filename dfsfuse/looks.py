@@ -12,7 +12,7 @@ import time
 from dfsfuse import errors
 from dfsfuse.absences import Absences
 from dfsfuse.attributes import AttributeTable, Place
-from dfsfuse.messages import ROOT_INO, Attributes, Lookup, bytes_as_text
+from dfsfuse.messages import ROOT_INO, Attributes, Lookup, shown_name
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.session import Session
 from dfsfuse.written import as_written
@@ -43,7 +43,7 @@ class Looks:
             known = self._attributes.get(place)
             if known is None:
                 if self._attributes.is_absent(place):
-                    raise errors.NotFound(f"no file or folder {bytes_as_text(place[1][-1])!r}")
+                    raise errors.NotFound(f"no file or folder {shown_name(place[1][-1])}")
                 known = self.ask(place, timeout_s)
             shown = self.as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.

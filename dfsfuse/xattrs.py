@@ -20,8 +20,8 @@ from dfsfuse.messages import (
     SetXattr,
     Xattr,
     XattrNames,
-    bytes_as_text,
     has_namespace,
+    shown_name,
 )
 from dfsfuse.openfiles import OpenFiles
 from dfsfuse.session import Session
@@ -39,9 +39,9 @@ class Xattrs:
         _check_namespace(name)
         known = self._known(place)
         if name in XATTR_NAMESPACES and (stat.S_ISREG(known.mode) or stat.S_ISDIR(known.mode)):
-            raise errors.InvalidArgument(f"{bytes_as_text(name)!r} is a namespace, and no attribute's name")
+            raise errors.InvalidArgument(f"{shown_name(name)} is a namespace, and no attribute's name")
         if not known.has_xattrs or (name == XATTR_CAPABILITY and self._capability_is_gone(known.ino)):
-            raise errors.NoAttribute(f"no attribute {bytes_as_text(name)!r}")
+            raise errors.NoAttribute(f"no attribute {shown_name(name)}")
         reply: Xattr = self._session.query(GetXattr(base=place[0], names=list(place[1]), name=name), Xattr)
         return reply.value
 
@@ -87,4 +87,4 @@ class Xattrs:
 
 def _check_namespace(name: bytes) -> None:
     if not has_namespace(name):
-        raise errors.NotSupported(f"{bytes_as_text(name)!r} is in none of the namespaces user, trusted and security")
+        raise errors.NotSupported(f"{shown_name(name)} is in none of the namespaces user, trusted and security")

@@ -7,7 +7,7 @@ row is looked at with those that must fit it. `None` among the results is a row 
 import stat
 from collections.abc import Iterator
 
-from dfsfuse.messages import NAME_BYTES_MAX, ROOT_INO, bytes_as_text
+from dfsfuse.messages import NAME_BYTES_MAX, ROOT_INO, shown_name
 from dfsfuse.messages.checks import Checked, Problem
 from servers import check_content, open_rows, records
 from servers.records import Inode, Usage
@@ -99,7 +99,7 @@ def _of_inode(tx: Reader, ino: int, inode: Inode, above: _Above) -> Found:
         if row is not None and records.unpack_entry(row)[0] == ino:
             names += 1
         else:
-            what = f"it counts {bytes_as_text(name)!r} in inode {folder} among its names, which does not lead to it"
+            what = f"it counts {shown_name(name)} in inode {folder} among its names, which does not lead to it"
             yield _problem("name_stray", ino, what, "it counts it no more", other=folder, name=name)
     subfolders = 0
     for key, row in records.rows(tx, b"e" + records.number(ino)):
@@ -139,7 +139,7 @@ def _of_entry(tx: Reader, folder: int, inode: Inode, name: bytes, row: bytes) ->
     yield None
     ino, kind = records.unpack_entry(row)
     target = records.get_inode(tx, ino)
-    shown = f"the name {bytes_as_text(name)!r} in it"
+    shown = f"the name {shown_name(name)} in it"
     if not inode.is_folder:
         yield _problem("entry_misplaced", folder, f"{shown}, but it is no folder", "", ino, name)
     elif not 0 < len(name) <= NAME_BYTES_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):

@@ -223,7 +223,9 @@ def _check_commit(tx: Transaction, inode: Inode, request: Commit) -> None:
     _check_file(inode)
     if len(request.commit_id) != COMMIT_ID_BYTES:
         raise errors.BadRequest("a commit id has 16 bytes")
-    if not 0 <= request.size <= FILE_BYTES_MAX:
+    if request.size < 0:
+        raise errors.InvalidArgument(f"size {request.size}: a file has 0 bytes or more")
+    if request.size > FILE_BYTES_MAX:
         raise errors.FileTooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
     if request.token < inode.fence:
         raise errors.LockLost("a newer holder of the write lock has opened the file")

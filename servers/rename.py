@@ -5,7 +5,7 @@ is written.
 """
 
 from dfsfuse import errors
-from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename, Renamed, bytes_as_text
+from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, Rename, Renamed, shown_name
 from servers import records
 from servers.records import Inode, attributes_of, entry_key
 from servers.store import Transaction
@@ -30,9 +30,9 @@ def rename(tx: Transaction, request: Rename, now_ns: int) -> Renamed:
         raise errors.InvalidArgument(f"rename knows no flags {request.flags:#x}")
     source, target = _both(tx, request)
     if target.inode is not None and request.flags & RENAME_NOREPLACE:
-        raise errors.AlreadyExists(f"{bytes_as_text(target.name)!r} exists")
+        raise errors.AlreadyExists(f"{shown_name(target.name)} exists")
     if target.inode is None and request.flags & RENAME_EXCHANGE:
-        raise errors.NotFound(f"no file or folder {bytes_as_text(target.name)!r} to exchange with")
+        raise errors.NotFound(f"no file or folder {shown_name(target.name)} to exchange with")
     if source.ino == target.ino:
         return Renamed()
     _check_loop(tx, source, target.parent)
@@ -85,7 +85,7 @@ def _check_loop(tx: Transaction, source: _Name, folder: int) -> None:
         return
     while True:
         if folder == source.ino:
-            raise errors.InvalidArgument(f"{bytes_as_text(source.name)!r} cannot move into itself")
+            raise errors.InvalidArgument(f"{shown_name(source.name)} cannot move into itself")
         rows = tx.range(*records.within(b"p" + records.number(folder)), 1)
         if not rows:
             return
@@ -95,13 +95,13 @@ def _check_loop(tx: Transaction, source: _Name, folder: int) -> None:
 def _check_replace(tx: Transaction, source: _Name, target: _Name) -> None:
     if target.inode is None:
         return
-    shown = bytes_as_text(target.name)
+    shown = shown_name(target.name)
     if target.inode.is_folder and not source.inode.is_folder:
-        raise errors.IsADirectory(f"{shown!r} is a folder; a file cannot replace it")
+        raise errors.IsADirectory(f"{shown} is a folder; a file cannot replace it")
     if source.inode.is_folder and not target.inode.is_folder:
-        raise errors.NotADirectory(f"{shown!r} is not a folder; a folder cannot replace it")
+        raise errors.NotADirectory(f"{shown} is not a folder; a folder cannot replace it")
     if target.inode.is_folder and has_entries(tx, target.ino):
-        raise errors.NotEmpty(f"the folder {shown!r} is not empty")
+        raise errors.NotEmpty(f"the folder {shown} is not empty")
 
 
 def _move(tx: Transaction, source: _Name, target: _Name, session: int, now_ns: int) -> None:

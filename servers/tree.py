@@ -34,8 +34,8 @@ from dfsfuse.messages import (
     Remove,
     Removed,
     SetAttributes,
-    bytes_as_text,
     moves_atime,
+    shown_name,
     without_set_ids,
 )
 from servers import access, modes, open_rows, quota, records, versions
@@ -67,15 +67,15 @@ def child(tx: Transaction, parent: int, name: bytes) -> tuple[int, int]:
     if folder is None:
         raise errors.Stale(f"inode {parent} is gone; look its name up again")
     if not folder.is_folder:
-        raise errors.NotADirectory(f"what contains {bytes_as_text(name)!r} is not a folder")
-    raise errors.NotFound(f"no file or folder {bytes_as_text(name)!r}")
+        raise errors.NotADirectory(f"what contains {shown_name(name)} is not a folder")
+    raise errors.NotFound(f"no file or folder {shown_name(name)}")
 
 
 def check_name(name: bytes) -> None:
     if len(name) > NAME_BYTES_MAX:
         raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")
     if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-        raise errors.BadRequest(f"{bytes_as_text(name)!r} cannot be a name")
+        raise errors.BadRequest(f"{shown_name(name)} cannot be a name")
 
 
 def existing(tx: Transaction, ino: int) -> Inode:
@@ -199,7 +199,7 @@ def free_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Ino
     """As `new_place`; AlreadyExists where the name is taken."""
     parent, folder, name = new_place(tx, base, names)
     if tx.get(entry_key(parent, name)) is not None:
-        raise errors.AlreadyExists(f"{bytes_as_text(name)!r} exists")
+        raise errors.AlreadyExists(f"{shown_name(name)} exists")
     return parent, folder, name
 
 
@@ -210,7 +210,7 @@ def new_place(tx: Transaction, base: int, names: list[bytes]) -> tuple[int, Inod
     check_name(names[-1])
     parent, folder = at_place(tx, base, names[:-1])
     if not folder.is_folder:
-        raise errors.NotADirectory(f"what contains {bytes_as_text(names[-1])!r} is not a folder")
+        raise errors.NotADirectory(f"what contains {shown_name(names[-1])} is not a folder")
     return parent, folder, names[-1]
 
 
@@ -298,12 +298,12 @@ def remove(tx: Transaction, request: Remove, now_ns: int) -> Removed:
     if request.ino and request.ino != ino:
         raise errors.Stale("the name leads to another file now")
     if request.folder and kind != stat.S_IFDIR:
-        raise errors.NotADirectory(f"{bytes_as_text(name)!r} is not a folder")
+        raise errors.NotADirectory(f"{shown_name(name)} is not a folder")
     if not request.folder and kind == stat.S_IFDIR:
-        raise errors.IsADirectory(f"{bytes_as_text(name)!r} is a folder")
+        raise errors.IsADirectory(f"{shown_name(name)} is a folder")
     inode = existing(tx, ino)
     if inode.is_folder and has_entries(tx, ino):
-        raise errors.NotEmpty(f"the folder {bytes_as_text(name)!r} is not empty")
+        raise errors.NotEmpty(f"the folder {shown_name(name)} is not empty")
     drop_name(tx, parent, folder, name, ino, inode, now_ns)
     removed(tx, ino, inode, request.session)
     return Removed(attributes_of(parent, folder), ino if inode.is_file and not inode.nlink else 0, ino)

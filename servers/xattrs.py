@@ -23,9 +23,9 @@ from dfsfuse.messages import (
     SetXattr,
     Xattr,
     XattrNames,
-    bytes_as_text,
     has_namespace,
     is_acl,
+    shown_name,
 )
 from servers import access, acl, records
 from servers.records import Inode, attributes_of, put_inode, xattr_key
@@ -112,7 +112,7 @@ def _check_flags(request: SetXattr, exists: bool) -> None:
     if request.flags & ~(XATTR_CREATE | XATTR_REPLACE):
         raise errors.InvalidArgument(f"setting an attribute knows no flags {request.flags:#x}")
     if request.flags & XATTR_CREATE and exists:
-        raise errors.AlreadyExists(f"there is an attribute {bytes_as_text(request.name)!r}")
+        raise errors.AlreadyExists(f"there is an attribute {shown_name(request.name)}")
     if request.flags & XATTR_REPLACE and not exists:
         raise _missing(request.name)
 
@@ -136,11 +136,11 @@ def _possible(name: bytes) -> bytes:
     if len(name) > XATTR_NAME_BYTES_MAX:
         raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {XATTR_NAME_BYTES_MAX} are possible")
     if not has_namespace(name):
-        raise errors.NotSupported(f"no attributes like {bytes_as_text(name)!r}: {NAMESPACES_TEXT}")
+        raise errors.NotSupported(f"no attributes like {shown_name(name)}: {NAMESPACES_TEXT}")
     if name in XATTR_NAMESPACES or b"\0" in name:
-        raise errors.InvalidArgument(f"{bytes_as_text(name)!r} cannot be the name of an attribute")
+        raise errors.InvalidArgument(f"{shown_name(name)} cannot be the name of an attribute")
     return name
 
 
 def _missing(name: bytes) -> errors.NoAttribute:
-    return errors.NoAttribute(f"no attribute {bytes_as_text(name)!r}")
+    return errors.NoAttribute(f"no attribute {shown_name(name)}")

@@ -83,8 +83,9 @@ def test_misuse(arguments, tmp_path):
         ("ls --what", "usage: dfs ls ", "dfs ls: error: unrecognized arguments: --what"),
         ("quota 500M", "usage: dfs quota ", "dfs quota: error: unrecognized arguments: 500M"),
         ("cluster stop now", "usage: dfs cluster stop ", "dfs cluster stop: error: unrecognized arguments: now"),
-        ("--timeout soon ls", "usage: dfs ", "--timeout: 'soon' is not a number of seconds, 0.1 or more"),
-        ("quota --bytes 5X", "usage: dfs quota ", "'5X' is not a limit: a number, 1 or more, such as 500M, or none"),
+        ("--timeout soon ls", "usage: dfs ", "--timeout: 'soon' is not a number of seconds, from 0.1 to a million"),
+        ("--lock-wait 1e300 ls", "usage: dfs ", "'1e300' is not a number of seconds, up to a million, such as 10"),
+        ("quota --bytes 5X", "usage: dfs quota ", "is not a limit: a number from 1 to 2^63 - 1, such as 500M, or none"),
     ],
 )  # fmt: skip
 def test_misuse_is_told_in_words(arguments, usage, line):
@@ -252,6 +253,7 @@ def test_rm(dfs, top):
     dfs("rm", "-r", f"{top}/a", f"{top}/file")
     assert dfs("ls", top) == b""
     assert dfs.failure("rm", f"{top}/file") == f"{top}/file: no file or folder 'file'"
+    assert dfs.failure("cat", f"{top}/hex:41") == f"{top}/hex:41: no file or folder 'hex:41'"
     assert "the root" in dfs.failure("rm", "-r", "/")
 
 
@@ -370,6 +372,7 @@ def test_a_copy_that_fails_leaves_what_was_there(dfs, top, tmp_path):
     assert dfs("cat", f"{top}/old") == b"old"
     (tmp_path / "local").write_bytes(b"local")
     dfs.failure("get", f"{top}/none", tmp_path / "local")
+    assert dfs.failure("get", f"{top}/old", "/proc/none") == "/proc/none: No such file or directory"
     assert (tmp_path / "local").read_bytes() == b"local"
     assert [path.name for path in tmp_path.iterdir()] == ["local"]
 

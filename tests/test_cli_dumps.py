@@ -128,7 +128,8 @@ def test_what_cannot_be_dumped_or_loaded(dfs: Dfs, folder: Path) -> None:
     dfs("write", "/file", given=b"content")
     dfs("dump", folder / "dump")
     assert "exists" in dfs.failure("dump", folder / "dump")
-    assert "No such file" in dfs.failure("dump", folder / "nowhere" / "dump")
+    assert dfs.failure("dump", folder / "nowhere" / "dump") == f"{folder}/nowhere/dump: No such file or directory"
+    assert dfs.failure("dump", folder / "dump" / "below") == f"{folder}/dump/below: Not a directory"
     assert [path.name for path in folder.iterdir()] == ["dump"]
     assert f"end it first: dfs --home {dfs.home} cluster stop" in dfs.failure("load", folder / "dump")
     assert dfs.run("--cluster", "127.0.0.1:1", "load", folder / "dump").returncode == 2

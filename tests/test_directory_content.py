@@ -421,7 +421,7 @@ def test_a_commit_id_that_was_refused_is_not_known(volume: Volume) -> None:
     [
         ({"commit_id": b""}, errors.BadRequest),
         ({"commit_id": b"x" * 17}, errors.BadRequest),
-        ({"size": -1}, errors.FileTooLarge),
+        ({"size": -1}, errors.InvalidArgument),
         ({"size": FILE_BYTES_MAX + 1}, errors.FileTooLarge),
         ({"size": ENTRY_BYTES, "manifest": Manifest([[], []])}, errors.BadRequest),
         ({"size": 0, "manifest": Manifest([[]])}, errors.BadRequest),

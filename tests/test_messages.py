@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from dfsfuse import messages
 from dfsfuse.chunks import Piece
 from dfsfuse.errors import BadRequest
-from dfsfuse.messages import Message, bytes_as_text, from_json, from_msgpack, text_as_bytes, to_json, to_msgpack
+from dfsfuse.messages import (
+    Message,
+    bytes_as_text,
+    from_json,
+    from_msgpack,
+    shown_name,
+    text_as_bytes,
+    to_json,
+    to_msgpack,
+)
 
 KINDS = sorted(
     (kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)),
@@ -86,6 +95,14 @@ def test_bytes_as_text_and_back(value: bytes) -> None:
 def test_how_bytes_look(text: str, value: bytes) -> None:
     """Goal: what docs/PROTOCOL.md shows."""
     assert (bytes_as_text(value), text_as_bytes(text)) == (text, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(b"a b", "'a b'"), (b"hex:41", "'hex:41'"), (b"a\nb", "'hex:610a62'"), (b"\xff", "'hex:ff'")]
+)
+def test_how_names_look_in_messages(name: bytes, text: str) -> None:
+    """Goal: a person finds the name that he has typed, and no name drives a terminal."""
+    assert shown_name(name) == text
 
 
 def test_json_of_pieces_has_names() -> None:

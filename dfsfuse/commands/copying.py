@@ -19,7 +19,7 @@ from dfsfuse.commands.names import kind_of, make_folder, target_folder
 from dfsfuse.commands.parts import Part, of_handle, of_local_file, of_stream, pieces
 from dfsfuse.commands.paths import Names, names_a_folder, path_text
 from dfsfuse.commands.progress import Progress
-from dfsfuse.commands.reach import about, each, filesystem, paths_of
+from dfsfuse.commands.reach import about, each, filesystem, in_place_of, paths_of
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes, FolderEntry
 from dfsfuse.openfiles import Handle
@@ -237,7 +237,9 @@ def _written(local: str) -> Iterator[BinaryIO]:
     if not os.path.isdir(folder):
         raise errors.NotFound(f"{shown(os.fsencode(local))}: there is no folder {shown(os.fsencode(folder))}")
     passing = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}.dfs")
-    with open(passing, "xb", opener=_private) as out:
+    with in_place_of(local, passing):
+        out = open(passing, "xb", opener=_private)  # noqa: SIM115
+    with out:
         try:
             yield out
             out.close()

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from dfsfuse import cluster, errors, tables
 from dfsfuse import home as homes
-from dfsfuse.commands.reach import home_of, metadata
+from dfsfuse.commands.reach import home_of, in_place_of, metadata
 from dfsfuse.commands.surveys import survey
 from dfsfuse.messages import Dump, DumpPage
 from dfsfuse.tables import count_text
@@ -44,13 +44,15 @@ def _written(file: str) -> Iterator[BinaryIO]:
         raise errors.AlreadyExists(f"{file} exists; a dump replaces nothing, so name another file")
     part = f"{file}.{secrets.token_hex(4)}.part"
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
+        with in_place_of(file, part):
+            made = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(made, "wb") as target:
             yield target
             target.flush()
             os.fsync(target.fileno())
         os.rename(part, file)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(part)
 
 

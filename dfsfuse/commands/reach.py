@@ -205,6 +205,17 @@ def about(what: str | bytes) -> Iterator[None]:
         raise type(error)(f"{shown(what)}: {error}", error.detail) from None
 
 
+@contextlib.contextmanager
+def in_place_of(asked: str, passing: str) -> Iterator[None]:
+    """Errors about a file that is to take another's place are about that one: nobody else knows of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == passing:
+            error.filename = asked
+        raise
+
+
 def each(items: Iterable[Item], act: Callable[[Item], int | None]) -> int:
     """`act` on each; one that fails is complained about and does not keep the others. The exit status, for which what
     `act` returns counts too."""

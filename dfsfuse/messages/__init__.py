@@ -78,6 +78,7 @@ from dfsfuse.messages.codec import (
     bytes_as_text,
     from_json,
     from_msgpack,
+    shown_name,
     size_as_text,
     text_as_bytes,
     to_json,
@@ -340,6 +341,7 @@ __all__ = [
     "to_json_line",
     "from_json",
     "bytes_as_text",
+    "shown_name",
     "size_as_text",
     "text_as_bytes",
 ]

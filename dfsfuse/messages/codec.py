@@ -76,6 +76,15 @@ def bytes_as_text(value: bytes) -> str:
     return text if readable and (text or not value) else "hex:" + value.hex()
 
 
+def shown_name(name: bytes) -> str:
+    """A name in a message for people, quoted: as it is where it is printable, whatever it looks like."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return repr(text if text.isprintable() and text else bytes_as_text(name))
+
+
 def text_as_bytes(text: str) -> bytes:
     """Undoes `bytes_as_text`."""
     return bytes.fromhex(text[4:]) if text.startswith("hex:") else text.encode()
