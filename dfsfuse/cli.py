@@ -166,6 +166,7 @@ def _add_looks(add: Add) -> None:
     _json(form)
     locks = add("locks", "commands.locks:locks", "show who has files open for writing, and who waits for that")
     locks.add_argument("--kept", action="store_true", help="also write locks that clients keep and no program uses")
+    locks.epilog = "Of the programs of one mount that wait for a file the first is shown; the others wait behind it."
     _json(locks)
     quota = add("quota", "commands.quota:quota", "show what the volume holds and may hold, or limit it")
     quota.add_argument(

@@ -22,22 +22,23 @@ _NOT_TOLD = -1
 class Lock:
     """One lock held by this client, in this session of it. `lost` once it is known that it is no longer ours.
     `wanted`: another client has waited for it for long; `recalled`: for any time, so it is not kept. `opened`: the
-    directory has opened the file with this token. `told`: the start of the lock service that knows whose it is."""
+    directory has opened the file with this token. `told`: the start of the lock service that knows whose it is.
+    `used_since_s`: when programs began to use it."""
 
     __slots__ = (
         "ino", "token", "until_s", "pids", "path", "session", "wanted", "recalled", "opened", "lost", "told",
-        "unused_since_s",
+        "unused_since_s", "used_since_s",
     )  # fmt: skip
 
     def __init__(self, ino: int, token: int, until_s: float, pid: int, path: bytes, session: int = 0):
         self.ino, self.token, self.until_s, self.session = ino, token, until_s, session
         self.pids, self.path = [pid], path
         self.wanted = self.recalled = self.opened = self.lost = False
-        self.told, self.unused_since_s = _NOT_TOLD, 0.0
+        self.told, self.unused_since_s, self.used_since_s = _NOT_TOLD, 0.0, boottime_s()
 
     def used_as(self, path: bytes) -> None:
-        """A program uses it again, by this path."""
-        self.path, self.told = path, _NOT_TOLD
+        """A program begins to use it, or does again, by this path."""
+        self.path, self.told, self.used_since_s = path, _NOT_TOLD, boottime_s()
 
     def valid(self, now_s: float) -> bool:
         return not self.lost and now_s < self.until_s
@@ -47,7 +48,8 @@ class Lock:
 
     def described(self) -> HeldLock:
         pid = self.pids[0] if self.pids else 0
-        return HeldLock(self.ino, self.token, self.path, pid, command_of(pid) if pid else "")
+        command, used_s = command_of(pid) if pid else "", boottime_s() - self.used_since_s
+        return HeldLock(self.ino, self.token, self.path, pid, command, used_s=max(0.0, used_s) if pid else 0.0)
 
     def described_unused(self, start: int) -> HeldLock:
         """Its path is told once to each start of the lock service."""

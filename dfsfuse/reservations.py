@@ -28,7 +28,8 @@ class Reservations:
         while self.locks:
             lock = self.locks.pop()
             if lock.valid(boottime_s()):
-                lock.pids, lock.path = [pid], path
+                lock.pids = [pid]
+                lock.used_as(path)
                 return lock
         return None
 

@@ -149,13 +149,13 @@ class Claim:
         self.reserved, self.kept, self.used = request.ticket == 0, False, False
 
     def told(self, pair: HeldLock, host: str, now: float) -> None:
-        """What a renewal tells of it: whether it is used, and by whom where that is said. A reserved lock counts
-        from then, as does one that was kept."""
-        self.since = now if self.kept and not pair.kept else self.since
+        """What a renewal tells of it: whether it is used, and by whom where that is said. A reserved lock, and one that
+        was kept, counts from when programs have begun to use it."""
+        self.since = now - pair.used_s if self.kept and not pair.kept else self.since
         self.kept = pair.kept
         if not pair.path:
             return
-        self.since = now if self.reserved else self.since
+        self.since = now - pair.used_s if self.reserved else self.since
         self.path, self.host = pair.path[:PATH_BYTES_MAX], host[:TEXT_MAX]
         self.pid, self.command = max(0, pair.pid), pair.command[:TEXT_MAX]
         self.reserved = False
@@ -250,6 +250,8 @@ def check_renewal(request: RenewLocks) -> None:
         # There may be thousands, each second.
         if not (0 < pair.ino <= NUMBER_MAX and 0 < pair.token <= NUMBER_MAX):
             check_numbers(inode=pair.ino, token=pair.token)
+        if not 0.0 <= pair.used_s < math.inf:
+            raise errors.InvalidArgument(f"used_s {pair.used_s}: from 0 seconds")
     if max(len(request.queued), len(request.queued_ranges), len(request.held) + len(request.waiting)) > CLAIMS_MAX:
         raise errors.InvalidArgument(f"a renewal of more than {CLAIMS_MAX} locks and waiters")
 

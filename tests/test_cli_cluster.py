@@ -81,6 +81,9 @@ def test_quota_is_shown_set_and_kept(dfs):
 def test_locks_shows_who_writes_and_who_waits(dfs):
     """Goal: the holder and the places of the queue, for people and programs; the one who waits gets the lock next."""
     assert dfs.json("locks") == []
+    nobody = dfs.run("locks")
+    assert (nobody.returncode, nobody.stdout) == (0, b"")
+    assert nobody.stderr.startswith(b"dfs: no file is open for writing, and no program has locked one")
     with dfs.held("/locked") as holder:
         waiter = dfs.start("write", "/locked")
         row = wait_until(lambda: (row := dfs.lock("/locked"))["waiters"] and row, "one waits")

@@ -275,6 +275,23 @@ def test_renewals_list_kept_locks_as_kept(service, client):
     assert not service.core.list_locks(service.now_s).locks[0].kept
 
 
+def test_people_see_for_how_long_a_file_is_open(service, client):
+    """Goal: from when it was opened, and not from the renewal that tells it: of a new file, whose lock was reserved
+    before, and of one whose lock was kept."""
+    client.table.reserve(PATH, PID)
+    service.now_s += 3
+    lock = client.table.reserve(PATH, PID)
+    for _ in range(2):
+        service.now_s += 0.7
+        client.lease.renew()
+        (age_s,) = (row.held_s for row in service.core.list_locks(service.now_s).locks if row.ino == lock.ino)
+        assert age_s == pytest.approx(0.7)
+        client.close(lock)
+        service.now_s += 1
+        client.lease.renew()
+        lock = client.open(lock.ino)
+
+
 def test_a_new_file_is_kept_too(service, client):
     """Goal: who appends to a file that he has made pays no request either; its path is told."""
     lock = client.table.reserve(PATH, PID)

@@ -1,9 +1,11 @@
 """Locks of inodes that only their session knows: taken many at a time, shown once a program uses them."""
 
+import math
+
 import pytest
 
 from dfsfuse import errors
-from dfsfuse.messages import HeldLock, ReleaseLocks, RenewLocks, Reserve
+from dfsfuse.messages import Acquire, HeldLock, ReleaseLocks, RenewLocks, Reserve
 from servers.locks import Locks, Phase
 
 NOW = 100.0
@@ -44,6 +46,28 @@ def test_a_reserved_lock_is_listed_once_its_holder_is_told(table):
     table.renew(RenewLocks(session=1, host="here", held=[used], last_ticket=1), NOW)
     (row,) = table.list_locks(NOW).locks
     assert (row.path, row.host, row.pid, row.command, row.token) == (b"/notes.txt", "here", 77, "vim", token)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_lock_counts_from_when_its_file_was_opened(table, kept):
+    """Goal: who waits is not shown as older than who opened before; whether the lock was reserved or kept until then,
+    and whenever the renewal came that told of it."""
+    (token,) = table.reserve(Reserve(session=1, inos=[10], ticket=1), NOW).tokens
+    if kept:
+        unused = HeldLock(10, token, b"/notes.txt", kept=True)
+        table.renew(RenewLocks(session=1, held=[unused], last_ticket=1), NOW + 0.5)
+    table.acquire(Acquire(session=2, ino=10, ticket=1, wait_s=10.0), NOW + 1.5)
+    used = HeldLock(10, token, b"/notes.txt", 77, "vim", used_s=1.0)
+    table.renew(RenewLocks(session=1, held=[used], last_ticket=1), NOW + 2)
+    (row,) = table.list_locks(NOW + 3).locks
+    assert (row.held_s, row.waiters[0].waited_s) == (2.0, 1.5)
+
+
+@pytest.mark.parametrize("used_s", [-1.0, math.nan, math.inf])
+def test_no_time_is_refused(table, used_s):
+    """Goal: what is shown to people stays a time."""
+    with pytest.raises(errors.InvalidArgument, match="used_s"):
+        table.renew(RenewLocks(session=1, held=[HeldLock(10, 1, used_s=used_s)]), NOW)
 
 
 def test_what_is_not_free_is_passed_over(table):

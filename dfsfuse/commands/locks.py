@@ -17,7 +17,7 @@ from dfsfuse.messages import (
     RangeWaiter,
     bytes_as_text,
 )
-from dfsfuse.tables import age_text, shown
+from dfsfuse.tables import age_text, complain, count_text, shown
 
 _TIMEOUT_S = 5.0
 _RANGES_SHOWN_MAX = 3
@@ -35,12 +35,19 @@ def locks(arguments: argparse.Namespace) -> int:
     rows = [row for row in found.locks if arguments.kept or row.waiters or not row.kept]
     if arguments.json:
         tables.write_json([*map(_as_json, rows), *map(_ranges_as_json, found.ranges)])
+    elif not rows and not found.ranges:
+        _tell_that_there_are_none(len(found.locks))
     else:
         lines = [*(line for row in rows for line in _lines(row))]
         lines += [line for row in found.ranges for line in _range_lines(row)]
         titles = ["PLACE", "LOCK", "HOST", "PID", "COMMAND", "AGE", "PATH"]
         tables.write_table(titles, lines, right=["PID", "AGE"])
     return 0
+
+
+def _tell_that_there_are_none(kept: int) -> None:
+    more = f"; clients keep {count_text(kept, 'lock')}, which --kept shows" if kept else ""
+    complain(f"no file is open for writing, and no program has locked one{more}")
 
 
 # -- write locks

@@ -38,7 +38,8 @@ class Granted(Message):
 
 class HeldLock(Message):
     """A lock by its token. The rest tells other users who holds it; a renewal may tell it later than the acquire.
-    `kept`: no program uses it, and it is given back as soon as another session asks for it."""
+    `kept`: no program uses it, and it is given back as soon as another session asks for it. `used_s`: for how long
+    programs have used it."""
 
     ino: int
     token: int
@@ -46,6 +47,7 @@ class HeldLock(Message):
     pid: int = 0
     command: str = ""
     kept: bool = False
+    used_s: float = 0.0
 
 
 class Reserve(Message, kw_only=True):
