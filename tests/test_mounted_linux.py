@@ -319,7 +319,7 @@ def test_interrupted_truncate(two_mounts):
     """Goal: S5, S13. truncate(2) waits for another mount's writer as an open does, and Ctrl-C ends it at once."""
     here, there = two_mounts
     (here / "file").write_text("content")
-    with (here / "file").open("a"):
+    with (here / "file").open("r+"):
         waiter = python("import os, sys; print('x', flush=True); os.truncate(sys.argv[1], 1)", there / "file")
         assert waiter.stdout.readline() == "x\n"
         time.sleep(0.3)
