@@ -53,6 +53,14 @@ WHY = {
 """Kind of copy -> why it was made."""
 
 
+class _Beside(NamedTuple):
+    """Where a copy goes: the folder (base, names), the file's name, its attributes if it is still there."""
+
+    folder: tuple[int, list[bytes]]
+    name: bytes
+    original: Attributes | None
+
+
 class _Begun(NamedTuple):
     """A copy that the directory may have made, or make yet: nobody has heard."""
 
@@ -89,28 +97,26 @@ class Copies:
             with contextlib.suppress(errors.Stale):
                 self._committer.give_owed(content)
             gaps = salvage.bring_all(content, self._transfer)
-            folder, name, original = self._place_of(content)
-            copy = self._create_copy(content, folder, name, original, kind, gaps)
+            copy = self._create_copy(content, self._place_of(content), kind, gaps)
         original, path, told = os.fsdecode(copy.original), os.fsdecode(copy.path), gaps_as_text(gaps)
         log.error("%s: %s; what was written here is kept as %s%s", original, WHY[kind], path, told)
         return copy.path
 
-    def _place_of(self, content: Content) -> tuple[tuple[int, list[bytes]], bytes, Attributes | None]:
-        """((base, names) of the folder for the copy, the file's name, its attributes if it is still there)."""
+    def _place_of(self, content: Content) -> _Beside:
         name = content.where.rpartition(b"/")[2] or b"unnamed"
         try:
             reply: PathReply = self._session.query(PathOf(content.ino), PathReply)
             original: Attributes = self._session.query(Lookup(content.ino), Attributes)
             if reply.parent_ino:
-                return (reply.parent_ino, []), reply.path.rpartition(b"/")[2], original
+                return _Beside((reply.parent_ino, []), reply.path.rpartition(b"/")[2], original)
         except (errors.Stale, errors.NotFound):
             pass
         names = [part for part in content.where.split(b"/")[:-1] if part]
         try:
             self._session.query(Lookup(ROOT_INO, names), Attributes)
-            return (ROOT_INO, names), name, None
+            return _Beside((ROOT_INO, names), name, None)
         except errors.DfsError:
-            return (ROOT_INO, [self._lost_and_found()]), name, None
+            return _Beside((ROOT_INO, [self._lost_and_found()]), name, None)
 
     def _lost_and_found(self) -> bytes:
         request = Create(names=[LOST_AND_FOUND], ino=self._session.new_inode(), mode=stat.S_IFDIR | 0o700)
@@ -119,19 +125,11 @@ class Copies:
             self._session.changed(ROOT_INO, LOST_AND_FOUND)
         return LOST_AND_FOUND
 
-    def _create_copy(
-        self,
-        content: Content,
-        folder: tuple[int, list[bytes]],
-        name: bytes,
-        original: Attributes | None,
-        kind: str,
-        gaps: list[Gap],
-    ) -> Copy:
-        lock = self._lock_for(content)
+    def _create_copy(self, content: Content, beside: _Beside, kind: str, gaps: list[Gap]) -> Copy:
+        lock, (base, names) = self._lock_for(content), beside.folder
         try:
-            copy_name = self._create_under_free_name(content, folder, name, original, kind, lock)
-            where = content.where.rpartition(b"/")[0] if folder[0] != ROOT_INO else b"/" + b"/".join(folder[1])
+            copy_name = self._create_under_free_name(content, beside, kind, lock)
+            where = content.where.rpartition(b"/")[0] if base != ROOT_INO else b"/" + b"/".join(names)
             path = where.rstrip(b"/") + b"/" + copy_name
             copy = Copy(lock.ino, path, content.where, kind, time.time_ns(), gaps)
             self._cache.index.note_copy(copy)
@@ -152,27 +150,19 @@ class Copies:
             return self._locks.reserve(content.where, os.getpid())
         return self._locks.acquire(begun.ino, content.where, os.getpid(), wait=False)
 
-    def _create_under_free_name(
-        self,
-        content: Content,
-        folder: tuple[int, list[bytes]],
-        name: bytes,
-        original: Attributes | None,
-        kind: str,
-        lock: Lock,
-    ) -> bytes:
+    def _create_under_free_name(self, content: Content, beside: _Beside, kind: str, lock: Lock) -> bytes:
         """With one inode number however often it is tried: what has not been answered is made once, or not at all."""
-        begun = self._begun.get(content.row)
+        begun, ((base, names), name, original) = self._begun.get(content.row), beside
         mode, acl = self._rights_of(original)
         uid, gid = (original.uid, original.gid) if original else (os.getuid(), os.getgid())
-        request = Create(base=folder[0], names=[], ino=lock.ino, mode=mode, uid=uid, gid=gid, token=lock.token)
+        request = Create(base=base, names=[], ino=lock.ino, mode=mode, uid=uid, gid=gid, token=lock.token)
         for attempt in range(0 if begun else 1, _NAMES_MAX):
             copy_name = name_of_copy(name, kind, self._session.identity.host, time.localtime(), attempt)
             made = begun is not None and self._is_there(lock.ino)
             if begun is not None and (made or attempt == 0):
                 copy_name = begun.name
             self._begun[content.row] = _Begun(lock.ino, copy_name)
-            request.names = [*folder[1], copy_name]
+            request.names = [*names, copy_name]
             if made or self._make(request):
                 if acl:
                     self._session.change(SetXattr(base=lock.ino, name=XATTR_ACL_ACCESS, value=acl), Attributes)

@@ -219,3 +219,11 @@ def manifest_entries(volume: Volume, ino: int) -> list[Entry]:
     return volume.store.read(
         lambda tx: [entry for part in range(len(manifest.segments)) for entry in versions._part(tx, manifest, part)]
     )
+
+
+def make(client: Client, path: str, data: bytes) -> None:
+    """A committed file that nobody has open."""
+    content = client.create(path)
+    client.write(content, data, 0)
+    client.commit(content)
+    client.close(content, write=True)

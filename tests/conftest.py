@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from descriptors import closed_afterwards, none_stays
+from dfs_command import Dfs, running
 from support import DRIVER, Mount, MountedCluster, clean_up, hung, mounted_cluster
 from volume_checks import assert_whole
 
@@ -56,6 +57,24 @@ def cluster(home: Path) -> Iterator[Endpoint]:
     """The embedded cluster of `home`, running, and used until the test ends."""
     with find_or_start(home, 60) as endpoint:
         yield endpoint
+
+
+# -- the command
+
+
+@pytest.fixture(scope="module")
+def dfs() -> Iterator[Dfs]:
+    """The command, for a cluster that the tests of a module share."""
+    with running() as command:
+        yield command
+
+
+@pytest.fixture
+def top(request: pytest.FixtureRequest, dfs: Dfs) -> str:
+    """A folder of the volume for one test."""
+    path = f"/{request.node.name.replace('[', '-').replace(']', '')}"
+    dfs("mkdir", path)
+    return path
 
 
 # -- real mounts

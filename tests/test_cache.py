@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clients import Client, Servers, uploaded
+from clients import Client, Servers, make, uploaded
 from volumes import Volume
 
 from dfsfuse import content_files, errors, spare_files, warm_files
@@ -49,14 +49,6 @@ def other(volume: Volume, servers: Servers, tmp_path: Path) -> Client:
 
 def noise(length: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(length)
-
-
-def make(client: Client, path: str, data: bytes) -> None:
-    """A committed file that nobody has open."""
-    content = client.create(path)
-    client.write(content, data, 0)
-    client.commit(content)
-    client.close(content, write=True)
 
 
 def read_all(client: Client, path: str) -> bytes:

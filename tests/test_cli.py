@@ -9,11 +9,10 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pexpect
 import pytest
-from dfs_command import RUN_S, Dfs, environment, running, write_files
+from dfs_command import RUN_S, environment, write_files
 from support import ROOT
 
 from dfsfuse.messages import text_as_bytes
@@ -21,20 +20,6 @@ from dfsfuse.messages import text_as_bytes
 COMMANDS = ["cat", "put", "get", "write", "ls", "mkdir", "mv", "rm", "stat", "where", "mappings", "locks", "quota",
             "status", "unmount", "forget", "shell", "cluster"]  # fmt: skip
 ODD = b"\xff odd \n\x1b[31m \xc3\xa9"
-
-
-@pytest.fixture(scope="module")
-def dfs() -> Iterator[Dfs]:
-    with running() as command:
-        yield command
-
-
-@pytest.fixture
-def top(request: pytest.FixtureRequest, dfs: Dfs) -> str:
-    """A folder of the volume for one test."""
-    path = f"/{request.node.name.replace('[', '-').replace(']', '')}"
-    dfs("mkdir", path)
-    return path
 
 
 # -- arguments

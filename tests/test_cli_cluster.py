@@ -8,16 +8,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from dfs_command import RUN_S, Dfs, environment, running
+from dfs_command import RUN_S, Dfs, environment
 from support import MountedCluster, wait_until
 
 from dfsfuse import home as homes
-
-
-@pytest.fixture(scope="module")
-def dfs() -> Iterator[Dfs]:
-    with running() as command:
-        yield command
 
 
 @contextlib.contextmanager

@@ -7,23 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dfs_command import Dfs, running
 
 SPARSE_BYTES = 3 << 30
-
-
-@pytest.fixture(scope="module")
-def dfs() -> Iterator[Dfs]:
-    with running() as command:
-        yield command
-
-
-@pytest.fixture
-def top(request: pytest.FixtureRequest, dfs: Dfs) -> str:
-    """A folder of the volume for one test."""
-    path = f"/{request.node.name.replace('[', '-').replace(']', '')}"
-    dfs("mkdir", path)
-    return path
 
 
 def sparse_file(path: Path, contents: dict[int, bytes], size: int = SPARSE_BYTES) -> Path:

@@ -7,17 +7,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from dfs_command import RUN_S, Dfs, environment, running
+from dfs_command import RUN_S, Dfs, environment
 
 from dfsfuse import mountpoint
 from dfsfuse.commands.paths import Located, locate
-
-
-@pytest.fixture(scope="module")
-def dfs() -> Iterator[Dfs]:
-    with running() as command:
-        yield command
-
 
 _MOUNTS = """\
 21 1 8:1 / / rw - ext4 /dev/sda1 rw

@@ -16,21 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from passthrough import MARKS, MIB, SIZE, bring, mapping_of, noise, opened, stopped, whole
+from random_file import RandomFile, walk
 from support import Mount, error, run_mount, wait_until
-from test_mounted_passthrough import bring, mapping_of, noise, opened, stopped, whole
-from test_mounted_random import STEPS, _File
 
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES
-from dfsfuse.drivers.fuse_backing import LEAST_BYTES
 
-pytestmark = [
-    pytest.mark.mounted,
-    pytest.mark.drivers("linux"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="passthrough is for root"),
-]
+pytestmark = MARKS
 
-MIB = 1 << 20
-SIZE = LEAST_BYTES + 12345
 WRITE_S = 3
 SEEDS = range(200 if os.environ.get("DFS_LONG") else 3)
 ROUNDS = 200 if os.environ.get("DFS_LONG") else 30
@@ -300,7 +293,7 @@ def test_holes_and_room(first, two):
     assert os.stat(there).st_blocks * 512 < SIZE + BLOCK_BYTES + 3 * 4096
 
 
-class _Large(_File):
+class _Large(RandomFile):
     """Long enough for passthrough at most times."""
 
     size_max = 3 * MIB
@@ -321,17 +314,7 @@ class _Large(_File):
 def test_all_ways_to_a_large_file_agree(two_mounts, seed):
     """Goal: writes, mappings, cuts, holes, copies and appends of one file in passthrough: after each step it is what a
     local file would be, and after each fsync and close the other mount has it."""
-    here, there = two_mounts
-    file = _Large(here, there, seed)
-    try:
-        for _ in range(STEPS):
-            file.choose.choice(file.steps)()
-            file.check()
-    except AssertionError as failure:
-        raise AssertionError(f"{failure}; after {file.done[-6:]}") from failure
-    finally:
-        file.close()
-    assert (there / "f").read_bytes() == file.model
+    walk(_Large(*two_mounts, seed))
 
 
 # -- locks between programs

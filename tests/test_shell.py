@@ -5,18 +5,12 @@ from collections.abc import Iterator
 
 import pexpect
 import pytest
-from dfs_command import RUN_S, Dfs, environment, running
+from dfs_command import RUN_S, Dfs, environment
 from support import wait_until
 
 PROMPT, CONTENT = "dfs>", "..."
 _DRAWING = r"(?:\x1b\[[0-9;?]*[A-Za-z]|[\r\n ])*"
 """What may be drawn between two things that are shown."""
-
-
-@pytest.fixture(scope="module")
-def dfs() -> Iterator[Dfs]:
-    with running() as command:
-        yield command
 
 
 @pytest.fixture

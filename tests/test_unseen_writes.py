@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import Client, Servers, uploaded
+from clients import Client, Servers, make, uploaded
 from volumes import Volume
 
 from dfsfuse import errors, holes, lending, unseen_writes
@@ -33,13 +33,6 @@ def client(tmp_path: Path) -> Iterator[Client]:
 
 def noise(length: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(length)
-
-
-def put(client: Client, path: str, data: bytes) -> None:
-    content = client.create(path)
-    client.write(content, data, 0)
-    client.commit(content)
-    client.close(content, write=True)
 
 
 class Program:
@@ -97,7 +90,7 @@ def sent(client: Client) -> int:
 def test_what_was_written_is_found_and_sent(client):
     """Goal: bytes in the middle, over the border of two entries and beyond the end are the next version; where nothing
     was written there is none."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         version = program.content.version
         assert program.committed() == noise(SIZE, 1)
@@ -112,7 +105,7 @@ def test_what_was_written_is_found_and_sent(client):
 
 def test_stores_that_move_no_time_are_found(client):
     """Goal: a page that is dirty already is stored to without a sign; the file's times say nothing."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program, mmap.mmap(program.fd, 0) as mapping:
         mapping[0] = 1
         program.committed()
@@ -124,7 +117,7 @@ def test_stores_that_move_no_time_are_found(client):
 
 def test_what_was_written_and_taken_back_is_sent_again(client):
     """Goal: what is compared is what the servers have, whatever was there in between."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         for number in (b"1", b"2", b"1", b"2"):
             program.write(number, BLOCK_BYTES)
@@ -133,7 +126,7 @@ def test_what_was_written_and_taken_back_is_sent_again(client):
 
 def test_a_change_taken_back_while_its_commit_is_in_doubt(client):
     """Goal: the file is as the last version that is known, but the servers have what was taken back."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         program.write(b"other", 0)
         client.session.lose_reply = True
@@ -145,7 +138,7 @@ def test_a_change_taken_back_while_its_commit_is_in_doubt(client):
 
 def test_what_is_written_while_it_is_sent(client, monkeypatch):
     """Goal: it is found the next time, also where it makes the file what it was when it was last looked at."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         program.write(b"first", 0)
         upload = client.servers.upload
@@ -164,7 +157,7 @@ def test_what_is_written_while_it_is_sent(client, monkeypatch):
 def test_small_changes_send_blocks(client):
     """Goal: the first change of an entry sends it, as nobody knows its blocks; later ones send the blocks that are
     others, also in the next open of the file."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         program.write(b"1", 0)
         before = sent(client)
@@ -182,7 +175,7 @@ def test_small_changes_send_blocks(client):
 def test_pieces_that_lie_upon_each_other(client):
     """Goal: what the manifest does not tell by names is known by the hashes of its blocks, from before the kernel has
     the file: an entry that nobody has changed is not sent."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     content = client.open("file", write=True)
     client.read(content, 0, SIZE)
     client.write(content, b"piece", 10 * BLOCK_BYTES)
@@ -232,7 +225,7 @@ def test_room_that_was_allocated_stays_counted(client):
 
 def test_size_and_times_are_those_of_the_file(client):
     """Goal: what stat tells while a program writes; times that are set stay until it writes again."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         content = program.content
         program.write(b"x", SIZE + 99)
@@ -252,7 +245,7 @@ def test_size_and_times_are_those_of_the_file(client):
 def test_what_is_in_memory_is_not_what_was_written(client):
     """Goal: chunks that came or went last are kept in memory: what the client reads for a program comes from the file,
     and nothing is sent ahead that a program may change unseen."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         content = program.content
         assert content.chunk_at(0, 10) is None
@@ -270,7 +263,7 @@ def test_any_order_of_changes(client, seed):
     """Goal: whatever programs write past the client, whatever it writes, cuts and punches itself, whichever replies are
     lost: what close() leaves on the servers is what the file has."""
     luck = random.Random(seed)
-    put(client, "file", noise(luck.randrange(1, SIZE), seed))
+    make(client, "file", noise(luck.randrange(1, SIZE), seed))
     for _ in range(3):
         with opened(client, "file") as program, contextlib.ExitStack() as ended:
             _change(luck, program, ended)
@@ -315,7 +308,7 @@ def _change(luck: random.Random, program: Program, ended: contextlib.ExitStack) 
 def test_who_may_still_write_is_known(client):
     """Goal: close before store before munmap: the last writer is let go when nobody can write any more; a reader that
     has it open or mapped is in nobody's way."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     program = Program(client, "file")
     mapping = mmap.mmap(program.fd, 0)
     reader = os.open(program.content.path, os.O_RDONLY)
@@ -336,7 +329,7 @@ def test_who_may_still_write_is_known(client):
 
 def test_an_append_for_which_there_was_no_room_at_first(client, monkeypatch):
     """Goal: it goes on where it was: no part of it is there twice."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         write, calls = os.pwritev, []
 
@@ -357,7 +350,7 @@ def test_an_append_for_which_there_was_no_room_at_first(client, monkeypatch):
 
 def test_what_is_hashed_for_little(client):
     """Goal: the kernel is not given a file again, for some opens, of which much was hashed and little was written."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     for writes, rested in ((1, True), (0, False)):
         with opened(client, "file") as program:
             if writes:
@@ -369,7 +362,7 @@ def test_what_is_hashed_for_little(client):
 
 def test_of_two_writers_the_last_one_is_waited_for(client):
     """Goal: whoever closes first need not be."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     with opened(client, "file") as program:
         assert lending.lend_to_write(program.content, False)
         other = Handle(program.content, (program.content.ino, ()), os.O_RDWR, 1, None)
@@ -382,7 +375,7 @@ def test_of_two_writers_the_last_one_is_waited_for(client):
 
 def test_a_cache_file_that_cannot_be_read(client, monkeypatch):
     """Goal: then nobody knows what was written, and all of it counts as changed."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     program = Program(client, "file")
     os.close(program.fd)
 
@@ -400,7 +393,7 @@ def test_a_cache_file_that_cannot_be_read(client, monkeypatch):
 
 def test_what_is_to_be_sent_is_not_given(client):
     """Goal: nobody could tell what of it the servers have."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     content = client.open("file", write=True)
     client.read(content, 0, SIZE)
     content.unseen.passes = True
@@ -443,7 +436,7 @@ def recovered(client: Client, program: Program) -> list[Content]:
 def test_killed_after_a_commit(client):
     """Goal: S15. What was written after the commit is kept as what nobody had closed; if there is nothing, there is
     nothing to do."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     program = Program(client, "file")
     program.write(b"closed", 0)
     program.committed()
@@ -456,7 +449,7 @@ def test_killed_after_a_commit(client):
 
 def test_killed_while_a_commit_was_not_answered(client):
     """Goal: it has happened; what was written meanwhile is compared with that."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     for late in (b"", b"later"):
         program = Program(client, "file")
         program.write(b"sent%d" % len(late), 0)
@@ -473,7 +466,7 @@ def test_killed_while_a_commit_was_not_answered(client):
 
 def test_killed_while_the_commit_of_a_cut_file_was_not_answered(client):
     """Goal: the manifest has the first part of a chunk, whose name tells nothing: that is no change."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     program = Program(client, "file")
     client.resize(program.content, ENTRY_BYTES // 2)
     client.session.lose_reply = True
@@ -486,7 +479,7 @@ def test_killed_while_the_commit_of_a_cut_file_was_not_answered(client):
 def test_programs_that_outlive_the_client(client):
     """Goal: who has the file open for writing when its client is killed does not write to what the next one makes of
     it."""
-    put(client, "file", noise(SIZE, 1))
+    make(client, "file", noise(SIZE, 1))
     program = Program(client, "file")
     program.write(b"before", 0)
     (content,) = recovered(client, program)
