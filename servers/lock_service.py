@@ -314,9 +314,15 @@ def _outcome(event: Event | RangeEvent) -> Outcome:
     return event.granted if isinstance(event, Grant) else event.error
 
 
-def build(core: Locks, token: str, url: str = "http://127.0.0.1", ranges: RangeLocks | None = None) -> App:
+def build(
+    core: Locks,
+    token: str,
+    url: str = "http://127.0.0.1",
+    ranges: RangeLocks | None = None,
+    clock: Callable[[], float] = boot_time_s,
+) -> App:
     """The application alone, without a directory: `begin` of the cores is the caller's."""
-    return LockService(core, _description(url), ranges=ranges).app(token)
+    return LockService(core, _description(url), clock, ranges).app(token)
 
 
 async def run(home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:
