@@ -99,10 +99,16 @@ class KeptGroup:
         return next(server for server in self.status().cluster.files if server.name == name)
 
     def is_whole(self) -> bool:
-        """Everybody is up and serves, and nothing is short."""
+        """Everybody is up and serves, and nothing is short. The directory tells of the servers that run now: of one
+        that was killed it goes on telling what that was, until it has been silent for a while or comes back."""
         status = self.status()
         files = status.cluster.files
-        return len(files) == 3 and all(s.up and not s.syncing for s in files) and not status.short_chunks
+        if {server.name: server.pid for server in files} != self._pids():
+            return False
+        return all(server.up and not server.syncing for server in files) and not status.short_chunks
+
+    def _pids(self) -> dict[str, int]:
+        return {name: server.process.pid for name, server in self.servers.items()}
 
     def wait_whole(self) -> None:
         wait_until(self.is_whole, "all servers are whole")
