@@ -109,9 +109,9 @@ class FileSystem:
         """The same for a driver that knows which inodes programs have open."""
         return self._looks.last(ino)
 
-    def known(self, ino: int) -> Attributes | None:
-        """What may be told of an inode without asking; None where that is nothing."""
-        known = self._attributes.get((ino, ()))
+    def known(self, place: Place) -> Attributes | None:
+        """What may be told of a place without asking; None where that is nothing."""
+        known = self._attributes.get(place)
         return None if known is None else self._looks.as_written(known)
 
     def forget_names(self) -> None:

@@ -1,6 +1,7 @@
 """A file system in memory with the interface that drivers use: what a driver translates, and nothing of what the real
 one does. Files are bytearrays; errors are those of `dfsfuse.errors`."""
 
+import contextlib
 import fcntl
 import itertools
 import stat
@@ -239,8 +240,10 @@ class FakeFileSystem:
     def attributes_of(self, handle: FakeHandle) -> Attributes:
         return self.lookup_open(handle.content.ino)
 
-    def known(self, ino: int) -> Attributes | None:
-        return self.lookup((ino, ())) if ino in self.inodes else None
+    def known(self, place: Place) -> Attributes | None:
+        with contextlib.suppress(errors.DfsError):
+            return self.lookup(place)
+        return None
 
     def forget_names(self) -> None:
         self.forgotten += 1

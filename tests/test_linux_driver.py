@@ -17,6 +17,7 @@ from fake_filesystem import FakeFileSystem
 from fuse_requests import Kernel, entries_of, reply_of, request_bytes
 
 from dfsfuse import errors
+from dfsfuse.attributes import Place
 from dfsfuse.direct_io import BLOCK_BYTES
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_channel import BODY
@@ -269,11 +270,11 @@ def test_what_fails_halfway_is_undone(kernel):
     fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8)))[0]
     known, left = kernel.fs.known, [10]
 
-    def fails(ino: int):
+    def fails(place: Place):
         left[0] -= 1
         if not left[0]:
             raise errors.TimedOut
-        return known(ino)
+        return known(place)
 
     kernel.fs.known = fails
     ask = fuse.fuse_read_in.pack(fh, 0, 8192, 0, 0, 0)
@@ -320,13 +321,30 @@ def test_listing(kernel, size, plus):
 
 def test_entries_that_are_not_known_freshly_come_without_a_node(kernel):
     """Goal: the kernel looks them up when somebody asks, rather than use what is old."""
-    old = kernel.fs.add(b"old")
+    kernel.fs.add(b"old")
     kernel.fs.add(b"new")
     known = kernel.fs.known
-    kernel.fs.known = lambda ino: None if ino == old else known(ino)
+    kernel.fs.known = lambda place: None if place[1] == (b"old",) else known(place)
     nodes = {entry.name: entry.nodeid for entry in listing(kernel, 4096, plus=True)}
     assert nodes[b"old"] == 0
     assert nodes[b"new"] > 0
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["moved", "replaced"])
+def test_entries_that_have_moved_meanwhile_come_without_a_node(kernel, others):
+    """Goal: a listing tells what was there when its entries were asked for. A name that has come to lead elsewhere
+    since is not told to the kernel as one that leads there: it would go by that."""
+    listed, moved = kernel.fs.add(b"a"), kernel.fs.add(b"b")
+    fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8)))[0]
+    room = 3 * fuse.fuse_entry_out.size + 3 * fuse.fuse_dirent_align(25)
+    first = entries_of(kernel.do(fuse.FUSE_READDIRPLUS, fuse.fuse_read_in.pack(fh, 0, room, 0, 0, 0)), plus=True)
+    assert [(entry.name, entry.nodeid) for entry in first] == [(b".", 0), (b"..", 0), (b"a", listed)]
+    kernel.do(fuse.FUSE_RENAME, fuse.fuse_rename_in.pack(1) + b"b\0c\0")
+    if others:
+        kernel.fs.add(b"b")
+    rest = fuse.fuse_read_in.pack(fh, first[-1].following, room, 0, 0, 0)
+    found = {entry.name: entry.nodeid for entry in entries_of(kernel.do(fuse.FUSE_READDIRPLUS, rest), plus=True)}
+    assert found == {b"b": 0, b"c": moved}
 
 
 def test_fsyncdir_and_unknown_folders(kernel):

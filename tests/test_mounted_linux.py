@@ -233,6 +233,38 @@ def test_attributes_come_with_a_listing(two_mounts):
     assert sizes == [number or 1 for number in range(300)]
 
 
+@pytest.mark.parametrize("how", ["remove", "move", "replace"])
+def test_a_listing_does_not_bring_back_what_has_changed_meanwhile(mount: Path, how):
+    """Goal: S14. A name that was removed, moved or replaced while its folder is listed is that also after the listing
+    has come to it, and a folder that has moved is reached at its new place alone."""
+    names = [f"{number:04}" for number in range(900)]
+    (mount / "list").mkdir()
+    (mount / "other").mkdir()
+    for name in names:
+        (mount / "list" / name).mkdir()
+    last = mount / "list" / names[-1]
+    was = last.stat().st_ino
+    with os.scandir(mount / "list") as entries:
+        listed = [next(entries).name]
+        if how == "remove":
+            last.rmdir()
+        else:
+            last.rename(mount / "other" / "moved")
+        if how == "replace":
+            last.mkdir()
+        for entry in entries:
+            listed.append(entry.name)
+            if entry.name != last.name:
+                # The kernel asks for attributes with the names where somebody looks at those that it has been given.
+                assert entry.stat().st_ino == entry.inode()
+    assert sorted(listed)[:-1] == names[:-1]
+    assert last.exists() == (how == "replace")
+    if how != "remove":
+        assert (mount / "other" / "moved").stat().st_ino == was
+        (mount / "other" / "moved" / "inside").mkdir()
+        assert not (last / "inside").exists()
+
+
 def test_size_in_a_listing_is_what_was_just_written(mount: Path):
     """Goal: S14. On the mount that writes, a listing with attributes is not older than the last write or close."""
     with (mount / "file").open("wb", buffering=0) as handle:

@@ -5,7 +5,9 @@ and nothing is asked for twice. The root is always itself, and df opens it: that
 silent. A folder that is promised asks nobody either, and the kernel keeps its entries until one of them changes.
 
 READDIRPLUS names nodes, and so counts look-ups. What of an entry is not known freshly enough goes without a node: the
-kernel then looks it up when somebody asks.
+kernel then looks it up when somebody asks. So does a name that has been removed, moved or replaced since the entries
+were asked for: the kernel would have it lead there again. A folder it would move back there in its own table of names,
+and answer ESTALE to who comes to its new place while another folder is being renamed.
 
 Threads: the driver's. `_listings` is a dictionary whose single operations are atomic.
 """
@@ -142,8 +144,8 @@ class Folders:
             raise refusal(errno.ENOENT) from None
 
     def _looked_up(self, folder: Node, name: bytes, ino: int, counted: list[Node]) -> bytes:
-        attributes = self._fs.known(ino)
-        if attributes is None:
+        attributes = self._fs.known((folder.ino, (name,)))
+        if attributes is None or attributes.ino != ino:
             return replies.NO_ENTRY
         node = self._nodes.found(ino, (folder.ino, name))
         counted.append(node)
