@@ -27,11 +27,12 @@ class FakeUnseen:
 
 
 class FakeContent:
-    """What a driver knows of a content: its size, and which bytes they are (row, lineage)."""
+    """What a driver knows of a content: its size, which bytes they are (row, lineage), and how many have opened it for
+    writing."""
 
     def __init__(self, ino: int, row: int):
         self.ino, self.row, self.lineage, self.data = ino, row, 1, bytearray()
-        self.version, self.fd, self.unseen = 1, -1, FakeUnseen()
+        self.version, self.fd, self.unseen, self.writers = 1, -1, FakeUnseen(), 0
 
     @property
     def size(self) -> int:
@@ -45,6 +46,7 @@ class FakeHandle:
     def __init__(self, content: FakeContent, writable: bool, privileged: bool):
         self.content, self.writable, self.closed = content, writable, False
         self.privileged, self.past_pages, self.share, self.flags = privileged, False, None, 0
+        content.writers += writable
         self.unseen = False
 
 

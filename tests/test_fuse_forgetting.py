@@ -215,7 +215,7 @@ def test_write_that_was_on_its_way_when_the_kernel_was_given_the_last_byte(
     content.data.extend(b"content")
     kernel.fs.program_locks.tell(content, ino)
     notifier = kernel.driver.forgetting._notifier
-    monkeypatch.setattr(notifier, "content_changed", lambda nodeid: forgotten.put(nodeid) or True)
+    monkeypatch.setattr(notifier, "content_changed", lambda nodeid, **_: forgotten.put(nodeid) or True)
     kernel.write(fh, b"12345", 0)
     kernel.write(fh, b"8", 7)
     assert kernel.driver.nodes.get(ino).stored == 6

@@ -546,6 +546,35 @@ for _ in range(40):
         assert sum(int.from_bytes(data[at : at + 8], "little") for at in range(0, 30_000, 5000)) == 6 * 40
 
 
+def test_what_is_read_while_a_write_waits_is_not_kept(two_mounts):
+    """Goal: S1, S3. The kernel puts what a program writes into its page, and sends it; where it is told to forget its
+    pages meanwhile, a read-ahead brings the page back as it was before. The writer must not find that, nor who locks
+    the record next."""
+    file = two_mounts[0] / "file"
+    file.write_bytes(bytes(40_000))
+    with programs(3) as (writer, reader, elsewhere):
+        for program in (writer, reader):
+            program.open(file)
+            program.do("os.pread(fd, 40_000, 0)")
+        for program in (writer, reader):
+            program.lock("r", 39_000, 1)
+            program.lock("u", 39_000, 1)
+        elsewhere.open(two_mounts[1] / "file")
+        elsewhere.do("os.pwrite(fd, b'elsewhere', 0)")
+        writer.lock("w", 20_000, 8)
+        writer.begin("os.pwrite(fd, b'written!', 20_000)")
+        assert writer.is_waiting(1.0)
+        elsewhere.do("os.fsync(fd)")
+        reader.lock("w", 0, 9)
+        assert reader.do("os.pread(fd, 40_000, 0)")[:9] == b"elsewhere"
+        elsewhere.do("os.close(fd)")
+        writer.result()
+        assert writer.do("os.pread(fd, 8, 20_000)") == b"written!"
+        writer.lock("u", 20_000, 8)
+        reader.lock("w", 20_000, 8)
+        assert reader.do("os.pread(fd, 8, 20_000)") == b"written!"
+
+
 def test_locking_through_one_descriptor_and_writing_through_another(two_mounts):
     """Goal: who unlocks keeps the file from nobody, whichever descriptor it has written through; both stay open."""
     (two_mounts[0] / "file").write_bytes(bytes(100))

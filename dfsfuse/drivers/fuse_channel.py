@@ -225,10 +225,11 @@ class Notifier:
         for before; its pages stay. False: it does not know the node."""
         return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, -1, 0))
 
-    def content_changed(self, nodeid: int) -> bool:
-        """The same, and it forgets its pages too. Not from a thread that answers a read or a write of it: the kernel
-        has pages locked while it waits for these."""
-        return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, fuse.fuse_notify_inval_inode_out.pack(nodeid, 0, 0))
+    def content_changed(self, nodeid: int, start: int = 0, end: int = 0) -> bool:
+        """The same, and it forgets its pages too: those of [start, end), or all. Not from a thread that answers a read
+        or a write of it: the kernel has pages locked while it waits for these."""
+        body = fuse.fuse_notify_inval_inode_out.pack(nodeid, start, end - start)
+        return self._tell(fuse.FUSE_NOTIFY_INVAL_INODE, body)
 
     def store(self, nodeid: int, data: bytes, offset: int) -> bool:
         """It has these bytes in its pages, and the file is as long at least. As `content_changed`, not from a thread

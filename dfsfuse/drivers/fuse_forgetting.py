@@ -23,6 +23,9 @@ write that one meanwhile, and the kernel's page have it before the notification 
 What was written when the kernel has been told is seen by looking at the byte again; what is on its way is seen when it
 is `written`.
 
+A page that the kernel has forgotten while a program's write to it was on its way may come back without what was written
+(fuse_late_reads.py), and is forgotten once more.
+
 Threads: `broken` and `answered` are called by any, and never wait. One thread tells the kernel; pages that are written
 to meanwhile are forgotten by a thread of their own, as that waits for who has a page locked.
 """
@@ -37,6 +40,7 @@ from collections.abc import Callable
 
 from dfsfuse.content import Content
 from dfsfuse.drivers.fuse_channel import Notifier
+from dfsfuse.drivers.fuse_late_reads import LateReads, Read
 from dfsfuse.drivers.fuse_nodes import Node, Nodes
 from dfsfuse.messages import EVERYTHING
 
@@ -44,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _LATEST_MAX = 4096
 _STOP_S = 0.5
+_FORGET_S = 0.2
 _ALL = EVERYTHING, b""
 
 
@@ -137,12 +142,28 @@ class Forgetting:
         if content.end() != (size, last):
             _is_over(node, self._notifier.content_changed)
 
-    def written(self, node: Node, start: int, end: int) -> None:
-        """A program has written these bytes through the node; it is about to be answered, or was."""
+    def begin_read(self, node: Node, read: Read) -> None:
+        """Through its pages, while programs have it open for writing; nothing is answered yet."""
+        if node.late_reads is None:
+            with self._mutex:
+                node.late_reads = node.late_reads or LateReads()
+        node.late_reads.begin(read)
+
+    def written(self, node: Node, unique: int, start: int, end: int) -> None:
+        """A program has written these bytes through the node by request `unique`, and is about to be answered."""
         if start <= node.stored < end:
             node.stored = -1
-            forget = functools.partial(_is_over, node, self._notifier.content_changed)
-            threading.Thread(target=forget, name="fuse-forget-page", daemon=True).start()
+            self._forget_pages(node)
+        late = node.late_reads.of(unique, start, end) if node.late_reads is not None else None
+        if late is not None:
+            self._forget_pages(node, *late)
+
+    def _forget_pages(self, node: Node, start: int = 0, end: int = 0) -> None:
+        """Before the writer is answered, if this write is not what has a page of them locked."""
+        tell = functools.partial(self._notifier.content_changed, start=start, end=end)
+        thread = threading.Thread(target=_is_over, args=(node, tell), name="fuse-forget-page", daemon=True)
+        thread.start()
+        thread.join(_FORGET_S)
 
 
 def _is_over(node: Node, tell: Callable[[int], bool]) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from dfsfuse.content import Content
+from dfsfuse.drivers.fuse_late_reads import LateReads
 from dfsfuse.messages import Attributes
 
 GENERATION = 0
@@ -45,7 +46,8 @@ class Node:
     `was` is the name that was taken from it last, `looked_at` (monotonic) when the latest look-up that has found it was
     begun, `found_at` when one has found it last. `backing` is the id of the file that the kernel reads itself, 0: none.
     `superseded`, `calm_until` (monotonic) and `several` (its inode has, or had, other nodes): see fuse_nodes.py.
-    `writing` opens for writing are under way. `stored` is the place of the byte that the kernel was given last
+    `writing` opens for writing are under way. `late_reads`: the reads through its pages while programs have it open for
+    writing, once there was one. `stored` is the place of the byte that the kernel was given last
     (fuse_forgetting.py), -1: it does not matter. `said`: with all that was to be said until then the kernel was told
     that its attributes are over.
     """
@@ -53,7 +55,7 @@ class Node:
     __slots__ = (
         "id", "ino", "lookups", "name", "was", "looked_at", "found_at", "opens", "users", "content", "pages", "told",
         "told_at", "asks", "holds", "folder", "again", "backing", "superseded", "calm_until", "several", "writing",
-        "drops", "dropped", "stored", "said",
+        "drops", "dropped", "stored", "said", "late_reads",
     )  # fmt: skip
 
     def __init__(self, number: int, ino: int):
@@ -70,6 +72,7 @@ class Node:
         self.told_at = 0.0
         self.folder: Attributes | None = None
         self.again = False
+        self.late_reads: LateReads | None = None
 
     def removed_folder(self) -> Attributes | None:
         """What is left of a folder that is gone; None where it was no folder."""

@@ -393,6 +393,6 @@ class Nodes:
             node.users -= way.backing > 0 or not way.direct
             if node.users:
                 return 0
-            node.content = None
+            node.content = node.late_reads = None
             ended, node.backing = node.backing, 0
             return ended

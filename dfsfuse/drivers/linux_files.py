@@ -32,6 +32,7 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
+from dfsfuse.drivers.fuse_late_reads import Read
 from dfsfuse.drivers.fuse_lending import BESIDE, Lending, Lingering
 from dfsfuse.drivers.fuse_node import Name, Node, Way
 from dfsfuse.drivers.fuse_nodes import Nodes, Result
@@ -283,6 +284,8 @@ class Files:
         if opened.mixed and not read_flags & fuse.FUSE_READ_LOCKOWNER:
             # sendfile, splice and mmap go through the kernel's pages, which are another version's: better no answer.
             raise refusal(errno.EINVAL)
+        if opened.handle.content.writers and not read_flags & fuse.FUSE_READ_LOCKOWNER:
+            self._forgetting.begin_read(opened.node, Read(request.unique, offset, offset + size))
         opened.asked += size
         room = request.view[DATA : DATA + min(size, PAYLOAD_BYTES_MAX)]
         request.reply_data(self._fs.files.read_into(opened.handle, room, offset))
@@ -295,8 +298,7 @@ class Files:
             opened.handle.privileged = False
         append = bool(flags & os.O_APPEND) and not write_flags & fuse.FUSE_WRITE_CACHE
         written = self._fs.files.write(opened.handle, data, offset, append, self._interrupts.of(request))
-        if node.stored >= 0:
-            self._forgetting.written(node, offset, offset + written)
+        self._forgetting.written(node, request.unique, offset, offset + written)
         self._nodes.changed_by_kernel(node)
         return fuse.fuse_write_out.pack(written)
 
