@@ -40,7 +40,7 @@ class Cache:
     def __init__(self, home: Path, bytes_max: int):
         self._files, self.home = ContentFiles(home), home
         self.path_of = self._files.path_of
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._mutex = threading.RLock()
         self.index = CacheIndex(home / "index.db", boot_id())
         self.unsent = self.index.unsent
@@ -382,7 +382,7 @@ class Cache:
     def make_room(self) -> int:
         """Evict the least recently used clean contents beyond `bytes_max`, or EVICTABLE_MAX; the number evicted."""
         return self._evict_while(
-            lambda: self._sizes.used_bytes > self._bytes_max or len(self._evictable) > EVICTABLE_MAX
+            lambda: self._sizes.used_bytes > self.bytes_max or len(self._evictable) > EVICTABLE_MAX
         )
 
     def _evict_while(self, crowded: Callable[[], bool]) -> int:

@@ -36,10 +36,11 @@ class _Coming:
 
 
 class Fetching:
-    """`release` ends the use of a content, which lasts as long as something is coming for it."""
+    """`release` ends the `use` of a content, which lasts as long as something is coming for it."""
 
     def __init__(self, cache: Cache, transfer: Transfer, release: Callable[[Content], None]):
-        self._cache, self._transfer, self._release = cache, transfer, release
+        self._cache, self._transfer = cache, transfer
+        self.use, self.release = cache.use, release
         self._mutex = threading.Lock()
         self._coming: dict[tuple[Content, int], _Coming] = {}
 
@@ -72,7 +73,7 @@ class Fetching:
             known = self._coming.get((content, index))
             if known is not None:
                 return known, False
-            self._cache.use(content)
+            self.use(content)
             coming = self._coming[content, index] = _Coming(content, index, need)
             return coming, True
 
@@ -97,7 +98,7 @@ class Fetching:
             del self._coming[coming.content, coming.index]
         coming.error = error
         coming.over.set()
-        self._release(coming.content)
+        self.release(coming.content)
 
 
 def fetch(content: Content, index: int, lend: Lend) -> int:

@@ -63,7 +63,7 @@ class OpenFiles:
         self._cache, self._openings, self._transfer = cache, openings, transfer
         self._sending, self._unsent, self.sharing = sending, unsent, sharing
         fetching = Fetching(cache, transfer, self._close)
-        reading = Reading(transfer.latest, fetching)
+        self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self.give_owed, self._ahead = sending.sync_all, sending.give_owed, Ahead(transfer)
         self.in_kernel = KernelFiles(cache)
@@ -349,6 +349,7 @@ class OpenFiles:
 
     def close(self) -> None:
         """The client ends: what programs still have open for writing is closed."""
+        self._reading.close()
         self._sending.send_all()
         self._ahead.close()
 

@@ -5,6 +5,7 @@ Threads: any; see openfiles.py.
 """
 
 from dfsfuse import errors, unseen_writes
+from dfsfuse.completing import Completing
 from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.full_disk import Need
@@ -14,8 +15,12 @@ from dfsfuse.passing import Passing
 
 
 class Reading:
-    def __init__(self, latest: LatestChunks, fetching: Fetching):
+    """The rest of a file of up to `whole_bytes_max` comes in the background while it is open."""
+
+    def __init__(self, latest: LatestChunks, fetching: Fetching, whole_bytes_max: int):
         self._latest, self._passing, self._fetching = latest, Passing(latest), fetching
+        self._completing = Completing(fetching, whole_bytes_max)
+        self.close = self._completing.close
 
     def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
@@ -53,6 +58,8 @@ class Reading:
             return True
         if self._passing.goes_on():
             return not missing
+        if missing:
+            self._completing.missed(content)
         self._fetching.begin(content, ahead)
         try:
             self._fetching.bring(content, lambda c: c.missing(start, end), Need.READ)

@@ -130,7 +130,7 @@ def test_an_older_version_that_is_still_open_is_not_shared(client: Client, other
         other.commit(content)
         other.close(content, write=True)
         assert read_all(client, "f") == data
-        client.cache._bytes_max = 0
+        client.cache.bytes_max = 0
         client.cache.make_room()
         assert client.read(old, 0, 9) == b"first"
         assert client.cache.peek(old.ino) is not old
@@ -268,7 +268,7 @@ def test_eviction_never_takes_what_is_open_or_unsent(volume: Volume, servers: Se
     client.write(unsent, noise(MIB, 2), 0)
     client.cache.mark_closed(unsent, bytes(16))
     client.close(unsent, write=True)
-    client.cache._bytes_max = 0
+    client.cache.bytes_max = 0
     assert client.cache.make_room() == 1
     assert rows_of(client) == {reading.row, unsent.row}
     assert client.read(reading, 0, MIB) == noise(MIB)
@@ -637,7 +637,7 @@ def test_a_kill_in_the_middle_of_an_eviction(client: Client, monkeypatch: pytest
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    client.cache._bytes_max = 0
+    client.cache.bytes_max = 0
     with monkeypatch.context() as patch:
         patch.setattr(os, "truncate", killed)
         with pytest.raises(KeyboardInterrupt):

@@ -11,6 +11,7 @@ from volumes import Volume
 
 from dfsfuse import errors
 from dfsfuse.chunks import ENTRY_BYTES
+from dfsfuse.completing import Completing
 from dfsfuse.content import Content
 from dfsfuse.fetching import Fetching
 from dfsfuse.full_disk import Need
@@ -191,3 +192,102 @@ def test_a_content_that_is_closed_meanwhile(world: World) -> None:
     content: Content = world.client.open("f")
     assert content is world.content
     assert content.here(0)
+
+
+# -- in the background
+
+
+class Whole:
+    """A program that reads the world's file; `asked` entries are under way or have come, `missing` are not here."""
+
+    def __init__(self, world: World, bytes_max: int = 1 << 40):
+        self.world, self.content = world, world.content
+        self.completing = Completing(world.fetching, bytes_max)
+        self.content.handles[self] = None
+
+    def missing(self) -> list[int]:
+        return self.content.missing(0, self.content.size)
+
+    def is_over(self) -> bool:
+        return self.content.users == 1
+
+
+def test_the_rest_comes_while_the_file_is_open(world: World) -> None:
+    """Goal: after one miss all of it is here, each entry once, and what was held is let go of."""
+    whole = Whole(world)
+    for _ in range(3):
+        whole.completing.missed(world.content)
+    wait_until(whole.is_over, "it has ended")
+    assert not whole.missing()
+    assert world.asked == ENTRIES
+    assert world.is_right()
+
+
+def test_nothing_comes_for_a_file_that_is_closed(world: World) -> None:
+    """Goal: who looks at the beginning of a large file does not bring all of it."""
+    whole = Whole(world)
+    world.go_on.clear()
+    whole.completing.missed(world.content)
+    wait_until(lambda: world.asked == 1, "the first is under way")
+    world.content.handles.clear()
+    world.go_on.set()
+    wait_until(whole.is_over, "it has ended")
+    assert whole.missing() == [1, 2, 3]
+
+
+def test_what_is_read_next_comes_first(world: World) -> None:
+    """Goal: behind where a program reads, then what is before."""
+    whole, order = Whole(world), list[int]()
+    bring = world.fetching.bring
+
+    def noted(content: Content, wanted: Callable[[Content], list[int]], need: Need) -> None:
+        order.extend(wanted(content))
+        bring(content, wanted, need)
+
+    world.fetching.bring = noted
+    world.content.reads_on_at = 2
+    whole.completing.missed(world.content)
+    wait_until(whole.is_over, "it has ended")
+    assert order == [2, 3, 0, 1]
+
+
+def test_a_file_that_is_too_large_for_the_cache_is_left(world: World) -> None:
+    """Goal: it would drive all else from the cache."""
+    whole = Whole(world, bytes_max=world.content.size - 1)
+    whole.completing.missed(world.content)
+    assert whole.is_over()
+    assert world.asked == 0
+
+
+def test_a_failure_ends_it_and_the_next_miss_begins_again(world: World) -> None:
+    """Goal: servers that are away are not asked for ever; once they are back all comes."""
+    whole, download = Whole(world), world.servers.download
+
+    def unreachable(name: bytes) -> bytes:
+        world.asked += 1
+        raise errors.Unreachable("away")
+
+    world.servers.download = unreachable
+    whole.completing.missed(world.content)
+    wait_until(whole.is_over, "it has ended")
+    assert world.asked == 1
+    world.servers.download = download
+    whole.completing.missed(world.content)
+    wait_until(whole.is_over, "it has ended")
+    assert not whole.missing()
+
+
+def test_a_client_that_ends_waits_for_one_entry_at_most(world: World) -> None:
+    """Goal: closing neither hangs nor leaves anything behind."""
+    whole = Whole(world)
+    world.go_on.clear()
+    whole.completing.missed(world.content)
+    wait_until(lambda: world.asked == 1, "the first is under way")
+    world.in_thread(whole.completing.close)
+    wait_until(lambda: whole.completing._closed, "it is closing")
+    world.go_on.set()
+    world.threads[-1].join(10)
+    assert not world.threads[-1].is_alive()
+    assert world.asked == 1
+    whole.completing.missed(world.content)
+    assert whole.is_over()

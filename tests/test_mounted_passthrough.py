@@ -72,6 +72,27 @@ def test_large_cached_files_are_read_without_the_client(first, two):
     assert is_passthrough(two[0].with_name("other"), first)
 
 
+def cached_bytes(mount: Mount, size: int) -> int:
+    """What the local disk has of the file in the mount's cache that has this size."""
+    sizes = [path.stat() for path in mount.folder.rglob("*") if path.is_file()]
+    return max((each.st_blocks * 512 for each in sizes if each.st_size == size), default=0)
+
+
+def test_file_that_is_open_comes_as_a_whole(first, two_mounts):
+    """Goal: who has read a few bytes of a file that is not in the cache, and keeps it open, has all of it there soon,
+    and opens it in passthrough then."""
+    here, there = (mount / "file" for mount in two_mounts)
+    size = 9 * ENTRY_BYTES + 4321
+    there.write_bytes(noise(3, size))
+    with opened(here) as handle:
+        assert os.pread(handle, 10, 5 * ENTRY_BYTES) == noise(3, size)[5 * ENTRY_BYTES :][:10]
+        wait_until(lambda: cached_bytes(first, size) >= size, "all of it is in the cache")
+    with opened(here) as handle:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert whole(handle) == noise(3, size)
+    assert is_passthrough(here, first)
+
+
 def test_option_off(fresh):
     """Goal: --passthrough off leaves all reads to the client, and the log says so."""
     mount = fresh.mount("--passthrough", "off")
