@@ -11,7 +11,6 @@ a folder on the way may move.
 Threads: one mutex around all tables; it is never held across a request.
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from dfsfuse import errors
+from dfsfuse.known_inodes import Inodes
 from dfsfuse.known_names import ABSENT, UNKNOWN, Names
 from dfsfuse.messages import EVERYTHING, NAME_BYTES_MAX, Attributes, Doubt, Renamed
 from dfsfuse.options import KNOWN_FILES
@@ -26,7 +26,6 @@ from dfsfuse.promise_lease import PromiseLease
 from dfsfuse.read_times import ReadTimes
 
 HOLD_S = 0.7
-_BROKEN_MAX = 10_000
 
 Place = tuple[int, tuple[bytes, ...]]
 """(base inode number, path below it)."""
@@ -36,8 +35,8 @@ OnBroken = Callable[[int, bytes], None]
 
 
 class AttributeTable:
-    """inode number -> (asked at, attributes), None where they are not known; and names by folder. At most `items_max`
-    of each, which take some 700 bytes together. `reads`: what was read here, and the directory does not know yet."""
+    """Inodes, and names by folder: at most `items_max` of each, which take some 700 bytes together. `reads`: what was
+    read here, and the directory does not know yet."""
 
     def __init__(
         self,
@@ -49,11 +48,10 @@ class AttributeTable:
         self._reads = reads or ReadTimes()
         self._hold_s, self._clock, self.items_max = hold_s, clock, items_max
         self._mutex = threading.Lock()
-        self._inodes: dict[int, tuple[float, Attributes | None]] = {}
+        self._inodes = Inodes(self._reads)
         self._names = Names()
         self._paths: dict[Place, tuple[float, int]] = {}
-        self._broken: dict[int, float] = {}
-        self._void_before = self._held_since = 0.0
+        self._held_since = 0.0
         self._lease = PromiseLease()
         self._on_broken: list[OnBroken] = []
 
@@ -71,7 +69,7 @@ class AttributeTable:
         with self._mutex:
             now = self._clock()
             ino, promised = self._ino_at(place, now)
-            asked_at, attributes = self._inodes.get(ino, (0.0, None))
+            asked_at, attributes = self._inodes.get(ino)
             if attributes is None or not self._counts(asked_at, attributes.promised, now):
                 return None
             if attributes.promised and not (promised and self._lease.counts(now)):
@@ -137,7 +135,7 @@ class AttributeTable:
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
         with self._mutex:
-            return self._inodes.get(ino, (0.0, None))[1]
+            return self._inodes.get(ino)[1]
 
     def is_newest(self, attributes: Attributes) -> bool:
         """Nothing was learnt of the inode since these were put here."""
@@ -155,7 +153,7 @@ class AttributeTable:
         entry that leads there."""
         with self._mutex:
             if self._put_name(place, attributes, asked_at):
-                self._put_inode(attributes, asked_at)
+                self._inodes.put(attributes, asked_at, self._floor(attributes.ino))
             gone = self._make_room()
         self._tell_gone(gone)
 
@@ -167,26 +165,17 @@ class AttributeTable:
                 self._names.promised(base, asked_at, floor)
             return self._names.put(base, names[0], attributes.ino, asked_at, floor, attributes.promised)
         if names:
-            if asked_at < max(self._void_before, self._paths.get(place, (0.0, 0))[0]):
+            if asked_at < max(self._inodes.void_before, self._paths.get(place, (0.0, 0))[0]):
                 return False
             self._paths[place] = asked_at, attributes.ino
         return True
-
-    def _put_inode(self, attributes: Attributes, asked_at: float) -> None:
-        ino = attributes.ino
-        if asked_at > self._floor(ino) and asked_at >= self._inodes.get(ino, (0.0, None))[0]:
-            self._inodes[ino] = asked_at, self._reads.applied(attributes)
 
     def read_at(self, attributes: Attributes, atime_ns: int) -> Attributes | None:
         """A file is read of which this is promised: what it has since. None: only the directory can note it."""
         if not self._reads.note(attributes, atime_ns):
             return None
-        moved = msgspec.structs.replace(attributes, atime_ns=atime_ns)
         with self._mutex:
-            asked_at, known = self._inodes.get(attributes.ino, (0.0, None))
-            if known is attributes:
-                self._inodes[attributes.ino] = asked_at, moved
-        return moved
+            return self._inodes.read_at(attributes, atime_ns)
 
     def listed(self, ino: int, asked_at: float) -> None:
         """All entries of a folder have been put since then, and each answer was promised."""
@@ -200,12 +189,7 @@ class AttributeTable:
         before it, so such an answer is void. So are the answers of two changes that arrive in another order than the
         directory's, where the older one comes last. A promise that was broken meanwhile may be of what is here."""
         with self._mutex:
-            ino = attributes.ino
-            known = self._inodes.get(ino, (0.0, None))[1]
-            newest = known is None or _age(attributes) >= _age(known)
-            if attributes.promised and asked_at <= self._floor(ino):
-                attributes = msgspec.structs.replace(attributes, promised=False)
-            self._inodes[ino] = self._clock(), self._reads.applied(attributes) if newest else None
+            self._inodes.changed(attributes, asked_at, self._clock(), self._floor(attributes.ino))
             gone = self._make_room()
         self._tell_gone(gone)
 
@@ -217,15 +201,9 @@ class AttributeTable:
             if folder.promised:
                 self._names.promised(folder.ino, asked_at, self._floor(folder.ino))
             self._names.changed(folder.ino, place[1][-1], ino, asked_at, self._clock(), folder.promised)
-            self._put_since(folder, asked_at)
+            self._inodes.changed_with(folder, asked_at, self._clock(), self._floor(folder.ino))
             gone = self._make_room()
         self._tell_gone(gone)
-
-    def _put_since(self, attributes: Attributes, asked_at: float) -> None:
-        """What a change has made of it. Where anything was learnt since, nobody knows which of the two is the newer."""
-        ino = attributes.ino
-        unchanged = max(self._floor(ino), self._inodes.get(ino, (0.0, None))[0]) < asked_at
-        self._inodes[ino] = self._clock(), attributes if unchanged else None
 
     def folder_made(self, ino: int, asked_at: float) -> None:
         """A new folder, which is promised: it is empty."""
@@ -237,7 +215,7 @@ class AttributeTable:
         led_to = renamed.other if exchanged else ABSENT, renamed.ino
         with self._mutex:
             for attributes in renamed.since:
-                self._put_since(attributes, asked_at)
+                self._inodes.changed_with(attributes, asked_at, self._clock(), self._floor(attributes.ino))
             if len(old[1]) > 1 or len(new[1]) > 1:
                 self._clear()
             self._forget_paths()
@@ -271,7 +249,7 @@ class AttributeTable:
     def _forget_paths(self) -> None:
         """They also said that older answers are void."""
         self._paths.clear()
-        self._void_before = self._clock()
+        self._inodes.void_before = self._clock()
 
     def forget_ino(self, ino: int) -> None:
         with self._mutex:
@@ -279,7 +257,7 @@ class AttributeTable:
 
     def _forget_inode(self, ino: int) -> None:
         if ino not in (ABSENT, UNKNOWN):
-            self._inodes[ino] = self._clock(), None
+            self._inodes.forget(ino, self._clock())
 
     def forget_held(self) -> None:
         """A name did not lead where it was thought to: only what is promised counts from now on."""
@@ -287,9 +265,9 @@ class AttributeTable:
             self._held_since = self._clock()
 
     def _clear(self) -> None:
-        self._void_before = self._clock()
-        for table in (self._inodes, self._names, self._paths, self._broken):
-            table.clear()
+        self._inodes.clear(self._clock())
+        self._names.clear()
+        self._paths.clear()
 
     # -- promises
 
@@ -336,19 +314,11 @@ class AttributeTable:
             self._names.changed(ino, name, UNKNOWN, 0.0, self._clock(), promised=False)
         else:
             self._names.forget(ino)
-            self._note_broken(ino)
-
-    def _note_broken(self, ino: int) -> None:
-        self._broken[ino] = self._clock()
-        if len(self._broken) > _BROKEN_MAX:
-            self._broken.clear()
-            self._void_before = self._clock()
+            self._inodes.broken(ino, self._clock())
 
     def _floor(self, ino: int) -> float:
         """Answers that were asked for until then are void."""
-        if ino in self._lease.dropping:
-            return self._clock()
-        return max(self._void_before, self._broken.get(ino, 0.0))
+        return self._clock() if ino in self._lease.dropping else self._inodes.floor(ino)
 
     def _tell(self, ino: int, name: bytes) -> None:
         for tell in self._on_broken:
@@ -366,7 +336,7 @@ class AttributeTable:
         with self._mutex:
             self._lease.drop_heard(dropped)
             for ino in dropped:
-                self._note_broken(ino)
+                self._inodes.broken(ino, self._clock())
 
     def _make_room(self) -> list[int]:
         """The oldest go, a tenth of all, and are returned: whoever was told of them must not go on using that."""
@@ -376,9 +346,9 @@ class AttributeTable:
             return []
         gone = self._names.surplus(self.items_max)
         if len(self._inodes) > self.items_max:
-            gone += itertools.islice(self._inodes, self.items_max // 10 + 1)
+            gone += self._inodes.oldest(self.items_max // 10 + 1)
         for ino in gone:
-            self._inodes.pop(ino, None)
+            self._inodes.pop(ino)
             self._names.forget(ino)
         self._lease.drop(gone)
         return gone
@@ -386,11 +356,6 @@ class AttributeTable:
     def _tell_gone(self, gone: list[int]) -> None:
         for ino in gone:
             self._tell(ino, b"")
-
-
-def _age(attributes: Attributes) -> tuple[int, int]:
-    """A commit of what was written before another change does not move ctime."""
-    return attributes.ctime_ns, attributes.version
 
 
 def check_names(place: Place) -> None:
