@@ -5,8 +5,9 @@ Threads: `_misses` is a dictionary whose single operations are atomic; a count t
 """
 
 from dfsfuse import errors
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.listings import list_folder
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 _MISSES = 4

@@ -17,18 +17,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dfsfuse import errors
 from dfsfuse.known_inodes import Inodes
 from dfsfuse.known_names import ABSENT, UNKNOWN, Names
-from dfsfuse.messages import EVERYTHING, NAME_BYTES_MAX, Attributes, Doubt, Renamed
+from dfsfuse.messages import EVERYTHING, Attributes, Doubt, Renamed
 from dfsfuse.options import KNOWN_FILES
+from dfsfuse.places import Place
 from dfsfuse.promise_lease import PromiseLease
 from dfsfuse.read_times import ReadTimes
 
 HOLD_S = 0.7
-
-Place = tuple[int, tuple[bytes, ...]]
-"""(base inode number, path below it)."""
 
 OnBroken = Callable[[int, bytes], None]
 """As `Broken`: (inode number or EVERYTHING, name or b"")."""
@@ -356,10 +353,3 @@ class AttributeTable:
     def _tell_gone(self, gone: list[int]) -> None:
         for ino in gone:
             self._tell(ino, b"")
-
-
-def check_names(place: Place) -> None:
-    """Raises NameTooLong."""
-    for name in place[1]:
-        if len(name) > NAME_BYTES_MAX:
-            raise errors.NameTooLong(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are possible")

@@ -1,7 +1,6 @@
 """The file system: operations on places and open files, with the manners of POSIX. Drivers translate to and from it.
 
-A place is (inode number, path below it): a driver that knows inodes passes (ino, ()) or (folder, (name,)), one that
-knows paths passes (ROOT_INO, path). Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
+Places are those of places.py. Raises errors of `dfsfuse.errors` alone. Permissions are the kernel's to check.
 
     names and attributes   looks.py, listings.py, xattrs.py: asked of the directory; answers are used for HOLD_S
     attributes that change giving_attributes.py
@@ -23,14 +22,13 @@ from typing import Any, TypeVar
 
 from dfsfuse import errors, listings
 from dfsfuse.allocation import Allocation
-from dfsfuse.attributes import AttributeTable, Place, check_names
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.giving_attributes import GivingAttributes
 from dfsfuse.known_names import ABSENT
 from dfsfuse.locks import LockTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import (
     RENAME_EXCHANGE,
-    ROOT_INO,
     XATTR_NAMESPACES,
     Attributes,
     Change,
@@ -46,6 +44,7 @@ from dfsfuse.messages import (
     has_namespace,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
+from dfsfuse.places import Place, check_names
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.removals import Removals
 from dfsfuse.session import Session
@@ -380,8 +379,3 @@ class FileSystem:
         """What is written, and what the directory has acknowledged, comes to the disks."""
         self.files.sync()
         self.session.sync()
-
-
-def place_of(path: str) -> Place:
-    """The place that a path from the volume's root leads to."""
-    return ROOT_INO, tuple(part for part in os.fsencode(path).split(b"/") if part)

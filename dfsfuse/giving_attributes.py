@@ -8,10 +8,11 @@ import time
 import msgspec
 
 from dfsfuse import owed_attributes
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.looks import Looks
 from dfsfuse.messages import Attributes, NewAttributes, SetAttributes
 from dfsfuse.openfiles import OpenFiles
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9

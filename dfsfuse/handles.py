@@ -8,9 +8,9 @@ import os
 import threading
 
 from dfsfuse import errors
-from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.locks import Lock
+from dfsfuse.places import Place
 
 _numbers = itertools.count(1)
 

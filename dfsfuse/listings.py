@@ -8,8 +8,9 @@ what is not known of it is not there.
 from collections.abc import Iterator
 
 from dfsfuse import errors
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.messages import LIST_PAGE_MAX, FolderEntry, ListFolder, Listing
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 

@@ -11,9 +11,10 @@ import time
 
 from dfsfuse import errors
 from dfsfuse.absences import Absences
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.messages import ROOT_INO, Attributes, Lookup, shown_name
 from dfsfuse.openfiles import OpenFiles
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 from dfsfuse.written import as_written
 

@@ -6,8 +6,7 @@ commits what was written and returns the outcome; `release` gives the lock back,
 then `unsent` has it. Files on which programs use locks are another matter (sharing.py): their handles have the write
 lock only while they write.
 
-Threads: a Handle belongs to any thread; its content has the locks. Nothing here is held across a request but
-`Content.committing`.
+Threads: any; a handle's content has the locks. Nothing here is held across a request but `Content.committing`.
 """
 
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Callable
 
 from dfsfuse import errors, lending, owed_attributes, unseen_writes
 from dfsfuse.ahead import Ahead
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
@@ -26,7 +25,8 @@ from dfsfuse.handles import Handle
 from dfsfuse.kernel_files import KernelFiles
 from dfsfuse.locks import Lock, LockTable
 from dfsfuse.messages import Attributes, Create, Lookup, Made, OwedAttributes
-from dfsfuse.openings import Openings, Version, as_path
+from dfsfuse.openings import Openings, Version
+from dfsfuse.places import Place, as_path
 from dfsfuse.processes import process_of
 from dfsfuse.reading import Reading
 from dfsfuse.sending import Sending

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dfsfuse import errors
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.chunks import Entry, entry_count, holes
 from dfsfuse.content import Base, Content
@@ -36,6 +36,7 @@ from dfsfuse.messages import (
     moves_atime,
 )
 from dfsfuse.open_rows import OpenRow
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
@@ -347,8 +348,3 @@ class Openings:
             part = known[segment_id]
             entries += part + holes(SEGMENT_ENTRIES - len(part))
         return entries
-
-
-def as_path(place: Place) -> bytes:
-    """A path for people, as far as it is known."""
-    return b"/" + b"/".join(place[1])

@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from dfsfuse import errors
-from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.messages import Attributes, Lookup
 from dfsfuse.openfiles import OpenFiles
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 
 from dfsfuse import errors
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.content import Content
 from dfsfuse.messages import (
     XATTR_CAPABILITY,
@@ -24,6 +24,7 @@ from dfsfuse.messages import (
     shown_name,
 )
 from dfsfuse.openfiles import OpenFiles
+from dfsfuse.places import Place
 from dfsfuse.session import Session
 
 

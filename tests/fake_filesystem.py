@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from dfsfuse import errors
-from dfsfuse.attributes import Place
 from dfsfuse.messages import ROOT_INO, Attributes, FolderEntry
+from dfsfuse.places import Place
 from dfsfuse.range_locks import FileLock
 from dfsfuse.space import Space
 

@@ -18,16 +18,17 @@ from volumes import Volume
 
 from dfsfuse import errors, messages
 from dfsfuse.allocation import Allocation
-from dfsfuse.attributes import HOLD_S, AttributeTable, Place
+from dfsfuse.attributes import HOLD_S, AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
-from dfsfuse.filesystem import FileSystem, place_of
+from dfsfuse.filesystem import FileSystem
 from dfsfuse.locks import Lock, never
 from dfsfuse.messages import Attributes, Message, Renew, from_msgpack, to_msgpack
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.openings import Openings
+from dfsfuse.places import Place, place_of
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.read_times import ReadTimes
 from dfsfuse.recovery import Recovery

@@ -14,7 +14,7 @@ from clients import NoLocks, Servers
 from volumes import FILE, Volume
 
 from dfsfuse import errors, messages
-from dfsfuse.attributes import AttributeTable, Place
+from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
 from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.commits import Committer
@@ -23,6 +23,7 @@ from dfsfuse.copies import Copies
 from dfsfuse.locks import Lock
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.openings import Openings
+from dfsfuse.places import Place
 from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
 from dfsfuse.sharing import Sharing

@@ -13,7 +13,7 @@ from volumes import Volume
 from dfsfuse import cache_index, done_commits
 from dfsfuse.cache_index import CacheIndex, Copy
 from dfsfuse.done_commits import PLACES, DoneCommits, done_in
-from dfsfuse.filesystem import place_of
+from dfsfuse.places import place_of
 from servers.store.memory import MemoryStore
 
 

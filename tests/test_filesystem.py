@@ -15,7 +15,6 @@ from test_acl import MINIMAL
 from volumes import Volume
 
 from dfsfuse import errors, messages
-from dfsfuse.filesystem import place_of
 from dfsfuse.giving_attributes import TIME_NS_MAX, TIME_NS_MIN
 from dfsfuse.messages import (
     LIST_PAGE_MAX,
@@ -27,6 +26,7 @@ from dfsfuse.messages import (
     XATTR_CREATE,
     XATTR_REPLACE,
 )
+from dfsfuse.places import place_of
 from servers import records
 from servers.quota import INODES_FREE
 from servers.store.memory import MemoryStore

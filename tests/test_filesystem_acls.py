@@ -11,8 +11,8 @@ from test_acl import LONGER, MINIMAL
 from volumes import Volume
 
 from dfsfuse import errors
-from dfsfuse.filesystem import place_of
 from dfsfuse.messages import XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT
+from dfsfuse.places import place_of
 from servers import acl
 from servers.store.memory import MemoryStore
 

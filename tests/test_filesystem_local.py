@@ -19,8 +19,8 @@ from filesystems import Machine
 from volumes import Volume
 
 from dfsfuse import errors
-from dfsfuse.filesystem import place_of
 from dfsfuse.messages import XATTR_CREATE, XATTR_REPLACE
+from dfsfuse.places import place_of
 from servers.store.memory import MemoryStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes and owners need root")

@@ -14,9 +14,9 @@ from filesystems import Machine
 from volumes import Volume
 
 from dfsfuse import errors
-from dfsfuse.filesystem import place_of
 from dfsfuse.handles import Handle
 from dfsfuse.messages import Attributes
+from dfsfuse.places import place_of
 from servers.store.memory import MemoryStore
 
 

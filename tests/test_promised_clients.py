@@ -13,8 +13,8 @@ from filesystems import Machine
 from volumes import Volume
 
 from dfsfuse import absences, errors, read_times
-from dfsfuse.filesystem import place_of
 from dfsfuse.messages import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT_INO, Attributes, Lookup
+from dfsfuse.places import place_of
 from servers import open_rows
 from servers.store.memory import MemoryStore
 

@@ -31,12 +31,12 @@ NETWORK_EXCEPT = {
 }
 
 DRIVERS_MAY = {
-    "dfsfuse.filesystem", "dfsfuse.openfiles", "dfsfuse.attributes", "dfsfuse.content", "dfsfuse.messages",
+    "dfsfuse.filesystem", "dfsfuse.openfiles", "dfsfuse.places", "dfsfuse.content", "dfsfuse.messages",
     "dfsfuse.errors", "dfsfuse.drivers", "dfsfuse.range_locks", "dfsfuse.space",
 }  # fmt: skip
 DRIVERS_FROM = {
     "dfsfuse.openfiles": {"Handle"},
-    "dfsfuse.attributes": {"Place"},
+    "dfsfuse.places": {"Place", "place_of"},
     "dfsfuse.range_locks": {"FileLock"},
 }
 SERVERS_MAY = {"dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io", "dfsfuse.keepalive"}

@@ -37,12 +37,12 @@ from typing import TypeVar
 
 import msgspec
 
-from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers.fuse_node import Lend, Name, Node, Way, held_from, told
 from dfsfuse.drivers.fuse_protocol import FUSE_ROOT_ID
 from dfsfuse.errors import NotADirectory, NotFound, Stale
 from dfsfuse.messages import ROOT_INO, Attributes
+from dfsfuse.places import Place
 
 KNOWN_FILES_A_NODE = 4
 """Beyond so many nodes the kernel is asked to forget some (fuse_pruning.py): what is told again from the table of names

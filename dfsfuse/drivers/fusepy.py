@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 import mfusepy
 
-from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers.fusepy_callbacks import Callbacks
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
 from dfsfuse.errors import AlreadyExists, DfsError, NotFound, NotSupported
-from dfsfuse.filesystem import FileSystem, place_of
+from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import NAME_BYTES_MAX, Attributes, is_acl
 from dfsfuse.openfiles import Handle
+from dfsfuse.places import Place, place_of
 from dfsfuse.range_locks import FileLock
 from dfsfuse.space import BLOCK_BYTES
 

@@ -16,7 +16,6 @@ import stat
 import time
 from collections.abc import Callable
 
-from dfsfuse.attributes import Place
 from dfsfuse.content import Content
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
@@ -40,6 +39,7 @@ from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes
 from dfsfuse.openfiles import Handle
+from dfsfuse.places import Place
 
 log = logging.getLogger(__name__)
 

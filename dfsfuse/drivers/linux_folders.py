@@ -18,7 +18,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 
-from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, PAYLOAD_BYTES_MAX, Handlers, Request, beyond, refusal
@@ -28,6 +27,7 @@ from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, FolderEntry
+from dfsfuse.places import Place
 
 _FOLDER = 0o040000
 _OFFSETS = 1 << 63

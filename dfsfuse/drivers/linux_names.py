@@ -7,7 +7,6 @@ import time
 
 import msgspec
 
-from dfsfuse.attributes import Place
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
@@ -17,6 +16,7 @@ from dfsfuse.drivers.linux_files import ROOT_UID, Files
 from dfsfuse.errors import NotFound, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import RENAME_EXCHANGE, Attributes
+from dfsfuse.places import Place
 
 _NANO = 10**9
 _SET_GID = stat.S_ISGID | stat.S_IXGRP
