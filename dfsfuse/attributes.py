@@ -4,6 +4,7 @@ until it does or the lease ends; and all else for `hold_s`.
 What is known is known as of the moment at which it was asked for. A change by this client makes all earlier knowledge
 of what it touched void, also answers that are still under way; and so does a broken promise. As the directory promises
 nothing while a client has not heard of a change, an answer that was asked for later than that is as new as the change.
+While a change by this client is under way, nothing that it touches is promised (under_way.py).
 
 A path is promised where each name on the way is. What was asked for by a path as a whole counts for the hold alone, as
 a folder on the way may move.
@@ -13,7 +14,8 @@ Threads: one mutex around all tables; it is never held across a request.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
@@ -24,6 +26,7 @@ from dfsfuse.options import KNOWN_FILES
 from dfsfuse.places import Place
 from dfsfuse.promise_lease import PromiseLease
 from dfsfuse.read_times import ReadTimes
+from dfsfuse.under_way import UnderWay
 
 HOLD_S = 0.7
 
@@ -49,7 +52,7 @@ class AttributeTable:
         self._names = Names()
         self._paths: dict[Place, tuple[float, int]] = {}
         self._held_since = 0.0
-        self._lease = PromiseLease()
+        self._lease, self._under_way = PromiseLease(), UnderWay()
         self._on_broken: list[OnBroken] = []
 
     def __len__(self) -> int:
@@ -66,12 +69,13 @@ class AttributeTable:
         with self._mutex:
             now = self._clock()
             ino, promised = self._ino_at(place, now)
-            asked_at, attributes = self._inodes.get(ino)
-            if attributes is None or not self._counts(asked_at, attributes.promised, now):
+            _, asked_at, attributes = self._inodes.get(ino)
+            if attributes is None:
                 return None
-            if attributes.promised and not (promised and self._lease.counts(now)):
-                return msgspec.structs.replace(attributes, promised=False)
-            return attributes
+            counts, kept = self._standing(asked_at, attributes.promised, now, self._under_way.since(ino))
+            if attributes.promised and not (promised and kept):
+                attributes = msgspec.structs.replace(attributes, promised=False)
+            return attributes if counts else None
 
     def _ino_at(self, place: Place, now: float) -> tuple[int, bool]:
         """(inode number, whether each name on the way is promised). UNKNOWN where nothing may be said; ABSENT only
@@ -80,24 +84,32 @@ class AttributeTable:
         promised = True
         for name in names:
             known = self._names.get(ino, name)
-            if not self._counts(known.asked_at, known.promised, now) or known.ino == ABSENT and not known.promised:
+            counts, kept = self._standing(known.asked_at, known.promised, now, self._under_way.since(ino, name))
+            if not counts or known.ino == ABSENT and not kept:
                 return self._ino_at_path(place, now), False
-            ino, promised = known.ino, promised and known.promised
+            ino, promised = known.ino, promised and kept
             if ino <= 0:
                 break
         return ino, promised
 
     def _ino_at_path(self, place: Place, now: float) -> int:
         asked_at, ino = self._paths.get(place, (0.0, UNKNOWN))
-        return ino if self._counts(asked_at, False, now) else UNKNOWN
+        return ino if self._standing(asked_at, False, now)[0] else UNKNOWN
 
     def is_absent(self, place: Place) -> bool:
         """The directory has promised that nothing is there."""
         with self._mutex:
             return self._ino_at(place, self._clock())[0] == ABSENT
 
-    def _counts(self, asked_at: float, promised: bool, now: float) -> bool:
-        return promised and self._lease.counts(now) or asked_at >= max(now - self._hold_s, self._held_since)
+    def _standing(
+        self, asked_at: float, promised: bool, now: float, changing_since: float | None = None
+    ) -> tuple[bool, bool]:
+        """(whether it may be told, whether it is promised). What this client is changing was promised until then."""
+        if promised and self._lease.counts(now):
+            if changing_since is None:
+                return True, True
+            asked_at = max(asked_at, changing_since)
+        return asked_at >= max(now - self._hold_s, self._held_since), False
 
     def learnt(self, place: Place, ino: int) -> float:
         """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
@@ -120,9 +132,11 @@ class AttributeTable:
         return ino, asked_at
 
     def promised_version(self, ino: int) -> int:
-        """The version of the content that is promised to be the newest; 0 where none is."""
-        known = self.get((ino, ()))
-        return known.version if known is not None and known.promised else 0
+        """The version of the content that is promised to be the newest, also while other things of the file are
+        changed here; 0 where none is."""
+        with self._mutex:
+            known = self._inodes.get(ino).attributes
+            return known.version if known is not None and known.promised and self._lease.counts(self._clock()) else 0
 
     def promises(self, place: Place, ino: int) -> bool:
         """Is it promised that the place leads to this inode, and what its attributes are?"""
@@ -132,7 +146,7 @@ class AttributeTable:
     def last(self, ino: int) -> Attributes | None:
         """What was last known of an inode, however long ago."""
         with self._mutex:
-            return self._inodes.get(ino)[1]
+            return self._inodes.get(ino).attributes
 
     def is_newest(self, attributes: Attributes) -> bool:
         """Nothing was learnt of the inode since these were put here."""
@@ -180,6 +194,20 @@ class AttributeTable:
             self._names.listed(ino, asked_at, self._floor(ino))
 
     # -- changes by this client
+
+    @contextmanager
+    def changing(self, *places: Place, made: Place | None = None) -> Iterator[float]:
+        """The block asks for a change of what is at these places, and enters the answer; nothing is at `made` before.
+        What it yields is the time to give as `asked_at` to the answer."""
+        with self._mutex:
+            now = self._clock()
+            touched = self._under_way.begin(places, made, lambda place: self._ino_at(place, now), now)
+        try:
+            yield now
+        finally:
+            with self._mutex:
+                for ino, name in self._under_way.end(touched):
+                    self._forget_name(ino, name)
 
     def put_changed(self, attributes: Attributes, asked_at: float) -> None:
         """What a change has answered, whatever name leads to it. Who asked during the change may have been answered
@@ -234,7 +262,7 @@ class AttributeTable:
                 return
             folder, promised = self._ino_at((base, names[:-1]), self._clock())
             if folder > 0 and (promised or len(names) == 1):
-                self._names.changed(folder, names[-1], UNKNOWN, 0.0, self._clock(), promised=False)
+                self._forget_name(folder, names[-1])
                 self._forget_inode(folder)
             else:
                 self._clear()
@@ -251,6 +279,9 @@ class AttributeTable:
     def forget_ino(self, ino: int) -> None:
         with self._mutex:
             self._forget_inode(ino)
+
+    def _forget_name(self, folder: int, name: bytes) -> None:
+        self._names.changed(folder, name, UNKNOWN, 0.0, self._clock(), promised=False)
 
     def _forget_inode(self, ino: int) -> None:
         if ino not in (ABSENT, UNKNOWN):
@@ -308,7 +339,7 @@ class AttributeTable:
             return
         self._forget_inode(ino)
         if name:
-            self._names.changed(ino, name, UNKNOWN, 0.0, self._clock(), promised=False)
+            self._forget_name(ino, name)
         else:
             self._names.forget(ino)
             self._inodes.broken(ino, self._clock())

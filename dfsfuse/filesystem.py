@@ -167,12 +167,12 @@ class FileSystem:
         self._check_change(old)
         self._check_change(new)
         request = Link(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]))
-        asked_at = self._attributes.now()
-        try:
-            attributes: Attributes = self.session.change(request, Attributes)
-        finally:
-            self._attributes.forget_place(new)
-        self._attributes.put_changed(attributes, asked_at)
+        with self._attributes.changing(old, made=new) as asked_at:
+            try:
+                attributes: Attributes = self.session.change(request, Attributes)
+            finally:
+                self._attributes.forget_place(new)
+            self._attributes.put_changed(attributes, asked_at)
         self.files.named(attributes.ino, new)
         return self._looks.as_written(attributes)
 
@@ -180,15 +180,15 @@ class FileSystem:
         """`thread`: of the program that asks. Raises LockLost where its process has lost locks."""
         self._check_change(place)
         request = Remove(base=place[0], names=list(place[1]), folder=folder)
-        asked_at = self._attributes.now()
-        try:
-            with contextlib.nullcontext() if folder else self._removals.at(place):
-                removed: Removed = self._change_names(request, Removed, thread)
-        except BaseException:
-            self._attributes.forget_place(place)
-            raise
-        self._attributes.name_changed(place, removed.folder, asked_at, ABSENT)
-        self._attributes.forget_ino(removed.ino)
+        with self._attributes.changing(place) as asked_at:
+            try:
+                with contextlib.nullcontext() if folder else self._removals.at(place):
+                    removed: Removed = self._change_names(request, Removed, thread)
+            except BaseException:
+                self._attributes.forget_place(place)
+                raise
+            self._attributes.name_changed(place, removed.folder, asked_at, ABSENT)
+            self._attributes.forget_ino(removed.ino)
         self._unnamed(removed.unnamed)
 
     def rename(self, old: Place, new: Place, flags: int = 0, thread: int = 0) -> None:
@@ -196,16 +196,16 @@ class FileSystem:
         self._check_change(old)
         self._check_change(new)
         request = Rename(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]), flags=flags)
-        asked_at = self._attributes.now()
-        try:
-            with self._removals.at(new):
-                renamed: Renamed = self._change_names(request, Renamed, thread)
-        except BaseException:
-            self._attributes.forget_place(old)
-            self._attributes.forget_place(new)
-            raise
-        if renamed.ino:
-            self._attributes.renamed(old, new, renamed, bool(flags & RENAME_EXCHANGE), asked_at)
+        with self._attributes.changing(old, new) as asked_at:
+            try:
+                with self._removals.at(new):
+                    renamed: Renamed = self._change_names(request, Renamed, thread)
+            except BaseException:
+                self._attributes.forget_place(old)
+                self._attributes.forget_place(new)
+                raise
+            if renamed.ino:
+                self._attributes.renamed(old, new, renamed, bool(flags & RENAME_EXCHANGE), asked_at)
         self._unnamed(renamed.unnamed)
 
     def _unnamed(self, ino: int) -> None:
@@ -275,16 +275,16 @@ class FileSystem:
     def _make(self, place: Place, make: Callable[[], tuple[Result, Made]]) -> tuple[Result, Attributes]:
         """A new inode: what the directory answered is known for the fstat that follows, and for the kernel, which asks
         for the folder's attributes then."""
-        asked_at = self._attributes.now()
-        try:
-            result, made = make()
-        except BaseException:
-            self._attributes.forget_place(place)
-            raise
-        self._attributes.name_changed(place, made.folder, asked_at, made.attributes.ino)
-        self._attributes.put_changed(made.attributes, asked_at)
-        if made.attributes.promised and stat.S_ISDIR(made.attributes.mode):
-            self._attributes.folder_made(made.attributes.ino, asked_at)
+        with self._attributes.changing(made=place) as asked_at:
+            try:
+                result, made = make()
+            except BaseException:
+                self._attributes.forget_place(place)
+                raise
+            self._attributes.name_changed(place, made.folder, asked_at, made.attributes.ino)
+            self._attributes.put_changed(made.attributes, asked_at)
+            if made.attributes.promised and stat.S_ISDIR(made.attributes.mode):
+                self._attributes.folder_made(made.attributes.ino, asked_at)
         return result, made.attributes
 
     # -- files

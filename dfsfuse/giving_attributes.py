@@ -41,9 +41,9 @@ class GivingAttributes:
 
     def _tell(self, place: Place, changes: NewAttributes) -> Attributes:
         request = SetAttributes(base=place[0], names=list(place[1]), **msgspec.structs.asdict(changes))
-        asked_at = self._attributes.now()
-        attributes: Attributes = self._session.change(request, Attributes)
-        self._attributes.put_changed(attributes, asked_at)
+        with self._attributes.changing(place) as asked_at:
+            attributes: Attributes = self._session.change(request, Attributes)
+            self._attributes.put_changed(attributes, asked_at)
         content = self._files.attributes_set(attributes.ino)
         if content is not None:
             content.attributes_set(changes.mode, changes.mtime_ns)

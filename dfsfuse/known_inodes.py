@@ -4,6 +4,7 @@ Threads: those of attributes.py, which calls this under its mutex.
 """
 
 import itertools
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,57 +14,69 @@ from dfsfuse.read_times import ReadTimes
 _BROKEN_MAX = 10_000
 
 
+class Known(NamedTuple):
+    """Attributes, None where they are not known, as of when they were asked for. What was asked for before `learnt_at`
+    is void: for the answer to a change that is later than when the change was asked for."""
+
+    learnt_at: float
+    asked_at: float
+    attributes: Attributes | None
+
+
+_NOTHING = Known(0.0, 0.0, None)
+
+
 class Inodes:
-    """inode number -> (asked at, attributes), None where they are not known. `reads`: what was read here, and the
-    directory does not know yet. `void_before`: nothing that was asked for earlier counts, of any inode."""
+    """`reads`: what was read here, and the directory does not know yet. `void_before`: nothing that was asked for
+    earlier counts, of any inode."""
 
     def __init__(self, reads: ReadTimes):
         self._reads = reads
-        self._known: dict[int, tuple[float, Attributes | None]] = {}
+        self._known: dict[int, Known] = {}
         self._broken: dict[int, float] = {}
         self.void_before = 0.0
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, ino: int) -> tuple[float, Attributes | None]:
-        return self._known.get(ino, (0.0, None))
+    def get(self, ino: int) -> Known:
+        return self._known.get(ino, _NOTHING)
 
     # -- answers
 
     def put(self, attributes: Attributes, asked_at: float, floor: float) -> None:
         """Of what was asked for until `floor` nothing counts."""
         ino = attributes.ino
-        if asked_at > floor and asked_at >= self.get(ino)[0]:
-            self._known[ino] = asked_at, self._reads.applied(attributes)
+        if asked_at > floor and asked_at >= self.get(ino).learnt_at:
+            self._known[ino] = Known(asked_at, asked_at, self._reads.applied(attributes))
 
     def changed(self, attributes: Attributes, asked_at: float, now: float, floor: float) -> None:
         """What a change by this client has answered, as `AttributeTable.put_changed`."""
-        known = self.get(attributes.ino)[1]
+        known = self.get(attributes.ino).attributes
         newest = known is None or _age(attributes) >= _age(known)
         if attributes.promised and asked_at <= floor:
             attributes = msgspec.structs.replace(attributes, promised=False)
-        self._known[attributes.ino] = now, self._reads.applied(attributes) if newest else None
+        self._known[attributes.ino] = Known(now, asked_at, self._reads.applied(attributes) if newest else None)
 
     def changed_with(self, attributes: Attributes, asked_at: float, now: float, floor: float) -> None:
         """What a change of something else has made of it. Where anything was learnt since, nobody knows which of the
         two is the newer."""
-        unchanged = max(floor, self.get(attributes.ino)[0]) < asked_at
-        self._known[attributes.ino] = now, attributes if unchanged else None
+        unchanged = max(floor, self.get(attributes.ino).learnt_at) < asked_at
+        self._known[attributes.ino] = Known(now, asked_at, attributes if unchanged else None)
 
     def read_at(self, attributes: Attributes, atime_ns: int) -> Attributes:
         """With that atime, which is known from now on if `attributes` are what is."""
         moved = msgspec.structs.replace(attributes, atime_ns=atime_ns)
-        asked_at, known = self.get(attributes.ino)
-        if known is attributes:
-            self._known[attributes.ino] = asked_at, moved
+        known = self.get(attributes.ino)
+        if known.attributes is attributes:
+            self._known[attributes.ino] = known._replace(attributes=moved)
         return moved
 
     # -- forgetting
 
     def forget(self, ino: int, now: float) -> None:
         """What was asked for before is void."""
-        self._known[ino] = now, None
+        self._known[ino] = Known(now, now, None)
 
     def broken(self, ino: int, now: float) -> None:
         """No answer of before promises anything, of the inode or of what is in it."""

@@ -80,9 +80,9 @@ class Xattrs:
         if new is not None and new.owed is not None:
             # A list sets the mode, and a new owner takes a capability: the order counts.
             self._files.give_owed(new)
-        asked_at = self._attributes.now()
-        attributes: Attributes = self._session.change(request, Attributes)
-        self._attributes.put_changed(attributes, asked_at)
+        with self._attributes.changing((request.base, tuple(request.names))) as asked_at:
+            attributes: Attributes = self._session.change(request, Attributes)
+            self._attributes.put_changed(attributes, asked_at)
         return self._files.attributes_set(attributes.ino)
 
 

@@ -321,3 +321,85 @@ def test_what_is_dropped_is_promised_again_only_once_the_directory_has_heard(clo
     table.put((100, ()), msgspec.structs.replace(PROMISED, ino=100), table.now())
     assert table.get((100, ())) is not None
     assert 100 not in table.dropped()
+
+
+# -- changes of this client's that are under way
+
+
+@pytest.mark.parametrize("place", [PLACE, (OLD.ino, ())], ids=["name", "inode"])
+def test_what_a_change_under_way_touches_is_not_promised(promised, clock, place):
+    """Goal: S1, S14. This client is not called back about its own change. From when that is asked for until it is
+    answered what it touches counts for the hold alone, and opens ask; anything else is promised still."""
+    other = ROOT_INO, (b"other",)
+    promised.put(other, msgspec.structs.replace(PROMISED, ino=9), promised.now())
+    clock.now_s += 1
+    with promised.changing(place):
+        assert promised.get(place) == OLD
+        assert not promised.promises(place, OLD.ino)
+        clock.now_s += 1
+        assert promised.get(place) is None
+        assert promised.promises(other, 9)
+        promised.put(place, PROMISED, promised.now())
+        assert promised.get(place) == OLD
+    assert promised.promises(place, OLD.ino)
+
+
+def test_a_name_that_is_being_made_is_not_absent(promised, clock):
+    """Goal: S1. Others may see a new name before who makes it is answered; its folder has changed as well, and what has
+    other names in it has not."""
+    asked_at, made = promised.now(), (ROOT_INO, (b"made",))
+    promised.put((ROOT_INO, ()), FOLDER, asked_at)
+    promised.put(PLACE, PROMISED, asked_at)
+    promised.listed(ROOT_INO, asked_at)
+    assert promised.is_absent(made)
+    with promised.changing(made=made):
+        assert not promised.is_absent(made)
+        assert promised.is_absent((ROOT_INO, (b"other",)))
+        assert not promised.get((ROOT_INO, ())).promised
+        assert promised.promises(PLACE, OLD.ino)
+    assert promised.is_absent(made)
+
+
+def test_a_change_of_what_is_not_known_touches_any_file(promised):
+    """Goal: S1. Where this client does not know what it removes, that may be a file which it knows by another name, and
+    which has a name less then."""
+    with promised.changing((ROOT_INO, (b"unknown",))):
+        assert not promised.get(PLACE).promised
+    with promised.changing((ROOT_INO, (b"folder", b"file"))):
+        assert not promised.get(PLACE).promised
+    assert promised.promises(PLACE, OLD.ino)
+
+
+def test_rows_are_kept_while_a_file_is_changed(promised):
+    """Goal: what is promised of a file's content stands while its mode is changed here: its open row is kept."""
+    promised.put(PLACE, msgspec.structs.replace(PROMISED, version=3), promised.now())
+    with promised.changing(PLACE):
+        assert promised.promised_version(OLD.ino) == 3
+
+
+def test_changes_of_one_name_that_cross(promised, clock):
+    """Goal: S1. Two programs of this client put files in one place: nobody here knows which came last, whichever answer
+    arrives first."""
+    with promised.changing(PLACE) as first_at:
+        clock.now_s += 0.1
+        with promised.changing(PLACE) as second_at:
+            clock.now_s += 0.1
+            promised.name_changed(PLACE, FOLDER, second_at, 8)
+            promised.put_changed(msgspec.structs.replace(PROMISED, ino=8), second_at)
+        assert promised.get(PLACE) is None
+        promised.name_changed(PLACE, FOLDER, first_at, 9)
+        promised.put_changed(msgspec.structs.replace(PROMISED, ino=9), first_at)
+    assert promised.get(PLACE) is None
+
+
+def test_the_answer_to_a_change_is_no_younger_than_its_request(table, clock):
+    """Goal: S14. A change whose first answer was lost is answered again, much later, with what was true when it was
+    made: that is told no longer than anything else that was asked for then."""
+    asked_at = table.now()
+    clock.now_s += 0.5
+    table.put_changed(NEW, asked_at)
+    table.name_changed((3, (b"name",)), msgspec.structs.replace(OLD, ino=3), asked_at)
+    assert table.get((OLD.ino, ())) == NEW
+    clock.now_s += 0.3
+    assert table.get((OLD.ino, ())) is None
+    assert table.get((3, ())) is None

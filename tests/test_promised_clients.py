@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,62 @@ def test_what_is_promised_costs_no_request(here: Machine) -> None:
         with pytest.raises(errors.NotFound):
             here.stat("/folder/none")
     assert requests(here) == before
+
+
+def seen(machine: Machine) -> dict[str, object]:
+    """All that a client tells of the volume, but when files were read."""
+    found: dict[str, Attributes | None] = {}
+    for name in ("/", "/file", "/new", "/other", "/none"):
+        try:
+            found[name] = msgspec.structs.replace(machine.stat(name), promised=False, atime_ns=0)
+        except errors.NotFound:
+            found[name] = None
+    files = (name for name, there in found.items() if there is not None and stat.S_ISREG(there.mode))
+    return found | {f"content of {name}": read(machine, name) for name in list(files)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda here: rename(here, "/new", "/file"),
+        lambda here: rename(here, "/new", "/none"),
+        lambda here: rename(here, "/new", "/file", RENAME_EXCHANGE),
+        lambda here: remove(here, "/file"),
+        lambda here: here.files.link(place_of("/new"), place_of("/none")),
+        lambda here: here.make("/none", stat.S_IFIFO | 0o600),
+        lambda here: here.close(here.create("/none")),
+        lambda here: here.files.set_attributes(place_of("/file"), mode=0o600),
+        lambda here: here.files.setxattr(place_of("/file"), b"user.name", b"value"),
+    ],
+    ids=["replaced", "moved", "exchanged", "removed", "linked", "made", "created", "mode", "extended attribute"],
+)
+def test_a_change_that_is_made_and_not_answered(
+    here: Machine, there: Machine, change: Callable[[Machine], None]
+) -> None:
+    """Goal: S1, S2. From when a change of this client's is made, which it is not called back about, until the answer is
+    there, other programs of it see nothing that is over elsewhere: not by the name, nor by another one of the file."""
+    for name in ("/file", "/new"):
+        here.write(name, name.encode())
+    here.files.link(place_of("/file"), place_of("/other"))
+    for _ in range(5):
+        seen(here)
+    before, asked = seen(here), here.session.asked.copy()
+    assert seen(here) == before
+    assert here.session.asked == asked, "all of it is known under promise"
+    under_way: list[tuple[dict, dict]] = []
+    answered = here.session.change
+
+    def made(*arguments: object, **more: object) -> object:
+        answer = answered(*arguments, **more)
+        under_way.append((seen(there), seen(here)))
+        return answer
+
+    here.session.change = made
+    change(here)
+    assert under_way[0][0] != before
+    for elsewhere, own in under_way:
+        assert own == elsewhere
+    assert seen(here) == seen(there)
 
 
 def test_reading_what_was_just_written_costs_no_request(here: Machine, there: Machine) -> None:
