@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 
 from dfsfuse import errors, holes, sparse_files
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import by_entry
 from dfsfuse.content import Content
 from dfsfuse.messages import Quota, QuotaReply
 from dfsfuse.openfiles import FILE_BYTES_MAX, Handle, OpenFiles
@@ -71,9 +70,8 @@ class Allocation:
         """Entries that have content beside the holes in this range."""
 
         def wanted(content: Content) -> list[int]:
-            touched = {i for first, last in holes.lacking(content, start, end) for i, _, _ in by_entry(first, last)}
-            with content.mutex:
-                return sorted(i for i in touched if i < len(content.entries) and not content.here(i))
+            lacking = holes.lacking(content, start, end)
+            return sorted({index for part in lacking for index in content.unready(*part)})
 
         self._files.bring(content, wanted)
 

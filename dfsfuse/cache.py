@@ -17,12 +17,12 @@ from pathlib import Path
 from dfsfuse import errors
 from dfsfuse.cache_index import CacheIndex, State, boot_id
 from dfsfuse.cache_sizes import Sizes
-from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, usable
 from dfsfuse.content_files import ContentFiles
 from dfsfuse.full_disk import FullDisk, Need, Reserve
 from dfsfuse.lending import is_left
+from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.messages import Attributes
 from dfsfuse.open_rows import OpenRow, OpenRows
 
@@ -114,8 +114,8 @@ class Cache:
     def open(
         self,
         attributes: Attributes,
-        entries: list[Entry],
-        segments: list[bytes],
+        entries: Entries,
+        segments: SegmentIds,
         path: bytes,
         opening: int = 0,
         asked_s: float = math.inf,
@@ -153,7 +153,7 @@ class Cache:
         def begin() -> Content:
             number = next(self._numbers)
             self.index.add(number, ino, State.OPEN, path)
-            content = Content(number, ino, self.path_of(number), 0, [])
+            content = Content(number, ino, self.path_of(number), 0, Entries())
             content.mtime_ns, content.where, content.measured = mtime_ns, path, False
             self._remember(content)
             return self._use(content, new=True)
@@ -187,7 +187,7 @@ class Cache:
         with self._mutex:
             yield self._open_rows
 
-    def _add(self, attributes: Attributes, entries: list[Entry], segments: list[bytes], path: bytes) -> Content:
+    def _add(self, attributes: Attributes, entries: Entries, segments: SegmentIds, path: bytes) -> Content:
         number = next(self._numbers)
         self.index.add(number, attributes.ino, State.CLEAN, path)
         content = Content(number, attributes.ino, self.path_of(number), attributes.size, entries)
@@ -197,7 +197,7 @@ class Cache:
         return content
 
     def _supersede(
-        self, content: Content, attributes: Attributes, entries: list[Entry], segments: list[bytes]
+        self, content: Content, attributes: Attributes, entries: Entries, segments: SegmentIds
     ) -> Content | None:
         """The same file turned into the newer version; None where its present content is still needed."""
         if content.users or content.row not in self._evictable:

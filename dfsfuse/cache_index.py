@@ -4,7 +4,7 @@
               OPEN    opened for writing; programs may have written to it, no close() or fsync() has promised anything
               CLOSED  reached close() or fsync(), and is not on the servers yet
     version, commit_id, entries, segments   what the servers have of it: the base of the next commit
-    present   one byte for each entry: 1 if it is on this disk
+    present   which entries are on this disk (how these three are stored: cache_index_forms.py)
     pending   the commit id that is being tried: if it is among those that have happened (done_commits.py), or the
               directory's history has it, there is nothing else here, as a write that comes after it clears this first
     boot      the boot in which `present` was true; after another one every entry is hashed before use
@@ -33,18 +33,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from dfsfuse import cache_index_forms as forms
 from dfsfuse import errors
-from dfsfuse.chunks import Entry
 from dfsfuse.content import Content
 from dfsfuse.done_commits import DoneCommits, done_in
 from dfsfuse.gaps import Gap
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 _decode_gaps = msgspec.msgpack.Decoder(list[Gap]).decode
-_decode_ids = msgspec.msgpack.Decoder(list[bytes]).decode
 
-_FORM, _PASSES = 1, 2
+_EARLIER_FORM, _PASSES = 1, 2
+_NOTHING = "x'90'"
+"""An empty list, as msgpack has it."""
 _COPIES_MAX = 1000
 _DONE = "done"
 _SCHEMA = """
@@ -111,12 +111,15 @@ class CacheIndex:
         (form,) = self._db.execute("PRAGMA user_version").fetchone()
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables:
-            self._db.execute(f"PRAGMA user_version = {_FORM}")
-        elif form != _FORM:
+            self._db.execute(f"PRAGMA user_version = {forms.FORM}")
+        elif form == _EARLIER_FORM:
+            with _full_disk_told():
+                forms.upgrade(self._db)
+        elif form != forms.FORM:
             self._db.close()
             raise errors.NotSupported(
-                f"the cache {path.parent} was made by another version of dfsfuse (form {form}, not {_FORM}); send what "
-                "is in it with that version, then remove the folder"
+                f"the cache {path.parent} was made by another version of dfsfuse (form {form}, not {forms.FORM}); send "
+                "what is in it with that version, then remove the folder"
             )
 
     def close(self) -> None:
@@ -138,7 +141,7 @@ class CacheIndex:
         """A new empty row."""
         statement = (
             "INSERT INTO contents (number, ino, state, version, commit_id, size, mtime_ns, entries, segments, present, "
-            "boot, path) VALUES (?, ?, ?, 0, x'', 0, 0, x'90', x'90', x'', ?, ?)"
+            f"boot, path) VALUES (?, ?, ?, 0, x'', 0, 0, {_NOTHING}, {_NOTHING}, {_NOTHING}, ?, ?)"
         )
         self._run(statement, (number, ino, state, self._boot, path))
 
@@ -170,7 +173,7 @@ class CacheIndex:
         with content.mutex:
             return (
                 content.ino, state, content.version, content.commit_id, content.size, content.mtime_ns,
-                _encode(content.entries), _encode(content.segments), bytes(content.present),
+                *forms.encoded(content.entries, content.segments, content.present),
                 self._boot if content.verified else "", content.where,
                 (content.resized or content.resizing) + _PASSES * content.unseen.passes, content.row,
             )  # fmt: skip
@@ -218,7 +221,7 @@ class CacheIndex:
             return _copies_of(self._db)
 
     def forget_present(self, number: int) -> None:
-        self._run("UPDATE contents SET present = zeroblob(length(present)) WHERE number = ?", (number,))
+        self._run(f"UPDATE contents SET present = {_NOTHING} WHERE number = ?", (number,))
 
     def forget_base(self, number: int) -> None:
         """Nothing of what the row names is there any more, and nothing is to be sent."""
@@ -241,9 +244,9 @@ class CacheIndex:
 
     def _content(self, row: tuple, path_of_number: PathOf) -> Content:
         number, ino, _, version, commit_id, size, mtime_ns, entries, segments, present, _, boot, where, resized = row
-        content = Content(number, ino, path_of_number(number), size, _decode_entries(entries))
-        content.version, content.commit_id, content.segments = version, commit_id, _decode_ids(segments)
-        content.present = bytearray(present)
+        base, ids, here = forms.decoded(entries, segments, present)
+        content = Content(number, ino, path_of_number(number), size, base)
+        content.version, content.commit_id, content.segments, content.present = version, commit_id, ids, here
         content.mtime_ns, content.where, content.verified = mtime_ns, where, boot == self._boot
         content.resized, content.unseen.passes = bool(resized & 1), bool(resized & _PASSES)
         # Programs may have what an earlier client, or an earlier object for it, has lent.
@@ -353,7 +356,7 @@ _UPDATE = (
     "segments = ?, present = ?, boot = ?, path = ?, resized = ?, failure = '', pending = x'' WHERE number = ?"
 )
 _COPIES = "SELECT ino, path, original, kind, made_ns FROM copies ORDER BY made_ns"
-_FORGET_BASE = "UPDATE contents SET state = ?, present = zeroblob(length(present)), pending = x'' WHERE number = ?"
+_FORGET_BASE = f"UPDATE contents SET state = ?, present = {_NOTHING}, pending = x'' WHERE number = ?"
 _UNSENT_OF = "SELECT number, ino, state, path, size, failure, pending FROM contents"
 _UNSENT = f"{_UNSENT_OF} WHERE state = ? ORDER BY number"
 _SELECT = (

@@ -62,6 +62,11 @@ def entry_length(index: int, size: int) -> int:
     return max(0, min(ENTRY_BYTES, size - index * ENTRY_BYTES))
 
 
+def entries_in(start: int, end: int) -> tuple[int, int]:
+    """[first, last) of the entries that the file range [start, end) touches."""
+    return start // ENTRY_BYTES, -(-end // ENTRY_BYTES) if start < end else start // ENTRY_BYTES
+
+
 def by_entry(start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The file range [start, end) cut at entry borders: (index, start in entry, end in entry)."""
     while start < end:
@@ -75,15 +80,6 @@ def clip(entry: Entry, length: int) -> Entry:
     """The entry of a file that was truncated to `length` bytes of this entry."""
     kept = (Piece(p.chunk, p.offset, min(p.length, length - p.offset)) for p in entry if p.offset < length)
     return [piece for piece in kept if piece.length]
-
-
-_HOLE_ENTRY: Entry = []
-
-
-def holes(count: int) -> list[Entry]:
-    """So many entries without content. They are one object, as entries are replaced and never changed: a file of 16 TiB
-    has four million of them."""
-    return [_HOLE_ENTRY] * count
 
 
 def lay(entry: Entry, piece: Piece) -> Entry:
@@ -153,7 +149,8 @@ def _stored_bytes(entry: Entry) -> int:
 
 
 class Ranges:
-    """A set of byte ranges [start, end), kept sorted and apart. Not thread-safe: its owner locks."""
+    """A set of numbers, of bytes or of entries, as ranges [start, end), kept sorted and apart. Not thread-safe: its
+    owner locks."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()):
         self._starts: list[int] = []
@@ -166,6 +163,17 @@ class Ranges:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self._starts, self._ends, strict=True))
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._starts, number) - 1
+        return at >= 0 and number < self._ends[at]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ranges):
+            return NotImplemented
+        return (self._starts, self._ends) == (other._starts, other._ends)
+
+    __hash__ = None
 
     def __repr__(self) -> str:
         return f"Ranges({list(self)})"
@@ -197,6 +205,16 @@ class Ranges:
         first, after = bisect_right(self._ends, start), bisect_left(self._starts, end)
         return [(max(self._starts[i], start), min(self._ends[i], end)) for i in range(first, after)]
 
+    def covers(self, start: int, end: int) -> bool:
+        """Is all of [start, end) in it?"""
+        at = bisect_right(self._starts, start) - 1
+        return start >= end or (at >= 0 and end <= self._ends[at])
+
+    def following(self, start: int) -> int | None:
+        """The first number from `start` on that is in it."""
+        at = bisect_right(self._ends, start)
+        return max(start, self._starts[at]) if at < len(self._starts) else None
+
     def cut(self, length: int) -> None:
         """Forget everything from `length` on."""
         kept = [(start, min(end, length)) for start, end in self if start < length]
@@ -204,5 +222,5 @@ class Ranges:
         self._ends = [end for _, end in kept]
 
     def total(self) -> int:
-        """The number of bytes covered."""
+        """How many numbers are in it."""
         return sum(self._ends) - sum(self._starts)

@@ -15,10 +15,11 @@ from dfsfuse import chunks, errors
 from dfsfuse.ahead import sent_ahead
 from dfsfuse.cache import Cache
 from dfsfuse.changes import EntryChanges
-from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Entry, Piece
+from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Piece
 from dfsfuse.content import Content
 from dfsfuse.disk_io import read_into
 from dfsfuse.in_doubt import InDoubt
+from dfsfuse.manifests import Entries, segments_to_put
 from dfsfuse.messages import (
     COMMIT_ID_BYTES,
     INLINE_ENTRIES,
@@ -120,7 +121,7 @@ class Committer:
         changes: Changed,
         size: int,
         durable: bool,
-        entries: list[Entry],
+        entries: Entries,
         receipts: list[ChunkReceipts],
     ) -> Attributes:
         if durable:
@@ -190,9 +191,9 @@ class Committer:
 
     def _upload(
         self, content: Content, changes: Changed, size: int, confirmed: Confirmed
-    ) -> tuple[list[Entry], list[ChunkReceipts]]:
+    ) -> tuple[Entries, list[ChunkReceipts]]:
         """The manifest's entries with the changed ones replaced, and receipts for what was sent, or was confirmed."""
-        entries, parts = content.entries[: chunks.entry_count(size)], []
+        entries, parts = content.entries.copy().fit(chunks.entry_count(size)), []
         for index, change in sorted(changes.items()):
             entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
             parts += [_Part(index, first, last) for first, last in to_send]
@@ -231,24 +232,17 @@ class Committer:
     # -- the manifest
 
     def _manifest(
-        self, content: Content, entries: list[Entry], changes: Changed, receipts: list[ChunkReceipts]
+        self, content: Content, entries: Entries, changes: Changed, receipts: list[ChunkReceipts]
     ) -> Manifest:
         if len(entries) <= INLINE_ENTRIES:
-            return Manifest(entries)
-        kept = list(content.segments)
-        changed = {index // SEGMENT_ENTRIES for index in changes}
-        ids: list[bytes] = []
-        fresh: list[Segment] = []
-        for part in range(-(-len(entries) // SEGMENT_ENTRIES)):
-            if part < len(kept) and part not in changed:
-                ids.append(kept[part])
-                continue
-            segment = content.attempts.segment(part, entries)
-            ids.append(segment.id)
-            if segment.id:
-                fresh.append(segment)
-        self._put_segments(content, fresh, {row.chunk: row for row in receipts})
-        return Manifest([], ids)
+            return Manifest(entries.part(0, len(entries)))
+        known = len(content.segments)
+        ids = content.segments.copy().fit(-(-len(entries) // SEGMENT_ENTRIES))
+        put = [content.attempts.segment(part, entries) for part in segments_to_put(entries, known, changes)]
+        for segment in put:
+            ids[segment.part] = segment.id
+        self._put_segments(content, [segment for segment in put if segment.id], {row.chunk: row for row in receipts})
+        return Manifest([], ids.part(0, len(ids)))
 
     def _put_segments(self, content: Content, fresh: list[Segment], receipts: dict[bytes, ChunkReceipts]) -> None:
         for batch in in_requests(fresh):

@@ -7,6 +7,7 @@ client committed is another Content. Holes are made and found in holes.py.
 
     size    of the content as programs here see it; the file on disk has this size
     entries one for each 4 MiB of `size`, clipped to it; entries that are changed are always present
+    present numbers of entries; what is no content need not be among them
 
 Threads: `mutex` guards every field and is held only for memory work and single reads and writes of the local file,
 never across a request. `committing` is held for a whole upload; it comes before `mutex`, and a thread that holds
@@ -25,11 +26,13 @@ from typing import Any, NamedTuple
 from dfsfuse import chunks, disk_io, errors
 from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
-from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Ranges
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Ranges
 from dfsfuse.gaps import Gap
-from dfsfuse.in_doubt import InDoubt, cut
+from dfsfuse.in_doubt import InDoubt
+from dfsfuse.manifests import Entries, SegmentIds, cut
 from dfsfuse.messages import ChunkReceipts, OwedAttributes
 from dfsfuse.sparse_files import holds_data, punch_hole
+from dfsfuse.sparse_list import indexes_of
 from dfsfuse.unseen import Unseen
 
 READ_AHEAD_ENTRIES = 3
@@ -43,8 +46,8 @@ class Base(NamedTuple):
 
     version: int
     commit_id: bytes
-    entries: list[Entry]
-    segments: list[bytes]
+    entries: Entries
+    segments: SegmentIds
 
 
 class Content:
@@ -80,14 +83,13 @@ class Content:
     `committed_s`: when this client has heard that its latest commit of it has happened. `owed`: owed_attributes.py.
     """
 
-    def __init__(self, row: int, ino: int, path: str, size: int, entries: list[Entry]):
+    def __init__(self, row: int, ino: int, path: str, size: int, entries: Entries):
         self.row, self.ino, self.path = row, ino, path
         self.version = 0
         self.commit_id = b""
         self.size = size
-        self.entries = _fitting(entries, size)
-        self.segments: list[bytes] = []
-        self.present = bytearray(len(self.entries))
+        self.entries = entries.copy().fit(chunks.entry_count(size))
+        self.segments, self.present = SegmentIds(), Ranges()
         self.changes, self.taken = Changes(), Changes()
         self.resized = self.resizing = self.sending = False
         self.token = 0
@@ -124,18 +126,18 @@ class Content:
     # -- state
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Entries:
         return self._entries
 
     @entries.setter
-    def entries(self, entries: list[Entry]) -> None:
+    def entries(self, entries: Entries) -> None:
         self._entries, self._stored_bytes = entries, -1
 
     @property
     def stored_bytes(self) -> int:
         """What of `entries` comes from chunks."""
         if self._stored_bytes < 0:
-            self._stored_bytes = chunks.stored_bytes(self._entries)
+            self._stored_bytes = chunks.stored_bytes(self._entries.values())
         return self._stored_bytes
 
     @property
@@ -154,17 +156,23 @@ class Content:
         with self.mutex:
             if self.changed or self.writers:
                 return None
-            return Base(self.version, self.commit_id, list(self.entries), list(self.segments))
+            return Base(self.version, self.commit_id, self.entries.copy(), self.segments.copy())
 
     def here(self, index: int) -> bool:
-        return bool(self.present[index]) or not self.entries[index]
+        return index in self.present or not self.entries[index]
 
     # -- reading
 
     def missing(self, start: int, end: int) -> list[int]:
         """Indexes of entries in [start, end) that must be fetched before they are read."""
         with self.mutex:
-            return [i for i, _, _ in chunks.by_entry(start, min(end, self.size)) if not self.here(i)]
+            return self._not_here(start, min(end, self.size))
+
+    def _not_here(self, start: int, end: int) -> list[int]:
+        first, last = chunks.entries_in(start, end)
+        if self.present.covers(first, last):
+            return []
+        return [index for index, _ in self.entries.items(first, last) if index not in self.present]
 
     def missing_ahead(self, end: int, missing: list[int]) -> list[int]:
         """As `missing`, of what is read next where reading up to `end` goes on: at the start, behind what is here, and
@@ -206,11 +214,10 @@ class Content:
     def unready(self, start: int, end: int) -> list[int]:
         """Entries that a write to [start, end) changes in part, so they must be here first."""
         with self.mutex:
-            touched = [part for part in chunks.by_entry(start, end) if part[0] < len(self.entries)]
             return [
                 index
-                for index, first, last in touched
-                if not self.here(index) and (first > 0 or last < chunks.entry_length(index, self.size))
+                for index in self._not_here(start, end)
+                if index * ENTRY_BYTES < start or min((index + 1) * ENTRY_BYTES, self.size) > end
             ]
 
     def write(
@@ -250,19 +257,17 @@ class Content:
         """The entries are no longer what the servers have; True if the index does not know that yet."""
         stale, self.row_stale = self.row_stale, False
         known = len(self.noted)
-        for index, _, _ in chunks.by_entry(start, end):
-            self.present[index] = 1
-            if self.entries[index]:
-                self.noted.add(index)
+        first, last = chunks.entries_in(start, end)
+        if not self.present.covers(first, last):
+            self.present.add(first, last)
+        self.noted.update([index for index in range(first, last) if self.entries[index]])
         return len(self.noted) > known or stale
 
     def grow(self, size: int) -> None:
         if size <= self.size:
             return
         self.size, self.resized = size, True
-        more = chunks.entry_count(size) - len(self.entries)
-        self.entries.extend(chunks.holes(more))
-        self.present.extend(bytes(more))
+        self.entries.fit(chunks.entry_count(size))
 
     def attributes_set(self, mode: int | None, mtime_ns: int | None) -> None:
         """What was set after the last write stays as it was set."""
@@ -292,7 +297,7 @@ class Content:
         """Also of what a commit in doubt was to send: if that has happened, the servers have what is cut here."""
         self.size = size
         cut(self.entries, self.segments, size)
-        del self.present[len(self.entries) :]
+        self.present.cut(len(self.entries))
         self._stored_bytes = -1
         self.changes.cut(size)
         self.taken.cut(size)
@@ -338,13 +343,11 @@ class Content:
         """The bytes [first, last) of entry `index` are zeros of which the disk knows that they are."""
         return not holds_data(self.fd, index * ENTRY_BYTES + first, last - first)
 
-    def committed(
-        self, version: int, commit_id: bytes, entries: list[Entry], segments: list[bytes], durable: bool
-    ) -> None:
+    def committed(self, version: int, commit_id: bytes, entries: Entries, segments: SegmentIds, durable: bool) -> None:
         """The servers have this now, on disk if `durable`. What was written during the upload stays dirty; the content
         may have grown."""
         with self.mutex:
-            self.entries = entries + chunks.holes(len(self.entries) - len(entries))
+            self.entries = entries.fit(max(len(entries), len(self.entries)))
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False
             self.promised, self.synced = False, durable
@@ -362,39 +365,34 @@ class Content:
 
     # -- becoming another version
 
-    def follow(self, size: int, entries: list[Entry], version: int, commit_id: bytes, segments: list[bytes]) -> None:
+    def follow(self, size: int, entries: Entries, version: int, commit_id: bytes, segments: SegmentIds) -> None:
         """Turn into a version that another client committed, keeping what both have in common. Nobody uses it."""
-        entries = _fitting(entries, size)
+        entries = entries.copy().fit(chunks.entry_count(size))
         with self.mutex, open(self.path, "r+b", opener=_create) as file:
             if os.fstat(file.fileno()).st_size != self.size:
                 # A killed client has left something else here than the index knows of.
-                self.present = bytearray(len(self.present))
+                self.present = Ranges()
                 os.ftruncate(file.fileno(), 0)
-            kept = [
-                index < len(entries) and bool(self.present[index]) and old == entries[index]
-                for index, old in enumerate(self.entries)
-            ]
-            self._clear_unless(kept, file.fileno())
+            self._keep_common(entries, file.fileno())
             os.ftruncate(file.fileno(), size)
             self.size, self.entries, self.segments = size, entries, segments
             self.version, self.commit_id, self.synced = version, commit_id, False
             self.lineage = next(_lineages)
-            self.present = bytearray(bool(i < len(kept) and kept[i]) for i in range(len(entries)))
 
-    def _clear_unless(self, kept: list[bool], fd: int) -> None:
+    def _keep_common(self, entries: Entries, fd: int) -> None:
         """Entries that are no longer right become zeros on disk, as `fetch` writes only what is not zero. What was
         fetched by a client that was killed is on disk too, though nothing says so."""
-        for index, keep in enumerate(kept):
-            if not keep and (self.present[index] or self.entries[index]):
+        self.present.cut(min(len(self.entries), len(entries)))
+        self.entries.fit(len(entries))
+        for index in indexes_of(self.entries, entries):
+            here = index in self.present
+            if here and self.entries[index] == entries[index]:
+                continue
+            if here or self.entries[index]:
                 punch_hole(fd, index * ENTRY_BYTES, ENTRY_BYTES)
+            self.present.remove(index, index + 1)
 
 
 def _create(path: str, flags: int) -> int:
     """The client may have been killed before it made the file of a row."""
     return os.open(path, flags | os.O_CREAT, 0o600)
-
-
-def _fitting(entries: list[Entry], size: int) -> list[Entry]:
-    """One entry for each 4 MiB of `size`, in a list of its own: segments may have more, manifests fewer."""
-    count = chunks.entry_count(size)
-    return entries[:count] + chunks.holes(count - len(entries))

@@ -6,8 +6,8 @@ Threads: the cache's, which calls this under its mutex for a content that nobody
 import os
 import time
 
-from dfsfuse import chunks
-from dfsfuse.chunks import ENTRY_BYTES, chunk_name
+from dfsfuse import chunks, holes
+from dfsfuse.chunks import ENTRY_BYTES, Ranges, chunk_name
 from dfsfuse.content import Content
 from dfsfuse.messages import Attributes
 from dfsfuse.sparse_files import punch_hole
@@ -40,7 +40,7 @@ def make_ready(content: Content) -> None:
     if os.fstat(content.fd).st_size != content.size:
         if not content.changed:
             # New, or a killed client was about to cut it, or somebody else did: what `present` says is then not true.
-            content.present = bytearray(len(content.present))
+            content.present = Ranges()
             os.ftruncate(content.fd, 0)
         os.ftruncate(content.fd, content.size)
     if not content.verified:
@@ -51,13 +51,14 @@ def _verify(content: Content) -> None:
     """After a reboot the disk may have lost what was never synced: entries that do not hash to their names go. Those
     that were written here have no name yet; what is unsent is all that there is of it."""
     written = {index for start, end in content.dirty for index, _, _ in chunks.by_entry(start, end)}
-    for index, entry in enumerate(content.entries):
-        if not content.present[index] or index in written:
+    for index in holes.with_data(content.entries, content.fd, content.size):
+        if index not in content.present or index in written:
             continue
+        entry = content.entries[index]
         whole = len(entry) == 1 and entry[0].offset == 0
         data = os.pread(content.fd, entry[0].length, index * ENTRY_BYTES) if whole else b""
         if not whole or chunk_name(data) != entry[0].chunk:
-            content.present[index] = 0
+            content.present.remove(index, index + 1)
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
     content.verified = True
 

@@ -19,13 +19,14 @@ from dfsfuse import errors, salvage
 from dfsfuse.attempts import Attempts
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import Copy
-from dfsfuse.chunks import holes
+from dfsfuse.chunks import Ranges
 from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.gaps import Gap
 from dfsfuse.gaps import as_text as gaps_as_text
 from dfsfuse.holes import take_from_disk
 from dfsfuse.locks import Lock, LockTable
+from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.messages import (
     ROOT_INO,
     XATTR_ACL_ACCESS,
@@ -207,9 +208,9 @@ class Copies:
             content.give_up()
             content.owed = None
             content.ino, content.token = lock.ino, lock.token
-            content.version, content.commit_id, content.segments = 0, b"", []
-            content.entries = holes(len(content.entries))
-            content.present = bytearray(b"\1" * len(content.entries))
+            content.version, content.commit_id, content.segments = 0, b"", SegmentIds()
+            content.entries = Entries(count=len(content.entries))
+            content.present = Ranges([(0, len(content.entries))])
             take_from_disk(content, content.fd, 0, content.size)
             # Whoever ends this client now: the next one has the copy's inode and content, and finishes it.
             content.resized = content.promised = True

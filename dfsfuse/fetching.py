@@ -110,7 +110,7 @@ def fetch(content: Content, index: int, lend: Lend) -> int:
         fetched = {name: lent.enter_context(lend(name)) for name in {span.chunk for span in spans}}
         with content.mutex:
             current = content.entries[index] if index < len(content.entries) else []
-            if current == entry and entry and not content.present[index]:
+            if current == entry and entry and index not in content.present:
                 _lay_all(content, index, spans, fetched)
         return sum(map(len, fetched.values()))
 
@@ -122,7 +122,7 @@ def _lay_all(content: Content, index: int, spans: list[Span], fetched: dict[byte
     except OSError:
         punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
         raise
-    content.present[index] = 1
+    content.present.add(index, index + 1)
     content.row_current = False
 
 

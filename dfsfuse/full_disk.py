@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dfsfuse import errors
+from dfsfuse.chunks import Ranges
 from dfsfuse.content import Content
 from dfsfuse.lending import is_left
 from dfsfuse.sparse_files import punch_hole
@@ -141,7 +142,7 @@ def _check_full(error: errors.NoSpace | OSError) -> None:
 
 def _is_only_read(content: Content) -> bool:
     with content.mutex:
-        if content.writers or content.changed or content.shared or content.pins or not any(content.present):
+        if content.writers or content.changed or content.shared or content.pins or not content.present:
             return False
         return not is_left(content)
 
@@ -151,7 +152,7 @@ def _empty(content: Content) -> bool:
         if not _is_only_read(content):
             return False
         content.drops += 1
-        content.present = bytearray(len(content.present))
+        content.present = Ranges()
         content.noted.clear()
         content.row_current = False
         punch_hole(content.fd, 0, content.size)

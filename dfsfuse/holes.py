@@ -14,6 +14,17 @@ from dfsfuse import chunks, sparse_files
 from dfsfuse.changes import blocks_within, data_of
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
+from dfsfuse.manifests import Entries
+from dfsfuse.sparse_list import indexes_of
+
+
+def with_data(entries: Entries, fd: int, size: int) -> list[int]:
+    """Numbers of the entries that have content, or where the local file `fd` is no hole."""
+    found = set(indexes_of(entries))
+    for start, end, is_content in sparse_files.stretches(fd, 0, size):
+        if is_content:
+            found.update(range(*chunks.entries_in(start, end)))
+    return sorted(found)
 
 
 def data_in(content: Content, index: int) -> list[tuple[int, int]]:
@@ -65,11 +76,10 @@ def _find(content: Content, offset: int, *, data: bool) -> int:
 
 def _next_with_data(content: Content, index: int) -> int:
     """The next entry that may have some."""
-    start, entries = index * ENTRY_BYTES, content.entries
-    found = next((i for i in range(index, len(entries)) if entries[i]), len(entries))
+    found = content.entries.following(index)
     for changes in (content.taken, content.changes):
-        written = changes.written.within(start, found * ENTRY_BYTES)
-        found = min(found, written[0][0] // ENTRY_BYTES) if written else found
+        written = changes.written.following(index * ENTRY_BYTES)
+        found = min(found, written // ENTRY_BYTES) if written is not None else found
     return found
 
 

@@ -168,7 +168,8 @@ def _has_no_writer(fd: int) -> bool:
 
 def is_whole(content: Content) -> bool:
     """Is all of it here?"""
-    return 0 not in content.present or all(content.here(index) for index in range(len(content.entries)))
+    with content.mutex:
+        return all(content.present.covers(first, first + len(run)) for first, run in content.entries.runs())
 
 
 def is_in_memory(content: Content) -> bool:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from dfsfuse import errors
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
-from dfsfuse.chunks import Entry, entry_count, holes
+from dfsfuse.chunks import Entry, entry_count
 from dfsfuse.content import Base, Content
 from dfsfuse.content_file import Overtaken
+from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import (
     SEGMENT_ENTRIES,
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 _SEGMENTS_A_REQUEST = 16
 _OPEN_AGAIN_S = 2.0
 _ANSWERS_MAX = 10
-_NO_BASE = Base(0, b"", [], [])
+_NO_BASE = Base(0, b"", Entries(), SegmentIds())
 
 
 class Version(NamedTuple):
@@ -52,8 +53,8 @@ class Version(NamedTuple):
     keeps it; `locking`: programs use locks on the file."""
 
     attributes: Attributes
-    entries: list[Entry]
-    segments: list[bytes]
+    entries: Entries
+    segments: SegmentIds
     opening: int
     locking: bool
     asked_at: float
@@ -211,7 +212,7 @@ class Openings:
         if opened.manifest is None:
             entries, segments = held.entries, held.segments
         else:
-            entries, segments = self._expand(opened.manifest, opened.attributes, held), opened.manifest.segments
+            entries, segments = self._expand(opened.manifest, opened.attributes, held)
         return Version(opened.attributes, entries, segments, opening, opened.locking, asked_at)
 
     def _content_of(self, newest: Version, shown: bytes, asked_s: float) -> Content:
@@ -258,7 +259,7 @@ class Openings:
     def _newest(self, content: Content, token: int, opening: int) -> Version | None:
         """None: it is that, and has one more open row."""
         with content.mutex:
-            held = Base(content.version, content.commit_id, list(content.entries), list(content.segments))
+            held = Base(content.version, content.commit_id, content.entries.copy(), content.segments.copy())
         request = Open(
             session=self._session.id,
             opening=opening,
@@ -324,27 +325,23 @@ class Openings:
 
     # -- manifests
 
-    def _expand(self, manifest: Manifest, attributes: Attributes, held: Base) -> list[Entry]:
+    def _expand(self, manifest: Manifest, attributes: Attributes, held: Base) -> tuple[Entries, SegmentIds]:
         """All entries of a manifest, one for each 4 MiB of the size; segments that the cache knows are not fetched."""
-        entries = list(manifest.entries)
-        if manifest.segments:
-            entries = self._expand_segments(manifest.segments, held if held.segments else self._base_of(attributes.ino))
-        count = entry_count(attributes.size)
-        del entries[count:]
-        entries.extend(holes(count - len(entries)))
-        return entries
+        entries, segments = Entries(manifest.entries), SegmentIds(manifest.segments)
+        if segments:
+            entries = self._expand_segments(segments, held if held.segments else self._base_of(attributes.ino))
+        return entries.fit(entry_count(attributes.size)), segments
 
-    def _expand_segments(self, ids: list[bytes], held: Base) -> list[Entry]:
-        known: dict[bytes, list[Entry]] = {b"": []}
-        for part, segment_id in enumerate(held.segments):
-            known[segment_id] = held.entries[part * SEGMENT_ENTRIES : (part + 1) * SEGMENT_ENTRIES]
-        missing = list(dict.fromkeys(segment_id for segment_id in ids if segment_id not in known))
+    def _expand_segments(self, segments: SegmentIds, held: Base) -> Entries:
+        known: dict[bytes, list[Entry]] = {}
+        for part, segment_id in held.segments.items():
+            known[segment_id] = held.entries.part(part * SEGMENT_ENTRIES, (part + 1) * SEGMENT_ENTRIES)
+        missing = list(dict.fromkeys(segment_id for segment_id in segments.values() if segment_id not in known))
         while missing:
             reply: Segments = self._session.query(GetSegments(missing[:_SEGMENTS_A_REQUEST]), Segments)
             known.update((segment.id, segment.entries) for segment in reply.segments)
             del missing[: len(reply.segments)]
-        entries: list[Entry] = []
-        for segment_id in ids:
-            part = known[segment_id]
-            entries += part + holes(SEGMENT_ENTRIES - len(part))
+        entries = Entries()
+        for part, segment_id in segments.items():
+            entries.fit(part * SEGMENT_ENTRIES).extend(known[segment_id])
         return entries

@@ -24,6 +24,7 @@ from dfsfuse.disk_io import write_all
 from dfsfuse.lending import is_left
 from dfsfuse.openings import Version
 from dfsfuse.sparse_files import punch_hole, reserve_if_possible
+from dfsfuse.sparse_list import indexes_of
 
 BROUGHT_BYTES_MAX = 16 << 20
 Patches = dict[int, list[tuple[Span, Callable[[], bytes]]]]
@@ -75,7 +76,10 @@ def _bring(content: Content, newest: Version, download: Download, ended: context
     is not there, where the kernel has the file. There is room for it. Raises NoSpace."""
     patches: Patches = {}
     room, put, left = BROUGHT_BYTES_MAX, _in_memory, is_left(content)
-    for index, entry in enumerate(newest.entries):
+    for index in indexes_of(content.entries, newest.entries):
+        if index >= len(newest.entries):
+            break
+        entry = newest.entries[index]
         changed = _to_bring(content, index, entry, newest.attributes.size, left)
         if changed is None:
             continue
@@ -98,7 +102,9 @@ def _to_bring(content: Content, index: int, entry: Entry, size: int, left: bool)
     Of what was not here nobody knows what the disk has in its place."""
     old = content.entries[index] if index < len(content.entries) else []
     length = entry_length(index, size)
-    if index < len(content.present) and content.present[index]:
+    with content.mutex:
+        is_here = index in content.present
+    if is_here:
         return changed_spans(old, entry, length)
     if not left or not (old or entry):
         return None
@@ -123,17 +129,17 @@ def _patch(content: Content, newest: Version, patches: Patches) -> None:
     """Where it grows, it does so by what is laid down: who reads to its end sees no zeros that nobody wrote."""
     size, entries = newest.attributes.size, newest.entries
     os.ftruncate(content.fd, min(size, content.size))
-    present = bytearray(len(entries))
-    for index, entry in enumerate(entries):
-        was_here = index < len(content.present) and content.present[index]
-        same = was_here and content.entries[index] == entry
+    content.present.cut(len(entries))
+    content.entries.fit(len(entries))
+    for index in indexes_of(content.entries, entries):
         if index in patches:
             _lay(content.fd, index, patches[index])
-        elif was_here and not same:
+            content.present.add(index, index + 1)
+        elif index in content.present and content.entries[index] != entries[index]:
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
-        present[index] = same or index in patches
+            content.present.remove(index, index + 1)
     os.ftruncate(content.fd, size)
-    content.size, content.entries, content.present = size, list(entries), present
+    content.size, content.entries = size, entries.copy()
 
 
 def _lay(fd: int, index: int, patch: list[tuple[Span, Callable[[], bytes]]]) -> None:

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from dfsfuse import chunks, errors, gaps, holes
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
-from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, chunk_name
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece, Ranges, chunk_name
 from dfsfuse.content import Content
 from dfsfuse.copies import WHY
 from dfsfuse.lending import is_written_at
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, Commit, Lookup, Manifest, bytes_as_text
+from dfsfuse.manifests import cut
+from dfsfuse.messages import Attributes, Commit, Lookup, Manifest, bytes_as_text
 from dfsfuse.openings import Version
 from dfsfuse.session import Session
 from dfsfuse.sparse_files import copy_file
@@ -170,8 +171,8 @@ def _base_on(content: Content, newest: Version) -> None:
     attributes = newest.attributes
     content.give_up()
     content.version, content.commit_id, content.size = attributes.version, attributes.commit_id, attributes.size
-    content.entries, content.segments = list(newest.entries), newest.segments
-    content.present = bytearray(b"\1" * len(content.entries))
+    content.entries, content.segments = newest.entries.copy(), newest.segments
+    content.present = Ranges([(0, len(content.entries))])
 
 
 def find_changes(content: Content, download: Download, surely: bool = False) -> None:
@@ -186,23 +187,22 @@ def find_changes(content: Content, download: Download, surely: bool = False) -> 
     _fit(content, size)
     content.resized = content.resized or size != base_size
     with open(content.path, "rb") as file:
-        for index, entry in enumerate(content.entries):
-            if content.present[index] and not _unchanged(file.fileno(), index, entry, size, download, surely):
+        for index in holes.with_data(content.entries, file.fileno(), size):
+            entry = content.entries[index]
+            if index in content.present and not _unchanged(file.fileno(), index, entry, size, download, surely):
                 start, end = index * ENTRY_BYTES, min((index + 1) * ENTRY_BYTES, size)
                 holes.take_from_disk(content, file.fileno(), start, end)
 
 
 def _fit(content: Content, size: int) -> None:
     """Entries, their flags and the segments that still hold, for the size on disk."""
-    count, known = chunks.entry_count(size), len(content.entries)
-    entries = [chunks.clip(e, chunks.entry_length(i, size)) for i, e in enumerate(content.entries[:count])]
+    entries, count = content.entries.copy(), chunks.entry_count(size)
     if size < content.size:
-        del content.segments[count // SEGMENT_ENTRIES :]
-    content.entries = entries + chunks.holes(count - known)
-    content.present = bytearray(
-        i >= known or bool(content.present[i]) or not entry for i, entry in enumerate(content.entries)
-    )
-    content.size = size
+        cut(entries, content.segments, size)
+    content.entries, content.size = entries.fit(count), size
+    content.present.cut(count)
+    for hole in entries.holes():
+        content.present.add(*hole)
 
 
 def _unchanged(fd: int, index: int, entry: Entry, size: int, download: Download, surely: bool) -> bool:

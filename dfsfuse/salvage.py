@@ -20,7 +20,7 @@ from dfsfuse.transfer import Transfer
 
 def bring_all(content: Content, transfer: Transfer) -> list[Gap]:
     """Bring what is not here; the ranges that nobody has. They are holes of the file, and do not count as here."""
-    missing = [index for index in range(len(content.entries)) if not content.here(index)]
+    missing = content.missing(0, content.size)
     gaps: list[Gap] = []
     for found in transfer.each(lambda index: _bring(content, index, transfer.latest.lend), missing):
         gaps += found

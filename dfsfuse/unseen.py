@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from blake3 import blake3
 
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Entry, entry_length
+from dfsfuse.manifests import Entries
 
 HASH_BYTES = 16
 _HASHED_MAX, _RESTS = 64, 16
@@ -74,7 +75,7 @@ class Blocks:
         for index, first, last in parts:
             self._parts.setdefault(index, []).append((first, last))
 
-    def committed(self, former: list[Entry], entries: list[Entry], size: int) -> None:
+    def committed(self, former: Entries, entries: Entries, size: int) -> None:
         """The commit has made `entries` from `former`. Blocks of which only a part was sent are not known any more, nor
         are those of which nobody has seen what was sent."""
         for index, parts in self._parts.items():
@@ -86,7 +87,7 @@ class Blocks:
                 self.learn(index, entries[index], known)
         self._parts, self.found = {}, {}
 
-    def _after(self, index: int, parts: list[tuple[int, int]], former: list[Entry], length: int) -> bytes | None:
+    def _after(self, index: int, parts: list[tuple[int, int]], former: Entries, length: int) -> bytes | None:
         before = self.of(index, former[index]) if index < len(former) else None
         if before is None and (parts[0] != (0, length) or (index, *parts[0]) not in self.found):
             return None

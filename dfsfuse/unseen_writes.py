@@ -71,7 +71,7 @@ def expect(content: Content) -> None:
     """The kernel is about to have it for writing: what its names do not tell is hashed. It is whole, and unchanged."""
     unknown = [
         index
-        for index, entry in enumerate(content.entries)
+        for index, entry in content.entries.items()
         if not _named(entry) and content.unseen.blocks.of(index, entry) is None
     ]
     with _buffers.lend() as buffer:
@@ -98,7 +98,7 @@ def find(content: Content) -> None:
         _doubt(content)
         size = content.size
         with _buffers.lend() as buffer:
-            for index in range(len(content.entries)):
+            for index in holes.with_data(content.entries, content.fd, size):
                 _find(content, index, buffer[: entry_length(index, size)])
 
 

@@ -18,7 +18,8 @@ from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.fetching import fetch
 from dfsfuse.latest_chunks import LatestChunks
-from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, ChunkReceipts, Manifest, Receipt
+from dfsfuse.manifests import Entries, SegmentIds
+from dfsfuse.messages import SEGMENT_ENTRIES, Attributes, ChunkReceipts, Receipt
 from servers import content as versions
 
 
@@ -155,21 +156,20 @@ class Client:
         if opened.manifest is None:
             entries, segments = held.entries, held.segments
         else:
-            entries, segments = self.expanded(opened.manifest), opened.manifest.segments
+            entries, segments = self.expanded(opened)
         content = self.cache.open(opened.attributes, entries, segments, path.encode())
         if write:
             content.writers += 1
             self.cache.mark_open(content)
         return content
 
-    def expanded(self, manifest: Manifest) -> list[Entry]:
-        """As openfiles does it: whole segments, whatever the size of the file."""
-        entries = list(manifest.entries)
-        for segment_id in manifest.segments:
+    def expanded(self, opened: messages.Opened) -> tuple[Entries, SegmentIds]:
+        """As openings does it."""
+        manifest, entries = opened.manifest, Entries(opened.manifest.entries)
+        for part, segment_id in enumerate(manifest.segments):
             reply = self.volume.ask(messages.GetSegments([segment_id])) if segment_id else None
-            part = reply.segments[0].entries if reply else []
-            entries += part + [[] for _ in range(SEGMENT_ENTRIES - len(part))]
-        return entries
+            entries.fit(part * SEGMENT_ENTRIES).extend(reply.segments[0].entries if reply else [])
+        return entries.fit(chunks.entry_count(opened.attributes.size)), SegmentIds(manifest.segments)
 
     def close(self, content: Content, write: bool = False) -> None:
         content.writers -= write

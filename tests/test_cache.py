@@ -19,6 +19,7 @@ from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.content import Content
 from dfsfuse.content_file import open_file
+from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.recovery import find_changes
 from servers.store.memory import MemoryStore
 
@@ -88,7 +89,7 @@ def test_version_and_commit_id_must_both_match(client: Client, other: Client, vo
     attributes = volume.at("f")
     lied = type(attributes)(**{n: getattr(attributes, n) for n in attributes.__struct_fields__})
     lied.commit_id = bytes(16)
-    content = client.cache.open(lied, [[]], [], b"/f")
+    content = client.cache.open(lied, Entries(count=1), SegmentIds(), b"/f")
     assert (content.version, content.commit_id) == (lied.version, bytes(16))
     assert client.read(content, 0, 5) == bytes(5)
     client.close(content)

@@ -5,6 +5,7 @@ import pytest
 
 from dfsfuse.content import Content
 from dfsfuse.drivers.kernel_nodes import KernelNode, KernelNodes
+from dfsfuse.manifests import Entries
 from dfsfuse.messages import Attributes
 
 ATTRIBUTES = Attributes(ino=7, mode=0o100644, uid=0, gid=0, nlink=1, size=9, mtime_ns=1, ctime_ns=1, atime_ns=1)
@@ -17,7 +18,7 @@ def nodes() -> KernelNodes:
 
 @pytest.fixture
 def content() -> Content:
-    return Content(1, 7, "/nowhere", 9, [])
+    return Content(1, 7, "/nowhere", 9, Entries())
 
 
 class Opened:
@@ -37,7 +38,7 @@ def test_pages_are_kept_from_open_to_open(nodes, content):
     """Goal: what was read is not fetched from the client again; another content starts anew."""
     assert not Opened(nodes, "/x", content).close()
     assert Opened(nodes, "/x", content).close()
-    assert not Opened(nodes, "/x", Content(2, 7, "/nowhere", 9, [])).close()
+    assert not Opened(nodes, "/x", Content(2, 7, "/nowhere", 9, Entries())).close()
 
 
 def test_pages_end_when_the_content_comes_through_another_node(nodes, content):
@@ -62,7 +63,7 @@ def test_no_pages_are_kept_while_another_node_may_write(nodes, content):
 
 def test_writing_past_the_pages_of_one_node_ends_those_of_another(nodes, content):
     """Goal: an open with direct I/O counts too: it may write what another node has in its pages."""
-    older = Opened(nodes, "/x", Content(2, 7, "/nowhere", 9, []))
+    older = Opened(nodes, "/x", Content(2, 7, "/nowhere", 9, Entries()))
     Opened(nodes, "/y", content).close()
     newer = Opened(nodes, "/x", content)
     assert newer.direct

@@ -1,8 +1,10 @@
 """Holes and room on real mounts: what one mount punches and allocates, the other finds; copies stay sparse."""
 
+import contextlib
 import errno
 import filecmp
 import os
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -104,3 +106,43 @@ def test_very_large_sparse_file(two_mounts: tuple[Path, Path]):
     assert (there / "f").stat().st_blocks == 16
     os.truncate(there / "f", 0)
     assert (here / "f").stat().st_blocks == 0
+
+
+def test_what_a_very_large_sparse_file_costs(two_mounts: tuple[Path, Path], first: Mount):
+    """Goal: to open a file of almost 16 TiB for writing, write, read it on another mount, change its attributes, cut it
+    and grow it again takes the client some kilobytes in its index, and no memory to speak of."""
+    here, there = two_mounts
+    size = (16 << 40) - 8192
+    (here / "f").touch()
+    before = _peak_bytes(first.pid)
+    os.truncate(here / "f", size)
+    for place in (size // 2, size // 4):
+        with (here / "f").open("r+b") as file:
+            os.pwrite(file.fileno(), b"here", place)
+            os.fsync(file.fileno())
+        with (there / "f").open("rb") as file:
+            assert os.pread(file.fileno(), 4, place) == b"here"
+    (here / "f").chmod(0o640)
+    os.truncate(here / "f", size // 2 + 1)
+    os.truncate(here / "f", size)
+    with (here / "f").open("r+b") as file:
+        os.pwrite(file.fileno(), b"here", 5)
+        assert content_of(here / "f") == [
+            (p // 4096 * 4096, p // 4096 * 4096 + 4096) for p in (0, size // 4, size // 2)
+        ]
+        assert _row_bytes(first, (here / "f").stat().st_ino) < 1000
+    assert _peak_bytes(first.pid) - before < 20 * MIB
+
+
+def _peak_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+def _row_bytes(mount: Mount, ino: int) -> int:
+    """What the client's index says of a file's content."""
+    what = "length(entries) + length(segments) + length(present)"
+    with contextlib.closing(sqlite3.connect(mount.folder / "index.db")) as db:
+        ((found,),) = db.execute(f"SELECT {what} FROM contents WHERE ino = ? ORDER BY number DESC LIMIT 1", (ino,))
+    return found

@@ -31,7 +31,7 @@ def two(volume: Volume, tmp_path: Path) -> tuple[Client, Client]:
 
 def newest(client: Client, content: Content) -> Version:
     opened = client.volume.open(content.ino)
-    return Version(opened.attributes, client.expanded(opened.manifest), opened.manifest.segments, 0, True, 0.0)
+    return Version(opened.attributes, *client.expanded(opened), 0, True, 0.0)
 
 
 def bring(client: Client, content: Content) -> None:

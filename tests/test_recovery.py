@@ -44,8 +44,7 @@ class World:
 
     def newest(self, ino: int) -> Version:
         opened = self.volume.open(ino)
-        entries = self.client.expanded(opened.manifest)
-        return Version(opened.attributes, entries, opened.manifest.segments, 0, False, 0.0)
+        return Version(opened.attributes, *self.client.expanded(opened), 0, False, 0.0)
 
     def bytes_of(self, content: Content) -> bytes:
         return Path(content.path).read_bytes()

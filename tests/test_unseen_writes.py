@@ -427,7 +427,7 @@ def recovered(client: Client, program: Program) -> list[Content]:
         from dfsfuse.openings import Version
 
         found = client.volume.open(ino)
-        return Version(found.attributes, client.expanded(found.manifest), found.manifest.segments, 0, False, 0.0)
+        return Version(found.attributes, *client.expanded(found), 0, False, 0.0)
 
     Recovery(client.session, client.cache, client.servers, taken, newest).run()
     return taken.contents
