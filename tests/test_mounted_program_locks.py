@@ -243,20 +243,33 @@ def test_waiters_in_their_order(shared, two_mounts):
             assert all(program.is_waiting(0.05) for program in every[group[-1] + 1 :])
 
 
+WAITERS = """
+import fcntl, os, sys, threading
+def wait(fd):
+    try: fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error: os._exit(error.errno)
+    os.close(fd)
+threads = [threading.Thread(target=wait, args=[os.open(sys.argv[1], os.O_RDWR)]) for _ in range(int(sys.argv[2]))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+"""Opens a file so many times, and waits for its flock through each descriptor."""
+
+
 def test_a_hundred_waiters_leave_others_quick(shared, two_mounts):
     """Goal: waiting locks take no thread that others need; each is granted in the end."""
     (two_mounts[0] / "many").write_bytes(b"")
-    code = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.flock(fd, fcntl.LOCK_EX)
-"""
     with programs(1) as (holder,):
         holder.open(two_mounts[0] / "many")
         holder.do("flock(fd, fcntl.LOCK_EX)")
-        waiting = [python(code, two_mounts[number % 2] / "many") for number in range(100)]
+        waiting = [python(WAITERS, mount / "many", 50) for mount in two_mounts]
+
+        def all_wait() -> bool:
+            assert [process.poll() for process in waiting] == [None] * 2
+            return sum(len(row["waiters"]) for row in ranges_of(shared, "many")) == 100
+
         try:
-            wait_for_waiters(shared, "many", 100)
+            wait_until(all_wait, "100 wait")
             took_s = []
             for _ in range(20):
                 started = time.monotonic()
@@ -264,8 +277,10 @@ fcntl.flock(fd, fcntl.LOCK_EX)
                 os.listdir(two_mounts[0])
                 took_s.append(time.monotonic() - started)
             assert sorted(took_s)[10] < 0.2
+            assert all_wait()
             holder.do("flock(fd, fcntl.LOCK_UN)")
-            assert [process.wait(60) for process in waiting] == [0] * 100
+            assert [process.communicate(timeout=60) for process in waiting] == [("", "")] * 2
+            assert [process.returncode for process in waiting] == [0] * 2
         finally:
             for process in waiting:
                 process.kill()
