@@ -220,7 +220,7 @@ class FakeFileSystem:
             if len(name) > 255:
                 raise errors.NameTooLong
             if (ino, name) not in self.names:
-                raise errors.NotFound(name.decode(errors="replace"))
+                raise errors.NotFound(name.decode(errors="replace")) if ino in self.inodes else errors.Stale
             ino = self.names[ino, name]
         if ino not in self.inodes:
             raise errors.Stale

@@ -390,6 +390,126 @@ def test_folder_that_is_gone(kernel):
     assert (there["nlink"], there["mode"]) == (0, 0o40700)
 
 
+def replaced_elsewhere(kernel: Kernel, name: bytes) -> int:
+    """Another client has removed a folder, and put a new one in its place, which the kernel has not heard of yet."""
+    del kernel.fs.inodes[kernel.fs.names[1, name]]
+    return kernel.fs.add(name, stat.S_IFDIR | 0o755)
+
+
+IN_A_FOLDER = {
+    "LOOKUP": b"x\0",
+    "MKDIR": fuse.fuse_mkdir_in.pack(0o755, 0) + b"x\0",
+    "MKNOD": fuse.fuse_mknod_in.pack(stat.S_IFIFO | 0o644, 0, 0, 0) + b"x\0",
+    "SYMLINK": b"x\0target\0",
+    "CREATE": fuse.fuse_create_in.pack(os.O_WRONLY, 0o644, 0, 0) + b"x\0",
+    "UNLINK": b"x\0",
+    "RMDIR": b"x\0",
+    "RENAME": fuse.fuse_rename_in.pack(1) + b"x\0y\0",
+    "RENAME2": fuse.fuse_rename2_in.pack(1, 0) + b"x\0y\0",
+}
+
+
+@pytest.mark.parametrize("operation", IN_A_FOLDER)
+def test_a_name_in_a_folder_that_is_gone(kernel, operation):
+    """Goal: it is not there, as on a local disk, also for who is in the folder. Where another one has its name the
+    kernel is to look that up."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    below = kernel.fs.add(b"below", stat.S_IFDIR | 0o755, folder)
+    kernel.lookup(b"d"), kernel.lookup(b"below", folder)
+    del kernel.fs.names[1, b"d"], kernel.fs.names[folder, b"below"], kernel.fs.inodes[folder], kernel.fs.inodes[below]
+    opcode, body = getattr(fuse, f"FUSE_{operation}"), IN_A_FOLDER[operation]
+    for gone in (folder, below):
+        assert kernel.ask(opcode, body, gone).error == errno.ENOENT
+    kernel.fs.add(b"below", stat.S_IFDIR | 0o755, kernel.fs.add(b"d", stat.S_IFDIR | 0o755))
+    for gone in (folder, below):
+        *_, other = kernel.send(request_bytes(opcode, body, gone, pid=gone))
+        assert other.error == errno.ESTALE
+
+
+def test_a_folder_that_is_gone_while_the_directory_is_silent(kernel):
+    """Goal: where nobody knows what has its name, the kernel looks it up."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    del kernel.fs.names[1, b"d"], kernel.fs.inodes[folder]
+
+    def silent(place: Place) -> int:
+        raise errors.TimedOut
+
+    kernel.fs.open_folder = silent
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", folder).error == errno.ESTALE
+
+
+@pytest.mark.parametrize("operation", IN_A_FOLDER)
+@pytest.mark.parametrize("found", ["the same", "another"])
+def test_a_name_in_a_folder_that_is_replaced_each_time(kernel, operation, found):
+    """Goal: first ESTALE, so that the kernel looks up what has led there. If that is the same folder, as a program is
+    in it, or one that is gone once more, the name is not there: a program must not see ESTALE, which no local disk
+    answers."""
+    opcode, body = getattr(fuse, f"FUSE_{operation}"), IN_A_FOLDER[operation]
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    new = replaced_elsewhere(kernel, b"d")
+    assert kernel.ask(opcode, body, folder).error == errno.ESTALE
+    if found == "another":
+        folder = new
+        assert kernel.lookup(b"d") == new
+        replaced_elsewhere(kernel, b"d")
+    assert kernel.ask(opcode, body, folder).error == errno.ENOENT
+    *_, other = kernel.send(request_bytes(opcode, body, folder, pid=5))
+    assert other.error == errno.ESTALE, "another program has not looked again"
+
+
+@pytest.mark.parametrize("ends", ["found", "not found", "gone", "made"])
+def test_a_later_call_looks_names_up_once_more(kernel, ends):
+    """Goal: S2. What was looked up for a call that has ended may be old for the next one: a folder that was removed
+    since, and replaced, is looked up again, however soon the next call comes."""
+    one = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    two = replaced_elsewhere(kernel, b"d")
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", one).error == errno.ESTALE
+    assert kernel.lookup(b"d") == two
+    if ends == "found":
+        kernel.fs.add(b"x", parent=two)
+        kernel.lookup(b"x", two)
+        del kernel.fs.names[two, b"x"]
+    elif ends == "made":
+        kernel.do(fuse.FUSE_MKDIR, fuse.fuse_mkdir_in.pack(0o755, 0) + b"new\0", two)
+    elif ends == "not found":
+        assert kernel.ask(fuse.FUSE_LOOKUP, b"none\0", two).error == errno.ENOENT
+    replaced_elsewhere(kernel, b"d")
+    if ends == "gone":
+        assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", two).error == errno.ENOENT
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", two).error == errno.ESTALE
+
+
+def test_what_was_looked_for_in_a_folder_that_is_gone_cannot_be_made(kernel):
+    """Goal: the kernel looks a name up before it makes it, in one call: both are answered ENOENT."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    replaced_elsewhere(kernel, b"d")
+    for _ in range(2):
+        answers = [kernel.ask(fuse.FUSE_LOOKUP, b"x\0", folder).error for _ in range(2)]
+        assert answers == [errno.ESTALE, errno.ENOENT]
+        assert kernel.ask(fuse.FUSE_MKDIR, IN_A_FOLDER["MKDIR"], folder).error == errno.ENOENT
+
+
+def test_opening_a_folder_that_moves_each_time(kernel):
+    """Goal: the second time what the kernel has just looked up is listed, wherever it is by then, as on a local disk; a
+    later opendir() goes by the name again."""
+    one, two = (kernel.fs.add(name, stat.S_IFDIR | 0o755) for name in (b"d", b"other"))
+    kernel.fs.add(b"in two", parent=two)
+    kernel.lookup(b"d")
+    for _ in range(2):
+        kernel.fs.names[1, b"d"] = two
+        assert kernel.ask(fuse.FUSE_OPENDIR, bytes(8), one).error == errno.ESTALE
+        assert kernel.lookup(b"d") == two
+        kernel.fs.names[1, b"d"] = one
+        fh = fuse.fuse_open_out.unpack(kernel.do(fuse.FUSE_OPENDIR, bytes(8), two))[0]
+        listed = entries_of(kernel.do(fuse.FUSE_READDIR, fuse.fuse_read_in.pack(fh, 0, 4096, 0, 0, 0), two))
+        assert [entry.name for entry in listed] == [b".", b"..", b"in two"]
+        assert kernel.lookup(b"d") == one
+
+
 # -- files
 
 
@@ -487,6 +607,18 @@ def test_create_of_a_name_that_has_come_to_exist(kernel, flags, number):
     body = fuse.fuse_create_in.pack(flags, 0o644, 0, 0) + b"file\0"
     assert kernel.ask(fuse.FUSE_CREATE, body).error == number
     assert len(kernel.driver.nodes) == 1
+
+
+def test_open_after_a_create_that_has_found_a_file(kernel):
+    """Goal: ESTALE has sent the kernel back once, and will not again: what it finds then is opened, as on a local disk,
+    wherever its name leads by then."""
+    one = kernel.fs.add(b"file")
+    body = fuse.fuse_create_in.pack(os.O_WRONLY, 0o644, 0, 0) + b"file\0"
+    assert kernel.ask(fuse.FUSE_CREATE, body).error == errno.ESTALE
+    assert kernel.lookup(b"file") == one
+    kernel.fs.names[1, b"file"] = kernel.fs.add(b"other")
+    kernel.open(one, os.O_WRONLY)
+    assert kernel.fs.files.calls[-1][1] == (one, ())
 
 
 def test_open_of_a_name_that_leads_elsewhere_now(kernel):

@@ -144,6 +144,39 @@ def test_open_right_after_a_rename(mount: Path):
             assert os.read(handle, 10) == str(number).encode()
 
 
+IN_A_FOLDER = """
+import errno, os, sys
+os.chdir(sys.argv[1])
+print('in', flush=True)
+sys.stdin.readline()
+def call(name, *arguments):
+    try: print(name, getattr(os, name)(*arguments))
+    except OSError as error: print(name, errno.errorcode[error.errno])
+call('listdir')
+for name in ('stat', 'unlink', 'rmdir', 'mkdir', 'mkfifo'): call(name, 'x')
+for name in ('rename', 'link'): call(name, 'x', 'y')
+call('symlink', 'target', 'x')
+for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL): call('open', 'x', flags)
+"""
+
+
+@pytest.mark.parametrize("by", ["this mount", "the other mount"])
+def test_names_in_a_folder_that_was_removed(two_mounts, by):
+    """Goal: a program that is in it finds it empty, and can make nothing there (ENOENT), as on a local disk, whoever
+    has removed it."""
+    here, there = two_mounts
+    (here / "d").mkdir()
+    process = python(IN_A_FOLDER, here / "d", stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "in\n"
+    ((here if by == "this mount" else there) / "d").rmdir()
+    said, wrong = process.communicate("go on\n", timeout=30)
+    assert wrong == ""
+    first, *others = [line.split() for line in said.splitlines()]
+    assert first == ["listdir", "[]"]
+    assert len(others) == 11
+    assert others == [[name, "ENOENT"] for name, _ in others]
+
+
 # -- listings
 
 

@@ -200,15 +200,15 @@ class Nodes:
 
     # -- names
 
-    def place_of(self, node: Node) -> tuple[Place, bytes]:
+    def place_of(self, node: Node, doubtful: bool = False) -> tuple[Place, bytes]:
         """(by which place to reach the inode, that place as a path for people). Names that are in doubt are left
-        out."""
+        out, but for `doubtful`."""
         names: list[bytes] = []
         base = node.ino
         with self._mutex:
             at: Node | None = node
-            while at is not None and at.name is not None and len(names) < _DEPTH_MAX:
-                base, name = at.name
+            while at is not None and len(names) < _DEPTH_MAX and (at.name or doubtful and at.was):
+                base, name = at.name or at.was
                 names.append(name)
                 at = self._nodes.get(base)
         names.reverse()

@@ -9,6 +9,7 @@
                                                  fuse_lending    and those that it writes, until nobody can any more
                                                  fuse_forgetting what it was told for long, until it is over
                                                  fuse_pruning    what the kernel is to forget, as it is too much
+                                                 fuse_second_looks  who was told to look folders up once more
 
 What the file system does not offer is answered with the errno that makes the kernel or programs do without it
 (`OPTIONAL`, `REFUSED`). A request that is not of the protocol's form gets EINVAL, an unknown one ENOSYS, and what fails
@@ -42,9 +43,11 @@ from dfsfuse.drivers.fuse_channel import (
     refusal,
 )
 from dfsfuse.drivers.fuse_forgetting import Forgetting
+from dfsfuse.drivers.fuse_node import Node
 from dfsfuse.drivers.fuse_nodes import KNOWN_FILES_A_NODE, Nodes
 from dfsfuse.drivers.fuse_pruning import Pruning
 from dfsfuse.drivers.fuse_replies import KERNEL_HOLD_S
+from dfsfuse.drivers.fuse_second_looks import SecondLooks
 from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux_files import Files
 from dfsfuse.drivers.linux_folders import Folders
@@ -52,8 +55,9 @@ from dfsfuse.drivers.linux_locks import Locks
 from dfsfuse.drivers.linux_mount import CannotMount, mount, unmount
 from dfsfuse.drivers.linux_names import Names
 from dfsfuse.drivers.wakeups import Wakeups
-from dfsfuse.errors import DfsError
+from dfsfuse.errors import DfsError, NotADirectory, NotFound, Stale
 from dfsfuse.filesystem import FileSystem
+from dfsfuse.messages import ROOT_INO
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,12 @@ REFUSED: dict[int, int] = {
 """ACCESS: the kernel checks permissions itself (default_permissions). POLL: files are always ready, as the kernel then
 says. BMAP: there are no blocks of a disk. IOCTL: files have no flags and no commands."""
 
+IN_FOLDERS = frozenset((
+    fuse.FUSE_LOOKUP, fuse.FUSE_MKNOD, fuse.FUSE_MKDIR, fuse.FUSE_SYMLINK, fuse.FUSE_LINK, fuse.FUSE_CREATE,
+    fuse.FUSE_UNLINK, fuse.FUSE_RMDIR, fuse.FUSE_RENAME, fuse.FUSE_RENAME2, fuse.FUSE_OPENDIR,
+))  # fmt: skip
+"""Of a folder, or of names in it. All but LOOKUP end what a program has called."""
+
 _MAX_BACKGROUND, _CONGESTION_THRESHOLD = 64, 48
 _in_header = fuse.fuse_in_header.unpack_from
 _NO_REPLY = (fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT, fuse.FUSE_NOTIFY_REPLY)
@@ -112,7 +122,7 @@ class Driver:
         self.nodes = Nodes(KERNEL_HOLD_S, filesystem.program_locks.is_shared, nodes_max)
         self.interrupts = Interrupts()
         notifier = Notifier(device)
-        self.backing = Backing(device)
+        self.backing, self.second_looks = Backing(device), SecondLooks()
         self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
         self.files = Files(filesystem, self.nodes, self.interrupts, self.forgetting, self.backing)
         filesystem.on_broken(self.forgetting.broken)
@@ -120,8 +130,9 @@ class Driver:
         self._handlers = self._table()
 
     def _table(self) -> Handlers:
-        names = Names(self._fs, self.nodes, self.interrupts, self.files)
-        folders, locks = Folders(self._fs, self.nodes), Locks(self._fs, self.interrupts, self.files)
+        names = Names(self._fs, self.nodes, self.interrupts, self.files, self.second_looks)
+        folders = Folders(self._fs, self.nodes, self.second_looks)
+        locks = Locks(self._fs, self.interrupts, self.files)
         table: Handlers = {
             fuse.FUSE_INIT: (self.init, beyond(fuse.fuse_init_in)),
             fuse.FUSE_INTERRUPT: (self.interrupt, beyond(fuse.fuse_interrupt_in)),
@@ -152,12 +163,17 @@ class Driver:
                 request.reply(body)
             if events != self.forgetting.count and opcode != fuse.FUSE_OPEN:
                 self.forgetting.answered(events)
+            if self.second_looks and opcode in IN_FOLDERS and opcode != fuse.FUSE_LOOKUP:
+                self.second_looks.over(request.pid)
         except Exception as error:
             self._refused(request, error)
 
     def _refused(self, request: Request, error: Exception) -> None:
         name = fuse.OPCODES.get(request.opcode, str(request.opcode))
-        if isinstance(error, DfsError | OSError):
+        if isinstance(error, Stale) and request.opcode in IN_FOLDERS:
+            number = self._errno_of_gone(request)
+            log.debug("%s: %s", name, error)
+        elif isinstance(error, DfsError | OSError):
             number = error.errno or errno.EIO
             log.debug("%s: %s", name, error)
         else:
@@ -169,6 +185,26 @@ class Driver:
             self._fs.forget_names()
         if request.opcode not in _NO_REPLY:
             request.fail(number)
+
+    def _errno_of_gone(self, request: Request) -> int:
+        """A folder is gone, or has moved. Opening it is another matter: who is in it can list it (linux_folders)."""
+        folder, looks = self.nodes.get(request.nodeid), request.opcode == fuse.FUSE_LOOKUP
+        if request.opcode != fuse.FUSE_OPENDIR and self._leads_nowhere(folder):
+            return errno.ENOENT
+        return self.second_looks.errno_of(request.pid, folder, looks)
+
+    def _leads_nowhere(self, folder: Node) -> bool:
+        """Is nothing there now under the name by which the kernel knows it? Then it need not look again."""
+        place, _ = self.nodes.place_of(folder, doubtful=True)
+        if place[0] != ROOT_INO or not place[1]:
+            return False
+        try:
+            self._fs.open_folder(place)
+        except (NotFound, NotADirectory):
+            return True
+        except DfsError as error:
+            log.debug("nobody knows what has come in a folder's place: %s", error)
+        return False
 
     # -- the connection
 

@@ -222,6 +222,7 @@ class Files:
                 umask,
             )
         except AlreadyExists:
+            self._comes_again(request.pid, (folder.ino, name))
             raise refusal(errno.EEXIST if flags & os.O_EXCL else errno.ESTALE) from None
         return self._created(request, handle, attributes, (folder.ino, name))
 

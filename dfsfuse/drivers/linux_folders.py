@@ -24,6 +24,7 @@ from dfsfuse.drivers.fuse_channel import BODY, PAYLOAD_BYTES_MAX, Handlers, Requ
 from dfsfuse.drivers.fuse_listings import DOTS, Listing
 from dfsfuse.drivers.fuse_node import Node
 from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_second_looks import SecondLooks
 from dfsfuse.errors import Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, FolderEntry
@@ -39,8 +40,8 @@ Entry = tuple[int, bytes, int, int, bool]
 class Folders:
     """What is open, by the number that the kernel has for it."""
 
-    def __init__(self, filesystem: FileSystem, nodes: Nodes):
-        self._fs, self._nodes = filesystem, nodes
+    def __init__(self, filesystem: FileSystem, nodes: Nodes, second_looks: SecondLooks):
+        self._fs, self._nodes, self._second_looks = filesystem, nodes, second_looks
         self._listings: dict[int, Listing] = {}
         self._numbers = itertools.count(1)
 
@@ -67,22 +68,28 @@ class Folders:
 
         promised = self._nodes.lasting and self._fs.promises(self._nodes.place_of(node)[0], node.ino)
         later = promised or node.ino == ROOT_INO
-        listing = Listing(None, list_after, 0.0) if later else self._begin(node, begin)
+        listing = Listing(None, list_after, 0.0) if later else self._begin(request.pid, node, begin)
         fh = next(self._numbers)
         self._listings[fh] = listing
         request.undo = functools.partial(self._listings.pop, fh, None)
         return replies.open_out(fh, (fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE) * promised)
 
-    def _begin(self, node: Node, begin: Callable[[Place, bytes], Listing]) -> Listing:
-        """The kernel looks the name up once more where it leads elsewhere. What it opens without a name is the folder
-        that a program is in, or has open: of one that was removed there is nothing to list."""
+    def _begin(self, thread: int, node: Node, begin: Callable[[Place, bytes], Listing]) -> Listing:
+        """The kernel looks the name up once more where it leads elsewhere; what it has found then is listed wherever it
+        is. What it opens without a name is the folder that a program is in, or has open. Of one that was removed there
+        is nothing to list."""
         nameless = node.name is None
         try:
             return self._nodes.through_name(node, begin)
         except Stale:
-            if not nameless or node.folder is None or not self._is_gone(node):
+            second = self._second_looks.is_second(thread, node)
+            if not (second or nameless) or node.folder is None:
                 raise
-            return Listing(iter(()), lambda _: iter(()), replies.KERNEL_HOLD_S)
+            if self._is_gone(node):
+                return Listing(iter(()), lambda _: iter(()), replies.KERNEL_HOLD_S)
+            if not second:
+                raise
+            return begin((node.ino, ()), b"")
 
     def _is_gone(self, node: Node) -> bool:
         try:

@@ -12,6 +12,7 @@ from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
 from dfsfuse.drivers.fuse_node import Node
 from dfsfuse.drivers.fuse_nodes import Nodes
+from dfsfuse.drivers.fuse_second_looks import SecondLooks
 from dfsfuse.drivers.linux_files import ROOT_UID, Files
 from dfsfuse.errors import NotFound, Stale
 from dfsfuse.filesystem import FileSystem
@@ -28,8 +29,11 @@ _CHANGES = (
 class Names:
     """Translates; what it keeps is in `nodes`."""
 
-    def __init__(self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, files: Files):
+    def __init__(
+        self, filesystem: FileSystem, nodes: Nodes, interrupts: Interrupts, files: Files, second_looks: SecondLooks
+    ):
         self._fs, self._nodes, self._interrupts, self._files = filesystem, nodes, interrupts, files
+        self._second_looks = second_looks
 
     def handlers(self) -> Handlers:
         return {
@@ -58,13 +62,16 @@ class Names:
     # -- looking
 
     def lookup(self, request: Request) -> bytes:
-        parent, name = self._nodes.get(request.nodeid).ino, request.name()
-        begun_at = time.monotonic()
+        folder, name = self._nodes.get(request.nodeid), request.name()
+        parent, begun_at = folder.ino, time.monotonic()
         try:
             attributes = self._fs.lookup((parent, (name,)))
         except NotFound:
             self._files.not_there(request.pid)
+            self._second_looks.not_found(request.pid, folder)
             raise
+        if self._second_looks:
+            self._second_looks.found(request.pid, begun_at)
         return self._entry(request, attributes, (parent, name), begun_at)
 
     def _entry(self, request: Request, attributes: Attributes, name: tuple[int, bytes], begun_at: float = 0.0) -> bytes:
