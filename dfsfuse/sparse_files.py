@@ -14,6 +14,7 @@ from dfsfuse.disk_io import write_all
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 _CANNOT = errno.EOPNOTSUPP, errno.ENOSYS
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 @functools.cache
@@ -34,7 +35,14 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
-        write_all(fd, bytes(length), offset)
+        _write_zeros(fd, offset, offset + length)
+
+
+def _write_zeros(fd: int, start: int, end: int) -> None:
+    """Where there is content."""
+    for first, last, is_content in stretches(fd, start, end):
+        for at in range(first, last, len(_ZEROS)) if is_content else ():
+            write_all(fd, _ZEROS[: last - at], at)
 
 
 def reserve(fd: int, offset: int, length: int, keep_size: bool) -> None:

@@ -12,7 +12,7 @@ import pytest
 from clients import Client, Servers, manifest_entries, uploaded
 from volumes import Volume
 
-from dfsfuse import chunks, direct_io, errors, segments
+from dfsfuse import chunks, direct_io, errors, segments, sparse_files
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.content import Content
 from dfsfuse.disk_io import write_all
@@ -517,6 +517,25 @@ def test_holes_and_writes_on_disk(tmp_path: Path) -> None:
     assert data[4096 : 4096 + 8192] == bytes(8192)
     assert data[:4096] == bytes(50) + noise(100_000)[:4046]
     assert data[12_288:] == noise(100_000)[12_238:]
+
+
+def test_a_disk_that_cannot_punch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: zeros are written where there is content, so a file of 8 TiB does not fill the disk; the size stays."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "refused")
+
+    monkeypatch.setattr(sparse_files, "_fallocate", refused)
+    size = 8 << 40
+    with open(tmp_path / "f", "w+b") as file:
+        os.ftruncate(file.fileno(), size)
+        write_all(file.fileno(), noise(3 << 20), 1 << 40)
+        write_all(file.fileno(), b"end", size - 3)
+        punch_hole(file.fileno(), (1 << 40) + 100, size)
+        assert os.fstat(file.fileno()).st_size == size
+        assert os.fstat(file.fileno()).st_blocks * 512 < 4 << 20
+        assert os.pread(file.fileno(), 4 << 20, 1 << 40).rstrip(b"\0") == noise(3 << 20)[:100]
+        assert os.pread(file.fileno(), 3, size - 3) == bytes(3)
 
 
 def test_what_a_full_disk_has_taken_is_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
