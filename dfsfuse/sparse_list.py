@@ -9,7 +9,7 @@ Not thread-safe: its owner locks.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import compress
 from typing import ClassVar, Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -115,15 +115,13 @@ class SparseList(Generic[T]):
         return self
 
     def extend(self, items: Iterable[T]) -> None:
-        plain = list(items)
-        for is_hole, run in [(False, plain)] if all(plain) else _parted(plain):
-            if not is_hole:
-                self._append_run(run)
-            self._count += len(run)
+        plain, begin = list(items), self._count
+        for first, end in _runs_in(plain):
+            self._count = begin + first
+            self._append_run(plain[first:end])
+        self._count = begin + len(plain)
 
     def _append_run(self, run: list[T]) -> None:
-        if not run:
-            return
         if self._runs and self._firsts[-1] + len(self._runs[-1]) == self._count:
             self._runs[-1] += run
         else:
@@ -186,10 +184,9 @@ def indexes_of(*lists: SparseList) -> list[int]:
     return sorted({index for one in lists for index, _ in one.items()})
 
 
-def _parted(items: list[T]) -> list[tuple[bool, list[T]]]:
-    """(are these holes, items) by turns."""
-    return [(is_hole, list(group)) for is_hole, group in groupby(items, key=_is_hole)]
-
-
-def _is_hole(item: object) -> bool:
-    return not item
+def _runs_in(items: list) -> Iterator[tuple[int, int]]:
+    """Where items are no holes: [first, end) of each run. What is done for each hole is done in C."""
+    held = range(len(items)) if all(items) else list(compress(range(len(items)), items))
+    ends = [at for at in range(1, len(held)) if held[at] > held[at - 1] + 1] if len(held) < len(items) else []
+    for at, end in zip([0, *ends], [*ends, len(held)], strict=True) if held else ():
+        yield held[at], held[end - 1] + 1
