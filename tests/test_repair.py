@@ -39,6 +39,7 @@ def test_a_server_that_was_away_gets_what_it_missed(group: KeptGroup):
     """Goal: S8. What was committed while C was away is on C soon after it is back, and C serves then; nothing that it
     has is fetched again."""
     group.store("before", noise(5))
+    group.wait_whole()
     group.kill("C")
     group.store("missed", [*noise(30), os.urandom(PACK_BYTES_MAX), os.urandom(ENTRY_BYTES)])
     assert group.status().short_chunks == 32
