@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from dfsfuse import errors
 
-WAITING_OPENS_MAX = 32
+WAITING_OPENS_MAX = 96
+"""Of a driver's 256 threads. `make -j` opens more than a few files at once, which wait together where the lock service
+stands still for a moment; and threads that wait for locks between programs (program_locks.py) are 128 at most."""
 POLL_S = 0.05
 
 Interrupted = Callable[[], bool]

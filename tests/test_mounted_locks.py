@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from support import Mount, MountedCluster, error, python, wait_until
 
+from dfsfuse.waiting import WAITING_OPENS_MAX
+
 pytestmark = pytest.mark.mounted
 
 WAIT_S = 4.0
@@ -300,7 +302,7 @@ def test_opens_of_three_hundred_files_leave_stat_quick_while_the_lock_service_is
         assert sorted(took_s)[10] < 0.05
         outcomes = crowd.communicate(timeout=30)[0].split()
     assert len(outcomes) == 300
-    assert outcomes.count("EBUSY") >= 300 - 32
+    assert outcomes.count("EBUSY") >= 300 - WAITING_OPENS_MAX
 
 
 def test_stream_of_local_opens_does_not_starve_another_mount(folders):
