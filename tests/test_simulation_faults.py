@@ -13,9 +13,10 @@ SEEDS_MAX = 1000
 def test_a_fault_is_found(fault: str) -> None:
     """Goal: with this fault in the product, one of a thousand runs breaks a promise that the fault can break; without
     it, the same run keeps all."""
-    status, output = simulate("--seeds", str(SEEDS_MAX), "--fault", fault)
+    disaster = "--disaster", faults.ALL[fault].disaster
+    status, output = simulate("--seeds", str(SEEDS_MAX), "--fault", fault, *disaster)
     assert status == 1, output
     seed, promise = re.search(r"^seed (\d+): (\w+): ", output, flags=re.M).groups()
     assert promise in faults.ALL[fault].promises, output
-    status, output = simulate("--seed", seed)
+    status, output = simulate("--seed", seed, *disaster)
     assert status == 0, output

@@ -13,8 +13,10 @@
     hosts.py       starts, kills and cuts the power of servers and clients
     world.py       one run: from a seed to a verdict        disasters.py   what goes wrong in it
     programs.py    what programs on the clients do          contents.py    what they write
-    history.py     what they saw, and the promises          taps.py        what is watched inside the product
-    faults.py      deliberate faults                        runner.py      many seeds, each in a fork of its own
+    naming.py      and with names that they share           orders.py      is there an order that explains the answers?
+    history.py     what they saw, and the promises          name_history.py  what they were answered of names
+    faults.py      deliberate faults                        taps.py        what is watched inside the product
+    runner.py      many seeds, each in a fork of its own
 
 `make simulate SEEDS=100000`, `make simulate SEED=17`; docs/ARCHITECTURE.md, "The simulator".
 """

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 KINDS = (
     "kill_server", "kill_locks", "kill_client", "partition", "one_way", "stall_holder", "pause_client", "pause_server",
     "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
-    "new_disk",
+    "new_disk", "unheard", "crowd",
 )  # fmt: skip
 """Of which each run has some."""
 
 
 class Profile(NamedTuple):
     """What a seed is about: `kinds` of disasters, how many clients and programs, for how long, and what they do.
-    `collects`: garbage is looked for; as that voids receipts, commits that come late are refused for it already."""
+    `collects`: garbage is looked for; as that voids receipts, commits that come late are refused for it already.
+    `far_s`: how long each message from or to the last client takes at most, where that is far away."""
 
     kinds: tuple[str, ...]
     clients: int
@@ -33,12 +34,23 @@ class Profile(NamedTuple):
     work_s: float
     mix: tuple[list[str], list[float]]
     collects: bool = True
+    far_s: float = 0.0
 
 
 _WORK = {
     "read_table": 3.0, "edit_table": 4.0, "rewrite_table": 1.5, "append": 2.5, "read_log": 1.0, "name": 2.0,
-    "private": 0.7, "follow_table": 1.5,
+    "private": 0.7, "follow": 1.5, "replace": 1.5, "look": 1.5, "touch": 0.7, "mark": 0.7,
 }  # fmt: skip
+_CROWD = {
+    **dict.fromkeys(_WORK, 0.2),
+    "name": 4.0,
+    "follow": 6.0,
+    "replace": 4.0,
+    "look": 4.0,
+    "touch": 6.0,
+    "mark": 3.0,
+}
+"""Of the runs in which many change the same names."""
 
 
 def draw_profile(source: random.Random, wanted: str = "") -> Profile:
@@ -48,7 +60,11 @@ def draw_profile(source: random.Random, wanted: str = "") -> Profile:
     work_s = 16.0 if "stall_holder" in kinds else source.choice((5.0, 8.0, 8.0, 12.0))
     clients, programs = source.choice((2, 2, 3)), source.choice((1, 2, 2))
     collects = source.random() > (0.5 if "stall_holder" in kinds else 0.15)
-    return Profile(kinds, clients, programs, work_s, (list(_WORK), weights), collects)
+    far_s = source.choice((0.0, 0.0, 0.0, 0.0, 0.05, 0.2, 0.4))
+    if "crowd" in kinds:
+        weights, clients, programs, far_s = list(_CROWD.values()), 3, 2, source.choice((0.05, 0.2, 0.4))
+        kinds = tuple(dict.fromkeys((*kinds, "unheard")))
+    return Profile(kinds, clients, programs, work_s, (list(_WORK), weights), collects, far_s)
 
 
 class Disasters:
@@ -181,6 +197,13 @@ class Disasters:
 
     def _steady(self) -> None:
         self._world.network.loss = self._world.network.doubling = 0.0
+
+    def unheard(self) -> None:
+        """Names are changed, and who has done so does not hear of it, and asks again later."""
+        self._world.network.unheard = self._random.choice((2, 4, 8))
+
+    def crowd(self) -> None:
+        """What such a run has more of, its profile says."""
 
     def slow(self) -> None:
         self._world.network.slow_s = self._random.choice((0.02, 0.1, 0.5))

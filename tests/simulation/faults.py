@@ -19,18 +19,19 @@ CHECK = "check"
 
 
 class Fault(NamedTuple):
-    """`promises`: one of these is found broken."""
+    """`promises`: one of these is found broken, in runs that have this kind of disaster if it is said."""
 
     install: Callable[[], None]
     promises: tuple[str, ...]
+    disaster: str
 
 
 ALL: dict[str, Fault] = {}
 
 
-def fault(*promises: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def fault(*promises: str, disaster: str = "") -> Callable[[Callable[[], None]], Callable[[], None]]:
     def note(install: Callable[[], None]) -> Callable[[], None]:
-        ALL[install.__name__] = Fault(install, promises)
+        ALL[install.__name__] = Fault(install, promises, disaster)
         return install
 
     return note
@@ -216,3 +217,11 @@ def recalled_lock_used() -> None:
         return run
 
     replace(LockTable, "_is_used", make)
+
+
+@fault("S1", disaster="crowd")
+def name_promised_by_its_folder() -> None:
+    """What a name leads to counts as promised where its folder is, though another client is about to change it."""
+    from dfsfuse.known_names import Folder
+
+    replace(Folder, "put", lambda put: lambda self, name, ino, asked_at, promised: put(self, name, ino, asked_at, True))

@@ -1,15 +1,15 @@
 """What programs did and saw, and which promises (docs/SEMANTICS.md) that breaks. Pure.
 
     Files   versions of tables and records of logs: S2, S3, S4, S12, and what S10 lets a power cut take
-    Names   operations on a few names that all clients share: S1, by search for an order that explains all answers
+
+What they did with names that all clients share is in orders.py.
 
 Times are the simulation's. A version is *certain* for an open if its close() had returned 0 before the open began, and
 no power cut may have taken it since.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 
 class Violation(BaseException):
@@ -119,80 +119,3 @@ class Files:
                     f"S4: write {write.number} of {write.client} to {write.file}, closed with {outcome} at "
                     f"{write.returned:.3f}, is neither in the file nor in a copy of it"
                 )
-
-
-class NameOp(NamedTuple):
-    """`kind` is make, remove, rename or list; `answer` is ok, exists, missing, the names that were listed, or None: no
-    answer, so it may have happened at any time since, or not at all."""
-
-    kind: str
-    names: tuple[str, ...]
-    began: float
-    ended: float
-    answer: str | frozenset[str] | None
-    who: str = ""
-
-
-State = frozenset[str]
-
-
-def _after(op: NameOp, state: State) -> Iterator[State]:
-    """The states that the operation may leave if it happens in `state` and is answered as it was."""
-    for answer, left in _outcomes(op, state):
-        if op.answer is None or op.answer == answer:
-            yield left
-
-
-def _outcomes(op: NameOp, state: State) -> Iterator[tuple[str | State, State]]:
-    name = op.names[0] if op.names else ""
-    if op.kind == "list":
-        yield state, state
-    elif op.kind == "make":
-        yield ("exists", state) if name in state else ("ok", state | {name})
-    elif op.kind == "remove":
-        yield ("ok", state - {name}) if name in state else ("missing", state)
-    elif name not in state:
-        yield "missing", state
-    elif op.names[1] in state:
-        yield "exists", state
-    else:
-        yield "ok", state - {name} | {op.names[1]}
-
-
-SEARCH_MAX = 20_000
-
-
-def check_names(ops: Iterable[NameOp], starts: Iterable[State]) -> bool:
-    """Raises Violation if no order of the operations explains every answer, from any state of `starts`; False if the
-    search was given up."""
-    ordered = sorted(ops, key=lambda op: op.began)
-    budget = [SEARCH_MAX]
-    for start in starts:
-        if _explains(ordered, start, budget):
-            return True
-        if not budget[0]:
-            return False
-    told = "\n".join(f"  {op.began:.3f}-{op.ended:.3f} {op.who} {op.kind} {op.names} -> {op.answer}" for op in ordered)
-    raise Violation(f"S1: no order of these operations on names explains their answers:\n{told}")
-
-
-def _explains(ops: list[NameOp], start: State, budget: list[int]) -> bool:
-    """Depth first over (which are done, state); an answered operation comes before all that began after its end."""
-    everything = sum(1 << i for i, op in enumerate(ops) if op.answer is not None)
-    seen: set[tuple[int, State]] = set()
-    stack = [(0, start)]
-    while stack:
-        done, state = stack.pop()
-        if done & everything == everything:
-            return True
-        if (done, state) in seen:
-            continue
-        seen.add((done, state))
-        budget[0] -= 1
-        if not budget[0]:
-            return False
-        first_end = min(op.ended for i, op in enumerate(ops) if not done >> i & 1 and op.answer is not None)
-        for i, op in enumerate(ops):
-            if not done >> i & 1 and op.began <= first_end:
-                stack.extend((done | 1 << i, left) for left in _after(op, state))
-    return False

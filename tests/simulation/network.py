@@ -31,6 +31,10 @@ class Broken(Exception):
     """The connection ended before the reply."""
 
 
+_ON_NAMES = tuple(b"POST /v1/%s " % operation for operation in (b"create", b"rename", b"remove", b"set_attributes"))
+_UNHEARD, _LATE_S = 0.7, 2.5
+"""The chance that the answer to a change is lost while some are, and how late that is found out."""
+
 Outcome = Reply | Exception
 Handler = Callable[["Call"], None]
 
@@ -69,7 +73,8 @@ class Call:
 
 class Network:
     """`loss` and `doubling` are the chances of a message. `cut` has the directed pairs of hosts between which nothing
-    arrives. `on_begin` is told of each request before it is sent."""
+    arrives. `unheard` counts the answers to changes of names that will be lost, which is found out late. `far` is a
+    host to and from which everything takes up to `far_s`. `on_begin` is told of each request before it is sent."""
 
     def __init__(self, loop: SimulatedLoop, source: random.Random):
         self._loop, self.random = loop, source
@@ -77,7 +82,8 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         self.dark: set[str] = set()
         self.loss = self.doubling = 0.0
-        self.slow_s = 0.0
+        self.slow_s = self.far_s = 0.0
+        self.unheard, self.far = 0, ""
         self.on_begin: Callable[[Call], None] | None = None
         self._held: list[tuple[str, str, Life, Callable[[Any], None], Any]] = []
         self._power_cuts = 0
@@ -119,14 +125,14 @@ class Network:
 
     # -- messages
 
-    def delay_s(self) -> float:
-        chance = self.random.random()
-        return 0.0002 + 0.003 * chance * chance + (self.random.random() * self.slow_s if self.slow_s else 0.0)
+    def delay_s(self, *hosts: str) -> float:
+        chance, slow_s = self.random.random(), self.far_s if self.far in hosts else self.slow_s
+        return 0.0002 + 0.003 * chance * chance + (self.random.random() * slow_s if slow_s else 0.0)
 
     def _carry(self, source: str, target: str, life: Life, deliver: Callable[[Any], None], what: Any) -> None:
         """`deliver(what)` is an event of `life`, if it arrives."""
         message = source, target, life, deliver, what
-        self._loop.for_life(self._loop.world, self.delay_s(), self._arrive, message, self._power_cuts)
+        self._loop.for_life(self._loop.world, self.delay_s(source, target), self._arrive, message, self._power_cuts)
 
     def _arrive(self, message: tuple[str, str, Life, Callable[[Any], None], Any], power_cuts: int) -> None:
         """`power_cuts`: how many there had been when it set out."""
@@ -175,6 +181,11 @@ class Network:
         self._under_way.get(call.host, {}).pop(call, None)
         if self.random.random() < self.loss:
             reply = Broken("reset")
+        if self.unheard and call.head.startswith(_ON_NAMES) and self.random.random() < _UNHEARD:
+            self.unheard -= 1
+            broken = call.host, call.caller.name, call.caller, call.arrive, Broken("silence")
+            self._loop.for_life(self._loop.world, _LATE_S * self.random.random(), self._carry, *broken)
+            return
         self._carry(call.host, call.caller.name, call.caller, call.arrive, reply)
 
     def over(self, call: Call) -> None:

@@ -2,7 +2,7 @@
 
     tables   read, change a part, close; also cut, grow, and written anew without reading
     logs     records appended with O_APPEND
-    names    make, remove, rename and list on a few names that all clients share
+    names    that all clients share (naming.py)
     private  names that only one program uses, where every answer is known beforehand
 
 Programs of one client that write the same table take turns, as programs of one machine would; what one reads while
@@ -13,36 +13,43 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from simulation import contents, threads
 from simulation.contents import Table, Torn
-from simulation.history import NameOp, Violation, Write
+from simulation.history import Violation, Write
 from simulation.loop import Life
+from simulation.naming import READ_MAX, Naming
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 TABLES = ("t1", "t2")
 LOGS = ("log",)
-NAMES = ("n1", "n2", "n3")
-FOLDER = "names"
 THINK_S = 0.35
 FOLLOW_S, TOLD_S = 1.0, 0.0001
 """How long one waits for another's close(), and how soon it hears of that: sooner than any message of the product."""
-READ_MAX = 1 << 20
 
 
 class Turns:
     """Who writes which table on one client, so that its other programs know; and who waits there for `closed`, the
-    table that a program of another client has closed last."""
+    file that a program of another client has closed last, or that the client has just heard of."""
 
     def __init__(self, life: Life) -> None:
         self.life = life
-        self.followers, self.closed = threads.Waiters(), ""
+        self.followers, self.closed, self._heard = threads.Waiters(), "", False
         self.locks = {name: threads.Lock() for name in TABLES}
         self.active = dict.fromkeys(TABLES, 0)
         self.begun = dict.fromkeys(TABLES, 0)
+
+    def tell(self, file: str, heard: bool = False) -> None:
+        self.closed, self._heard = file, heard
+        self.followers.wake(len(self.followers))
+
+    def told_after_s(self, source: Random) -> float:
+        """How long the programs take to hear of it; of what the client has heard the kernel knows at once."""
+        return 0.0 if self._heard else TOLD_S + source.choice((0.0, 0.01, 0.3)) * source.random()
 
     def quiet(self, name: str) -> Callable[[], bool]:
         """Asked later, tells whether nobody has been writing since now."""
@@ -70,12 +77,14 @@ class Program:
         self.pid = 5_000_000 + number
         self.random = world.fork(self.who)
         self._private = 0
+        self.naming = Naming(self)
 
     def run(self) -> None:
         while not self.world.stopping:
             threads.sleep(self.random.expovariate(1 / THINK_S))
             if not self.world.stopping:
                 self.do(self.random.choices(*self.world.profile.mix)[0])
+        self.naming.close()
 
     def do(self, kind: str) -> bool:
         """One operation; False if it had an error, which is the product's own kind."""
@@ -83,7 +92,7 @@ class Program:
 
         began = self.world.now
         try:
-            getattr(self, kind)()
+            getattr(self if hasattr(self, kind) else self.naming, kind)()
         except errors.DfsError as error:
             self.world.note(self.who, f"{kind}: {type(error).__name__}: {error}")
             self.world.took(self.who, kind, began)
@@ -96,11 +105,12 @@ class Program:
     def read_table(self) -> None:
         self.check_table(self.random.choice(TABLES))
 
-    def follow_table(self) -> None:
-        """Reads a table at the moment at which a program elsewhere has closed it, as one who is told of it would."""
+    def follow(self) -> None:
+        """Opens a file at the moment at which a program elsewhere has closed it, as one who is told of it would, or is
+        about to put another one in its place; or when its client is called back about it."""
         if self.turns.followers.wait(FOLLOW_S):
-            threads.sleep(TOLD_S)
-            self.check_table(self.turns.closed)
+            threads.sleep(self.turns.told_after_s(self.random))
+            (self.check_table if self.turns.closed in TABLES else self.naming.follow)(self.turns.closed)
 
     def check_table(self, name: str) -> Table | None:
         """Open, read twice, close; None where a program of this client was writing meanwhile."""
@@ -227,41 +237,7 @@ class Program:
         self.world.files.saw_log(name, numbers, began, self.who)
         return numbers
 
-    # -- names
-
-    def name(self) -> None:
-        kind = self.random.choice(("make", "make", "remove", "rename", "rename", "list"))
-        names = self.random.sample(NAMES, 2)
-        self._named(kind, tuple(names if kind == "rename" else names[:1] if kind != "list" else ()))
-
-    def _named(self, kind: str, names: tuple[str, ...]) -> None:
-        """One operation on shared names; its answer goes into the history, also where there is none."""
-        from dfsfuse import errors
-
-        op = NameOp(kind, names, self.world.now, self.world.now, None, self.who)
-        at = len(self.world.name_ops)
-        self.world.name_ops.append(op)
-        answer: str | frozenset[str] | None = None
-        try:
-            answer = self._on_names(kind, [place(FOLDER, name) for name in names])
-        except errors.AlreadyExists:
-            answer = "exists"
-        except errors.NotFound:
-            answer = "missing"
-        finally:
-            self.world.name_ops[at] = op._replace(ended=self.world.now, answer=answer)
-            self.world.note(self.who, f"{kind} {names} -> {answer}")
-
-    def _on_names(self, kind: str, places: list[Any]) -> str | frozenset[str]:
-        if kind == "list":
-            return frozenset(entry.name.decode() for entry in self.fs.list_folder(place(FOLDER)))
-        if kind == "make":
-            self.fs.make(places[0], stat.S_IFDIR | 0o755, 0, 0)
-        elif kind == "remove":
-            self.fs.remove(places[0], folder=True)
-        else:
-            self.fs.rename(*places, flags=1)
-        return "ok"
+    # -- private names
 
     def private(self) -> None:
         """Made, renamed, linked and removed: nobody else knows the names, so each step must succeed, and once."""

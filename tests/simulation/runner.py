@@ -76,7 +76,7 @@ def run_seed(seed: int, disaster: str = "", traced: bool = False) -> tuple[Outco
         violation = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error)[-12:])}"
     loop = world.loop
     outcome = Outcome(
-        seed, violation, loop.events, len(world.files.writes) + len(world.name_ops), loop.now - 1000.0,
+        seed, violation, loop.events, len(world.files.writes) + len(world.names.ops), loop.now - 1000.0,
         time.process_time() - began_s, world.given_up, f"{loop.events} {loop.now:.9f} {world.drawn()}",
     )  # fmt: skip
     return outcome, world.trace

@@ -15,10 +15,12 @@ from typing import Any
 
 from simulation import contents, disasters, hosts, product, taps, threads
 from simulation.contents import Torn
-from simulation.history import Files, NameOp, Violation, check_names
+from simulation.history import Files, Violation
 from simulation.loop import SimulatedLoop
+from simulation.name_history import MARK, NAMES, NameHistory
+from simulation.naming import IN
 from simulation.network import Network
-from simulation.programs import FOLDER, LOGS, NAMES, TABLES, Program, Turns, place
+from simulation.programs import LOGS, TABLES, Program, Turns, place
 
 WINDOW_S = 1.6
 """What a power cut may take: servers sync each second, and a sync takes a moment."""
@@ -35,7 +37,8 @@ class World:
         self.random = random.Random(seed)
         self.profile = disasters.draw_profile(self.fork("profile"), disaster)
         self.healed = self.stopping = False
-        self.files, self.name_ops = Files(LOGS), []
+        self.files = Files(LOGS)
+        self.names = NameHistory()
         self.on_grant: Callable[[str, int], None] | None = None
         self.fences: dict[int, int] = {}
         self.commit_ids: set[bytes] = set()
@@ -54,6 +57,7 @@ class World:
         self.loop = SimulatedLoop(lambda: 0.0003 + 0.02 * disk.random() ** 4)
         threads.begin(self.loop, yields)
         self.network = Network(self.loop, self.fork("network"))
+        self.network.far_s = self.profile.far_s
         self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"), self.profile.collects)
         hosts.wire_clients(self.network)
         self.home = pathlib.Path(tempfile.mkdtemp())
@@ -88,13 +92,17 @@ class World:
     def check_copies(self, ino: int) -> None:
         taps.check_copies(self, ino)
 
-    def tell_followers(self, writer: Any, table: str) -> None:
-        """A program of `writer` has closed it: those of other clients that wait for that go on."""
+    def may_lack(self, ino: int) -> bool:
+        """Whether a power cut may have taken what was committed of it."""
+        return ino in self._taken
+
+    def tell_followers(self, writer: Any, file: str) -> None:
+        """A program of `writer` has closed it, or put another one in its place, or is about to: those of other clients
+        that wait for that go on."""
         for client in self.clients:
             turns = getattr(client, "turns", None)
             if turns is not None and turns.life is client.life and client is not writer:
-                turns.closed = table
-                self.loop.within(turns.life, lambda turns=turns: turns.followers.wake(len(turns.followers)))
+                self.loop.within(turns.life, lambda turns=turns: turns.tell(file))
 
     def took(self, who: str, what: str, began: float) -> None:
         if self.now - began > HANG_S:
@@ -117,9 +125,16 @@ class World:
     def _start_programs(self, client: Any) -> None:
         self.note(client.name, "is mounted")
         turns = client.turns = Turns(client.life)
+        client.filesystem.on_broken(lambda ino, name: self._called_back(turns, ino, name))
         for number in range(0 if self.stopping else self.profile.programs):
             program = Program(self, client, number, turns)
             threads.spawn(lambda program=program: self._run(program))
+
+    def _called_back(self, turns: Turns, ino: int, name: bytes) -> None:
+        if ino == self.names.inos[MARK]:
+            turns.tell(MARK, heard=True)
+        elif ino == self.names.inos[IN] and name.decode() in NAMES:
+            turns.tell(name.decode(), heard=True)
 
     def _run(self, program: Program) -> None:
         """Killed with its client, it never ends; what is counted are those that should."""
@@ -149,7 +164,7 @@ class World:
                 self._pass(self.profile.work_s)
                 self._heal()
                 self._settle()
-                self._check_names()
+                self.given_up = not self.names.check(self._cuts[-1] if self._cuts else None)
                 self.loop.forget_done()
                 self._check_failures()
             finally:
@@ -192,6 +207,7 @@ class World:
             raise Violation("the cluster does not come up")
         for client in self.clients[1:]:
             self.start_client(client)
+        self.network.far = self.clients[-1].name if self.profile.far_s else ""
 
     def _is_formed(self) -> bool:
         """As dfsfuse.cluster waits for it: who meets half a group cannot know its primary."""
@@ -215,7 +231,10 @@ class World:
         for name in LOGS:
             handle, _ = client.filesystem.create(place(name), *flags)
             client.filesystem.files.release(handle)
-        client.filesystem.make(place(FOLDER), stat.S_IFDIR | 0o755, 0, 0)
+        self.names.inos[IN] = client.filesystem.make(place(IN), stat.S_IFDIR | 0o755, 0, 0).ino
+        handle, made = client.filesystem.create(place(MARK), *flags)
+        client.filesystem.files.release(handle)
+        self.names.inos[MARK] = made.ino
         self.loop.within(client.life, client.filesystem.session.sync)
 
     # -- the end
@@ -224,7 +243,7 @@ class World:
         self.note("world", "is healed")
         self.healed, self.stopping, self.on_grant = True, True, None
         network, servers = self.network, self.servers
-        network.on_begin = None
+        network.on_begin, network.unheard, network.far = None, 0, ""
         network.loss = network.doubling = network.slow_s = 0.0
         network.heal()
         for disk in (servers.directory_disk, *servers.chunk_disks.values()):
@@ -312,7 +331,8 @@ class World:
             self._must(program, "read " + name, lambda n=name: found.append(program.check_table(n)))
         for name in LOGS:
             self._must(program, "read " + name, lambda n=name: found.append(program.check_log(n)))
-        self._must(program, "list", lambda: program._named("list", ()))
+        self._must(program, "list", program.naming.list)
+        self._must(program, "look at names", program.naming.look_at_all)
         return found
 
     def _everything(self) -> tuple[dict[str, list[int]], dict[str, set[int]]]:
@@ -367,22 +387,3 @@ class World:
                     found.append((place(*folder, entry.name.decode()), entry.name.decode()))
         self.note("world", f"files in the end: {[name for _, name in found]}")
         return found
-
-    def _check_names(self) -> None:
-        """A power cut of the directory begins the history anew: what it took, nobody knows."""
-        since = self._cuts[-1] if self._cuts else 0.0
-        states = [frozenset()] if not self._cuts else _all_states()
-        ops = [op._replace(answer=None) if op.began <= since else op for op in self.name_ops if _may_last(op, since)]
-        self.given_up = not check_names(ops, states)
-
-
-def _may_last(op: NameOp, since: float) -> bool:
-    """Whether it may happen after `since`, or has."""
-    return op.ended > since or op.answer is None
-
-
-def _all_states() -> list[frozenset[str]]:
-    states: list[frozenset[str]] = [frozenset()]
-    for name in NAMES:
-        states += [state | {name} for state in states]
-    return states
