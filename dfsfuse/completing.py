@@ -1,9 +1,9 @@
 """The rest of a file that programs read comes to the cache in the background, as long as they have it open: once all of
 it is here it is opened in passthrough, and reads ask no server.
 
-It is one entry at a time, the next one behind what was read last first, and of the file that was missed last. So those
-who wait for an entry have most of the way for themselves (fetching.py carries several for them). What fails is left to
-who reads it; his next miss begins again.
+It is one entry at a time, the next one behind what was read last first, and of the file of which something was missed
+last. So those who wait for an entry have most of the way for themselves (fetching.py carries several for them). What
+fails is left to who reads it; his next miss begins again.
 
 Threads: any; one brings what is wanted, while there is anything. `_mutex` guards the table.
 """
@@ -24,26 +24,37 @@ _LOOK_ENTRIES = 256
 
 
 class Completing:
-    """Of files up to `bytes_max`: a larger one would drive all else from the cache. What is wanted stays in use."""
+    """Of files that take `bytes_max` together, as long as they are open, as nothing of these can be evicted: others are
+    left. What is wanted stays in use."""
 
     def __init__(self, fetching: Fetching, bytes_max: int):
         self._fetching, self._bytes_max = fetching, bytes_max
         self._mutex, self._closed = threading.Lock(), False
         self._wanted: dict[Content, None] = {}
+        self._begun: dict[Content, int] = {}
         self._thread: threading.Thread | None = None
 
     def missed(self, content: Content) -> None:
         """A program reads what is not here. Does not wait."""
-        if not ENTRY_BYTES < content.size <= self._bytes_max:
+        if content.size <= ENTRY_BYTES:
             return
+        with content.mutex:
+            takes = content.stored_bytes
         with self._mutex:
-            if self._closed or content in self._wanted:
+            if content in self._wanted:
+                self._wanted[content] = self._wanted.pop(content)
+                return
+            if self._closed or not self._has_room(content, takes):
                 return
             self._fetching.use(content)
-            self._wanted[content] = None
+            self._begun[content], self._wanted[content] = takes, None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="completing", daemon=True)
                 self._thread.start()
+
+    def _has_room(self, content: Content, takes: int) -> bool:
+        self._begun = {each: taken for each, taken in self._begun.items() if each.handles and each is not content}
+        return sum(self._begun.values()) + takes <= self._bytes_max
 
     def close(self) -> None:
         """The client ends: what is on its way is the last."""

@@ -349,9 +349,9 @@ class OpenFiles:
 
     def close(self) -> None:
         """The client ends: what programs still have open for writing is closed."""
-        self._reading.close()
         self._sending.send_all()
         self._ahead.close()
+        self._reading.close()
 
     def any_written(self) -> bool:
         """Has any file here something that the servers may not have?"""

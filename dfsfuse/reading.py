@@ -15,7 +15,7 @@ from dfsfuse.passing import Passing
 
 
 class Reading:
-    """The rest of a file of up to `whole_bytes_max` comes in the background while it is open."""
+    """The rest of files comes in the background while they are open, of `whole_bytes_max` together."""
 
     def __init__(self, latest: LatestChunks, fetching: Fetching, whole_bytes_max: int):
         self._latest, self._passing, self._fetching = latest, Passing(latest), fetching

@@ -251,12 +251,29 @@ def test_what_is_read_next_comes_first(world: World) -> None:
     assert order == [2, 3, 0, 1]
 
 
-def test_a_file_that_is_too_large_for_the_cache_is_left(world: World) -> None:
-    """Goal: it would drive all else from the cache."""
-    whole = Whole(world, bytes_max=world.content.size - 1)
+def test_files_that_are_too_large_for_the_cache_are_left(world: World) -> None:
+    """Goal: nothing of what is open can be evicted, so all that comes in the background has a bound; what was closed
+    makes room for others."""
+    whole = Whole(world, bytes_max=world.content.stored_bytes - 1)
     whole.completing.missed(world.content)
     assert whole.is_over()
     assert world.asked == 0
+
+    whole = Whole(world, bytes_max=world.content.stored_bytes)
+    whole.completing._begun[earlier := Earlier()] = 1
+    whole.completing.missed(world.content)
+    assert world.asked == 0
+    earlier.handles.clear()
+    whole.completing.missed(world.content)
+    wait_until(whole.is_over, "it has ended")
+    assert not whole.missing()
+
+
+class Earlier:
+    """A content for which all that came before, and that is still open."""
+
+    def __init__(self) -> None:
+        self.handles = {self: None}
 
 
 def test_a_failure_ends_it_and_the_next_miss_begins_again(world: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 from fake_filesystem import FakeContent, attributes
 
 from dfsfuse.drivers import fuse_nodes
+from dfsfuse.drivers.fuse_late_reads import LateReads
 from dfsfuse.drivers.fuse_node import Node, Way
 from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.messages import ROOT_INO
@@ -25,6 +26,18 @@ def file(ino: int, size: int = 0, mtime_ns: int = 3):
 
 
 # -- look-ups
+
+
+def test_late_reads_are_known_as_long_as_anything_is_open(nodes):
+    """Goal: also while who writes past the pages is left alone with a write under way."""
+    node, content = nodes.found(7, (1, b"a")), FakeContent(7, 1)
+    reader = nodes.open(node, content, file(7))
+    writer = nodes.open(node, content, file(7), past_pages=True)
+    node.late_reads = LateReads()
+    nodes.close(node, reader)
+    assert node.late_reads is not None
+    nodes.close(node, writer)
+    assert node.late_reads is None
 
 
 def test_look_ups_are_counted_exactly(nodes):

@@ -144,22 +144,25 @@ class Forgetting:
 
     def begin_read(self, node: Node, read: Read) -> None:
         """Through its pages, while programs have it open for writing; nothing is answered yet."""
-        if node.late_reads is None:
+        reads = node.late_reads
+        if reads is None:
             with self._mutex:
-                node.late_reads = node.late_reads or LateReads()
-        node.late_reads.begin(read)
+                reads = node.late_reads = node.late_reads or LateReads()
+        reads.begin(read)
 
     def written(self, node: Node, unique: int, start: int, end: int) -> None:
         """A program has written these bytes through the node by request `unique`, and is about to be answered."""
         if start <= node.stored < end:
             node.stored = -1
             self._forget_pages(node)
-        late = node.late_reads.of(unique, start, end) if node.late_reads is not None else None
+        reads = node.late_reads
+        late = reads.of(unique, start, end) if reads is not None else None
         if late is not None:
             self._forget_pages(node, *late)
 
     def _forget_pages(self, node: Node, start: int = 0, end: int = 0) -> None:
-        """Before the writer is answered, if this write is not what has a page of them locked."""
+        """Before the writer is answered. Where this write itself has a page of them locked, or somebody else for longer
+        than _FORGET_S, it is soon after."""
         tell = functools.partial(self._notifier.content_changed, start=start, end=end)
         thread = threading.Thread(target=_is_over, args=(node, tell), name="fuse-forget-page", daemon=True)
         thread.start()

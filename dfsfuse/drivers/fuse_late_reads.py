@@ -5,7 +5,8 @@ not locked meanwhile (fs/fuse/file.c, fuse_send_write_pages). If the kernel is t
 content has become another client's version, the next read or read-ahead may be answered before the write is done, and
 brings the page back without it. The kernel would keep that.
 
-Requests are numbered in the order in which the kernel has sent them (`unique`). So whoever is done with a write looks
+Requests are numbered in the order in which the kernel has sent them (`unique`; fs/fuse/dev.c, fuse_dev_queue_req, which
+counts under the queue's lock, as of Linux 6.18). So whoever is done with a write looks
 for reads of the same bytes that were sent after it, and has their pages forgotten. Such a page is not locked by the
 write: it was read again.
 

@@ -390,9 +390,10 @@ class Nodes:
             if way.drop:
                 self._taken(node, way)
             node.opens -= 1
+            node.late_reads = node.late_reads if node.opens else None
             node.users -= way.backing > 0 or not way.direct
             if node.users:
                 return 0
-            node.content = node.late_reads = None
+            node.content = None
             ended, node.backing = node.backing, 0
             return ended
