@@ -20,7 +20,7 @@ from dfsfuse import errors
 from dfsfuse.attributes import Place
 from dfsfuse.direct_io import BLOCK_BYTES
 from dfsfuse.drivers import fuse_protocol as fuse
-from dfsfuse.drivers.fuse_channel import BODY
+from dfsfuse.drivers.fuse_channel import BODY, Request
 from dfsfuse.drivers.fuse_workers import Workers
 from dfsfuse.drivers.linux import OPTIONAL, REFUSED, WANTED
 from dfsfuse.range_locks import FileLock
@@ -439,6 +439,20 @@ def test_a_folder_that_is_gone_while_the_directory_is_silent(kernel):
     assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", folder).error == errno.ESTALE
 
 
+def test_a_folder_that_is_gone_while_asking_fails(kernel, caplog):
+    """Goal: nothing ends the thread that answers: the log tells of it, and the kernel looks the name up."""
+    folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    del kernel.fs.names[1, b"d"], kernel.fs.inodes[folder]
+
+    def broken(place: Place) -> int:
+        raise OSError(errno.EMFILE, "no descriptors are left")
+
+    kernel.fs.open_folder = broken
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", folder).error == errno.ESTALE
+    assert "no descriptors are left" in caplog.text
+
+
 @pytest.mark.parametrize("operation", IN_A_FOLDER)
 @pytest.mark.parametrize("found", ["the same", "another"])
 def test_a_name_in_a_folder_that_is_replaced_each_time(kernel, operation, found):
@@ -482,6 +496,55 @@ def test_a_later_call_looks_names_up_once_more(kernel, ends):
     assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", two).error == errno.ESTALE
 
 
+@pytest.mark.parametrize(
+    ("opcode", "body", "answer"),
+    [
+        (fuse.FUSE_OPEN, bytes(8), 0),
+        (fuse.FUSE_OPEN, fuse.fuse_open_in.pack(os.O_WRONLY, 0), errno.EINTR),
+        (fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_MODE, mode=0o600), 0),
+    ],
+    ids=["opened", "not opened", "changed"],
+)
+def test_what_is_done_to_a_file_ends_a_call(kernel, opcode, body, answer):
+    """Goal: S2. A program was told to look again, and has opened or changed what it found. Its next call may go by a
+    folder that another program has looked up meanwhile: that was not for this call."""
+    one, other = (kernel.fs.add(name, stat.S_IFDIR | 0o755) for name in (b"d", b"other"))
+    kernel.lookup(b"d")
+    two = replaced_elsewhere(kernel, b"d")
+    file = kernel.fs.add(b"x", parent=two)
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", one).error == errno.ESTALE
+    assert (kernel.lookup(b"d"), kernel.lookup(b"x", two)) == (two, file)
+    if answer == errno.EINTR:
+        kernel.fs.blocking.set()
+        kernel.driver.interrupts.everything()
+    assert kernel.ask(opcode, body, file).error == answer
+    kernel.send(request_bytes(fuse.FUSE_LOOKUP, b"other\0", pid=5))
+    replaced_elsewhere(kernel, b"other")
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"y\0", other).error == errno.ESTALE
+
+
+def test_a_call_that_follows_an_answer_at_once(kernel, monkeypatch):
+    """Goal: the program goes on as soon as it has the answer, and another thread serves it: that its next call was told
+    to look again must not be forgotten when the thread that has answered the call before goes on."""
+    one = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    two = replaced_elsewhere(kernel, b"d")
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"x\0", one).error == errno.ESTALE
+    assert kernel.lookup(b"d") == two
+    reply = Request.reply
+
+    def reply_and_next(request: Request, body: bytes) -> None:
+        reply(request, body)
+        monkeypatch.setattr(Request, "reply", reply)
+        replaced_elsewhere(kernel, b"d")
+        kernel.driver.answer(kernel.put(request_bytes(fuse.FUSE_LOOKUP, b"y\0", two)))
+
+    monkeypatch.setattr(Request, "reply", reply_and_next)
+    made, looked = kernel.send(request_bytes(fuse.FUSE_MKDIR, IN_A_FOLDER["MKDIR"], two))
+    assert (made.error, looked.error) == (0, errno.ESTALE)
+    assert kernel.ask(fuse.FUSE_LOOKUP, b"y\0", two).error == errno.ENOENT
+
+
 def test_what_was_looked_for_in_a_folder_that_is_gone_cannot_be_made(kernel):
     """Goal: the kernel looks a name up before it makes it, in one call: both are answered ENOENT."""
     folder = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
@@ -491,6 +554,28 @@ def test_what_was_looked_for_in_a_folder_that_is_gone_cannot_be_made(kernel):
         answers = [kernel.ask(fuse.FUSE_LOOKUP, b"x\0", folder).error for _ in range(2)]
         assert answers == [errno.ESTALE, errno.ENOENT]
         assert kernel.ask(fuse.FUSE_MKDIR, IN_A_FOLDER["MKDIR"], folder).error == errno.ENOENT
+
+
+@pytest.mark.parametrize("begins", ["with a look-up", "at once"])
+@pytest.mark.parametrize(
+    ("opcode", "pack"),
+    [(fuse.FUSE_RENAME, fuse.fuse_rename_in.pack), (fuse.FUSE_RENAME2, fuse.fuse_rename2_in.pack)],
+    ids=["RENAME", "RENAME2"],
+)
+def test_rename_to_a_folder_that_is_gone(kernel, opcode, pack, begins):
+    """Goal: the program is in the folder to which it moves a name, and which another client has replaced: ESTALE once,
+    for which the kernel looks both names up again, and then nothing is there."""
+    kernel.fs.add(b"x")
+    new = kernel.fs.add(b"d", stat.S_IFDIR | 0o755)
+    kernel.lookup(b"d")
+    body = pack(new, *[0] * (opcode == fuse.FUSE_RENAME2)) + b"x\0y\0"
+    replaced_elsewhere(kernel, b"d")
+    first = (opcode, body, 1) if begins == "at once" else (fuse.FUSE_LOOKUP, b"y\0", new)
+    for _ in range(2):
+        assert kernel.ask(*first).error == errno.ESTALE
+        kernel.lookup(b"x")
+        assert kernel.ask(fuse.FUSE_LOOKUP, b"y\0", new).error == errno.ENOENT
+        assert kernel.ask(opcode, body).error == errno.ENOENT
 
 
 def test_opening_a_folder_that_moves_each_time(kernel):

@@ -7,8 +7,9 @@ up for that very call, which another client has removed or moved since. Both are
 a folder that is gone there is nothing (ENOENT), and one that has moved is still that folder.
 
 A thread's next call may go by what the kernel has known since the call before, and is to be told ESTALE again. Where
-one call ends and the next one begins the kernel does not say. So only the folder that a thread has looked up last
-counts; and once a name was not there, what counts is a change of names in that folder, which follows in the same call.
+one call ends and the next one begins the kernel does not say, unless it does something to what it has found. So only
+the folder that a thread has looked up last counts; and once a name was not there, what counts is a change of names in
+that folder, which follows in the same call.
 
 Threads: the driver's. `_told` is a dictionary whose single operations are atomic.
 """
@@ -16,6 +17,7 @@ Threads: the driver's. `_told` is a dictionary whose single operations are atomi
 import errno
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dfsfuse.drivers.fuse_node import Node
@@ -26,10 +28,10 @@ _THREADS_MAX = 1000
 
 
 class _Told(NamedTuple):
-    """A thread was told ESTALE for node `number`. What was looked up since `since` (monotonic) is looked up anew.
-    `looked`: it has looked for the name, too, and may only change it."""
+    """A thread was told ESTALE for one of the nodes `numbers`. What was looked up since `since` (monotonic) is looked
+    up anew. `looked`: it has looked for the name, too, and may only change it."""
 
-    number: int
+    numbers: tuple[int, ...]
     since: float
     until: float
     looked: bool = False
@@ -48,24 +50,22 @@ class SecondLooks:
         told = self._told.get(thread)
         if told is None or time.monotonic() > told.until or looks and told.looked:
             return False
-        return told.number == folder.id or folder.looked_at >= told.since
+        return folder.id in told.numbers or folder.looked_at >= told.since
 
-    def errno_of(self, thread: int, folder: Node, looks: bool) -> int:
-        """Of a name in a folder that is gone."""
-        if not self.is_second(thread, folder, looks):
-            self._tell(thread, folder)
+    def errno_of(self, thread: int, folders: Sequence[Node], looks: bool) -> int:
+        """Of a name in a folder that is gone, or of a rename between folders of which one is."""
+        if not any(self.is_second(thread, folder, looks) for folder in folders):
+            self._tell(thread, folders)
             return errno.ESTALE
         if looks:
-            self.not_found(thread, folder)
-        else:
-            self.over(thread)
+            self.not_found(thread, folders[0])
         return errno.ENOENT
 
-    def _tell(self, thread: int, folder: Node) -> None:
+    def _tell(self, thread: int, folders: Sequence[Node]) -> None:
         if len(self._told) >= _THREADS_MAX:
             self._told.clear()
         now = time.monotonic()
-        self._told[thread] = _Told(folder.id, now, now + AGAIN_S)
+        self._told[thread] = _Told(tuple(folder.id for folder in folders), now, now + AGAIN_S)
 
     def found(self, thread: int, begun_at: float) -> None:
         """A look-up of the thread's, begun at `begun_at`, has found something: all before it was there by then."""
@@ -77,8 +77,8 @@ class SecondLooks:
         """The thread has looked a name up, which is not there."""
         told = self._told.get(thread)
         if told is not None:
-            self._told[thread] = _Told(folder.id, math.inf, told.until, looked=True)
+            self._told[thread] = _Told((folder.id,), math.inf, told.until, looked=True)
 
     def over(self, thread: int) -> None:
-        """Its call has ended."""
+        """Its call ends: before the answer, as its next call may come, and be told ESTALE, as soon as it has that."""
         self._told.pop(thread, None)

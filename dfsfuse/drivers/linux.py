@@ -103,7 +103,11 @@ IN_FOLDERS = frozenset((
     fuse.FUSE_LOOKUP, fuse.FUSE_MKNOD, fuse.FUSE_MKDIR, fuse.FUSE_SYMLINK, fuse.FUSE_LINK, fuse.FUSE_CREATE,
     fuse.FUSE_UNLINK, fuse.FUSE_RMDIR, fuse.FUSE_RENAME, fuse.FUSE_RENAME2, fuse.FUSE_OPENDIR,
 ))  # fmt: skip
-"""Of a folder, or of names in it. All but LOOKUP end what a program has called."""
+"""Of a folder, or of names in it."""
+
+ENDS = IN_FOLDERS - {fuse.FUSE_LOOKUP} | {fuse.FUSE_OPEN, fuse.FUSE_TMPFILE, fuse.FUSE_SETATTR}
+"""What a program has called ends with these, unless the answer is ESTALE. GETATTR is not one of them: the kernel also
+asks for the attributes of folders on its way through them, to see who may."""
 
 _MAX_BACKGROUND, _CONGESTION_THRESHOLD = 64, 48
 _in_header = fuse.fuse_in_header.unpack_from
@@ -160,13 +164,16 @@ class Driver:
                 raise refusal(errno.EINVAL, "too short, or not as long as it says")
             body = handler(request)
             if body is not None:
+                self._ends(request)
                 request.reply(body)
             if events != self.forgetting.count and opcode != fuse.FUSE_OPEN:
                 self.forgetting.answered(events)
-            if self.second_looks and opcode in IN_FOLDERS and opcode != fuse.FUSE_LOOKUP:
-                self.second_looks.over(request.pid)
         except Exception as error:
             self._refused(request, error)
+
+    def _ends(self, request: Request) -> None:
+        if self.second_looks and request.opcode in ENDS:
+            self.second_looks.over(request.pid)
 
     def _refused(self, request: Request, error: Exception) -> None:
         name = fuse.OPCODES.get(request.opcode, str(request.opcode))
@@ -183,15 +190,21 @@ class Driver:
         if number == errno.ESTALE:
             # The kernel looks all names on the way up again: it must not get what has led here.
             self._fs.forget_names()
+        else:
+            self._ends(request)
         if request.opcode not in _NO_REPLY:
             request.fail(number)
 
     def _errno_of_gone(self, request: Request) -> int:
         """A folder is gone, or has moved. Opening it is another matter: who is in it can list it (linux_folders)."""
-        folder, looks = self.nodes.get(request.nodeid), request.opcode == fuse.FUSE_LOOKUP
-        if request.opcode != fuse.FUSE_OPENDIR and self._leads_nowhere(folder):
-            return errno.ENOENT
-        return self.second_looks.errno_of(request.pid, folder, looks)
+        try:
+            folders = [self.nodes.get(number) for number in _folders_of(request)]
+            if request.opcode != fuse.FUSE_OPENDIR and any(map(self._leads_nowhere, folders)):
+                return errno.ENOENT
+            return self.second_looks.errno_of(request.pid, folders, request.opcode == fuse.FUSE_LOOKUP)
+        except Exception:
+            log.exception("what has come in a folder's place cannot be found out")
+            return errno.ESTALE
 
     def _leads_nowhere(self, folder: Node) -> bool:
         """Is nothing there now under the name by which the kernel knows it? Then it need not look again."""
@@ -238,6 +251,13 @@ class Driver:
         """The mount has ended: what is still open is closed."""
         self.interrupts.everything()
         self.files.close_all()
+
+
+def _folders_of(request: Request) -> tuple[int, ...]:
+    """The nodes in which names are looked up or changed."""
+    if request.opcode not in (fuse.FUSE_RENAME, fuse.FUSE_RENAME2):
+        return (request.nodeid,)
+    return request.nodeid, fuse.fuse_rename_in.unpack_from(request.buffer, BODY)[0]  # RENAME2 begins as RENAME does.
 
 
 def _refuse(number: int) -> Handler:
