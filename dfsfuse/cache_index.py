@@ -224,7 +224,8 @@ class CacheIndex:
         self._run(f"UPDATE contents SET present = {_NOTHING} WHERE number = ?", (number,))
 
     def forget_base(self, number: int) -> None:
-        """Nothing of what the row names is there any more, and nothing is to be sent."""
+        """The file is no version's from now on, and nothing is to be sent. The next client empties it, as the row has
+        another size."""
         self._run(_FORGET_BASE, (State.CLEAN, number))
 
     def delete(self, number: int) -> None:
@@ -356,7 +357,10 @@ _UPDATE = (
     "segments = ?, present = ?, boot = ?, path = ?, resized = ?, failure = '', pending = x'' WHERE number = ?"
 )
 _COPIES = "SELECT ino, path, original, kind, made_ns FROM copies ORDER BY made_ns"
-_FORGET_BASE = f"UPDATE contents SET state = ?, present = {_NOTHING}, pending = x'' WHERE number = ?"
+_FORGET_BASE = (
+    f"UPDATE contents SET state = ?, version = 0, commit_id = x'', size = 0, present = {_NOTHING}, pending = x'' "
+    "WHERE number = ?"
+)
 _UNSENT_OF = "SELECT number, ino, state, path, size, failure, pending FROM contents"
 _UNSENT = f"{_UNSENT_OF} WHERE state = ? ORDER BY number"
 _SELECT = (

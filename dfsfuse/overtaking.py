@@ -126,7 +126,8 @@ def _part(data: bytes, span: Span) -> bytes:
 
 
 def _patch(content: Content, newest: Version, patches: Patches) -> None:
-    """Where it grows, it does so by what is laid down: who reads to its end sees no zeros that nobody wrote."""
+    """Where it grows, it does so by what is laid down: who reads to its end sees no zeros that nobody wrote. What was
+    fetched by a client that was killed is on disk too, though nothing says so."""
     size, entries = newest.attributes.size, newest.entries
     os.ftruncate(content.fd, min(size, content.size))
     content.present.cut(len(entries))
@@ -135,7 +136,7 @@ def _patch(content: Content, newest: Version, patches: Patches) -> None:
         if index in patches:
             _lay(content.fd, index, patches[index])
             content.present.add(index, index + 1)
-        elif index in content.present and content.entries[index] != entries[index]:
+        elif content.entries[index] != entries[index] and (content.entries[index] or index in content.present):
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
             content.present.remove(index, index + 1)
     os.ftruncate(content.fd, size)

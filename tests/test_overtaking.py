@@ -1,5 +1,6 @@
 """Contents that become a newer version in place, while programs have them open: against what was committed."""
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -9,8 +10,9 @@ from clients import Client, Servers, uploaded
 from volumes import Volume, volume_on
 
 from dfsfuse import overtaking
-from dfsfuse.chunks import ENTRY_BYTES, HOLE, Piece, clip, spans
+from dfsfuse.chunks import ENTRY_BYTES, HOLE, Piece, Ranges, clip, spans
 from dfsfuse.content import Content
+from dfsfuse.holes import punch
 from dfsfuse.openings import Version
 from dfsfuse.overtaking import changed_spans, overtake
 
@@ -196,3 +198,54 @@ def test_a_crash_leaves_no_mixture(two, monkeypatch: pytest.MonkeyPatch):
     assert other.cache.index.load_unsent(other.cache.path_of) == []
     again = other.open("f")
     assert whole(other, again) == uploaded(one.volume, one.servers, "f")
+
+
+@pytest.mark.parametrize("rewritten", [b"", b"new"])
+def test_what_a_killed_client_had_fetched(two, rewritten: bytes):
+    """Goal: where nothing says that something is here, and the newer version has a hole, as all or as a part of an
+    entry, that reads as zeros."""
+    one, other = two
+    first = one.create("f")
+    one.write(first, b"x" * 3 * ENTRY_BYTES, 0)
+    one.commit(first)
+    other.close(other.open("f"))
+    other.cache.maintain()
+    fetched = other.open("f")
+    whole(other, fetched)
+    # As a kill does; what others have open does not become another version in place.
+    os.close(fetched.fd)
+    other.kill()
+    second = other.open("f")
+    assert second.present == Ranges()
+    punch(first, 0, ENTRY_BYTES, 5, True)
+    if rewritten:
+        one.write(first, rewritten, ENTRY_BYTES // 2)
+    one.commit(first)
+    bring(other, second)
+    assert whole(other, second) == uploaded(one.volume, one.servers, "f") == whole(one, first)
+    assert whole(other, second).startswith(bytes(ENTRY_BYTES // 2) + rewritten)
+
+
+def test_a_crash_leaves_nothing_in_a_hole(two, monkeypatch: pytest.MonkeyPatch):
+    """Goal: a client is killed while content is laid into a hole, and the version after that has the hole again: it
+    reads as zeros."""
+    one, other = two
+    second = other.create("f")
+    other.write(second, b"x" * 2 * ENTRY_BYTES, 0)
+    punch(second, ENTRY_BYTES, 2 * ENTRY_BYTES, 5, True)
+    other.commit(second)
+    other.close(second, write=True)
+    other.cache.maintain()
+    second, first = other.open("f"), one.open("f", write=True)
+    one.write(first, b"new", ENTRY_BYTES + 100)
+    one.commit(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(other.cache.index, "save_clean", lambda contents: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError):
+            bring(other, second)
+    assert os.pread(second.fd, 3, ENTRY_BYTES + 100) == b"new"
+    os.close(second.fd)
+    punch(first, ENTRY_BYTES, 2 * ENTRY_BYTES, 5, True)
+    one.commit(first)
+    other.kill()
+    assert whole(other, other.open("f")) == uploaded(one.volume, one.servers, "f") == whole(one, first)
