@@ -20,7 +20,7 @@ from dfsfuse.cache_sizes import Sizes
 from dfsfuse.content import Content
 from dfsfuse.content_file import close_file, usable
 from dfsfuse.content_files import ContentFiles
-from dfsfuse.full_disk import FullDisk, Need, Reserve
+from dfsfuse.full_disk import FullDisk, Need, Reserve, with_reserve
 from dfsfuse.lending import is_left
 from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.messages import Attributes
@@ -42,7 +42,7 @@ class Cache:
         self.path_of = self._files.path_of
         self.bytes_max = bytes_max
         self._mutex = threading.RLock()
-        self.index = CacheIndex(home / "index.db", boot_id())
+        self.index = with_reserve(home / "reserve", lambda: CacheIndex(home / "index.db", boot_id()))
         self.unsent = self.index.unsent
         self._current: OrderedDict[int, Content] = OrderedDict()
         self.current = self._current.get

@@ -42,7 +42,9 @@ from dfsfuse.gaps import Gap
 _encode = msgspec.msgpack.Encoder().encode
 _decode_gaps = msgspec.msgpack.Decoder(list[Gap]).decode
 
-_EARLIER_FORM, _PASSES = 1, 2
+_PASSES = 2
+_FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE
+"""The second where there is no room for the file by which connections know of the log."""
 _NOTHING = "x'90'"
 """An empty list, as msgpack has it."""
 _COPIES_MAX = 1000
@@ -94,15 +96,18 @@ class Copy(NamedTuple):
 
 
 class CacheIndex:
-    """`boot` names the running boot of this machine."""
+    """`boot` names the running boot of this machine. Raises NoSpace where there is none to open it, or to bring one of
+    an earlier version into the form of this one; then it is as it was."""
 
     def __init__(self, path: Path, boot: str):
         self._boot = boot
         self._mutex = threading.Lock()
-        self._db = _connect(path)
-        self._check_form(path)
-        self._db.executescript(_SCHEMA)
-        self._checkpointer = _connect(path)
+        with _full_disk_told():
+            self._db = _connect(path)
+            with _closed_on_failure(self._db):
+                self._check_form(path)
+                self._db.executescript(_SCHEMA)
+                self._checkpointer = _connect(path)
         self._done = DoneCommits(path.with_name(_DONE))
         self.commit_happened = self._done.note
 
@@ -112,11 +117,9 @@ class CacheIndex:
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables:
             self._db.execute(f"PRAGMA user_version = {forms.FORM}")
-        elif form == _EARLIER_FORM:
-            with _full_disk_told():
-                forms.upgrade(self._db)
+        elif form == forms.EARLIER_FORM:
+            forms.upgrade(self._db)
         elif form != forms.FORM:
-            self._db.close()
             raise errors.NotSupported(
                 f"the cache {path.parent} was made by another version of dfsfuse (form {form}, not {forms.FORM}); send "
                 "what is in it with that version, then remove the folder"
@@ -290,7 +293,7 @@ def _full_disk_told() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+        if error.sqlite_errorcode not in _FULL:
             raise errors.Internal(f"the local cache's index fails: {error}") from error
         raise errors.NoSpace("the local cache's disk is full") from None
 
@@ -301,9 +304,19 @@ def boot_id() -> str:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64, timeout=30)
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0"):
-        connection.execute(f"PRAGMA {pragma}")
+    with _closed_on_failure(connection):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0"):
+            connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+@contextlib.contextmanager
+def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def unsent_in(path: Path) -> list[Unsent]:

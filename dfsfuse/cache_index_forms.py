@@ -15,7 +15,7 @@ import msgspec
 from dfsfuse.chunks import Entry, Ranges
 from dfsfuse.manifests import Entries, SegmentIds
 
-FORM = 2
+EARLIER_FORM, FORM = 1, 2
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[tuple[int, list[Entry]]]).decode

@@ -72,6 +72,17 @@ class Reserve:
         return there
 
 
+def with_reserve(path: Path, work: Callable[[], Result]) -> Result:
+    """`work()`, before there is a FullDisk; where the disk has no room for it, it is done once more in that of the
+    reserve that an earlier client has left at `path`. Raises NoSpace."""
+    try:
+        return work()
+    except errors.NoSpace:
+        if not Reserve(path).give():
+            raise
+        return work()
+
+
 class FullDisk:
     """`evict` removes all that nobody uses, `in_use` is the rest; `forget_present(row)` tells the index that nothing of
     a content is here."""

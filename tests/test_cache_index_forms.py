@@ -1,6 +1,7 @@
 """Indexes of caches that an earlier version has made: taken over with all that was not sent, or left as they were."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,11 @@ def stored(client: Client) -> tuple[int, list[Row]]:
     with index_of(client) as db:
         rows = db.execute("SELECT entries, segments, present FROM contents ORDER BY number").fetchall()
         return db.execute("PRAGMA user_version").fetchone()[0], rows
+
+
+def open_files() -> list[str]:
+    """Paths of all files that this process has open."""
+    return [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
 
 
 def fill(client: Client) -> None:
@@ -125,7 +131,7 @@ def test_a_kill_while_it_is_taken_over(client: Client, monkeypatch: pytest.Monke
 
 
 def test_a_disk_that_has_no_room_for_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a clear error, and the index is as it was."""
+    """Goal: a clear error, the index is as it was, and nobody has it open."""
     fill(client)
     as_before(client)
     before = stored(client)
@@ -139,6 +145,7 @@ def test_a_disk_that_has_no_room_for_it(client: Client, monkeypatch: pytest.Monk
     with pytest.raises(errors.NoSpace):
         client.start()
     assert stored(client) == before
+    assert not [path for path in open_files() if path.startswith(str(client.home / "index.db"))]
 
 
 @pytest.mark.parametrize("flags", [b"", b"\0", b"\1", b"\0\1\1\0\0\1", b"\1\0\1", b"\0\0"])

@@ -3,18 +3,23 @@
 import contextlib
 import os
 import random
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import Servers
+from clients import Client, Servers, uploaded
 from filesystems import Machine
 from support import MountedCluster, clean_up, error, wait_until
+from test_cache import recovered, send
+from test_cache_index_forms import as_before, stored
 from volumes import Volume
 
+from dfsfuse import cache_index_forms as forms
 from dfsfuse import errors, full_disk, mountpoint
+from dfsfuse.cache_index import State
 from dfsfuse.chunks import Ranges
 from dfsfuse.latest_chunks import KEPT_MAX
 from servers.store.memory import MemoryStore
@@ -248,6 +253,27 @@ def test_the_reserve(disk):
     (disk / "more").unlink()
     reserve.keep()
     assert reserve.give()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("form", [forms.EARLIER_FORM, forms.FORM])
+def test_a_client_starts_in_the_reserve(disk, form: int, killed: bool):
+    """Goal: where others have filled the disk while no client ran, the next one opens the index, also one that the
+    version before has made, and has what it needs to send what was closed."""
+    client = Client(Volume(MemoryStore()), Servers(), disk / "cache")
+    late = client.create("late")
+    client.write(late, noise(MIB, 2), 0)
+    client.cache.mark_closed(late, b"p" * 16)
+    client.cache.maintain()
+    as_before(client) if form == forms.EARLIER_FORM else client.cache.index.close()
+    with contextlib.closing(sqlite3.connect(client.home / "index.db")) as holds_log:
+        # What a killed client leaves of the log is there as long as somebody has the index open.
+        assert not killed or holds_log.execute("SELECT count(*) FROM contents").fetchone() == (1,)
+        fill(disk)
+        ((content, state, pending),) = recovered(client)
+    assert (state, pending, stored(client)[0]) == (State.CLOSED, b"p" * 16, forms.FORM)
+    send(client, content)
+    assert uploaded(client.volume, client.servers, "late") == noise(MIB, 2)
 
 
 # -- on a mount
