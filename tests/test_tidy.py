@@ -121,7 +121,8 @@ CORES = [
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
     "servers.returns", "servers.deadlines", "servers.queues", "servers.recalls", "servers.tokens",
-    "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_inodes", "dfsfuse.known_names", "dfsfuse.promise_lease",
+    "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_inodes", "dfsfuse.known_names", "dfsfuse.manifests",
+    "dfsfuse.promise_lease", "dfsfuse.sparse_list", "dfsfuse.under_way",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
 
