@@ -57,6 +57,22 @@ def test_a_power_cut_takes_what_is_young() -> None:
         files.saw_table("t", 1, 9.0, "reader")
 
 
+def test_a_power_cut_takes_what_was_committed_and_not_answered_yet() -> None:
+    """Goal: S10: what the directory had committed within the last second may be gone, though close() returns later;
+    what reached it afterwards may not."""
+    for committed, may_be_gone in (({7}, True), ((), False)):
+        files = written(("one", 0.0, 1.0))
+        late = files.begin("t", "one", 4.0, base=1)
+        late.ino = 7
+        files.power_cut(3.5, committed)
+        files.acked(late, 5.0, False)
+        if may_be_gone:
+            files.saw_table("t", 1, 9.0, "reader")
+        else:
+            with pytest.raises(Violation, match="S2"):
+                files.saw_table("t", 1, 9.0, "reader")
+
+
 def test_a_record_is_there_once() -> None:
     """Goal: S12: a record that is missing, and one that is there twice, are found."""
     files = Files(shared=("log",))

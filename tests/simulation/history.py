@@ -9,7 +9,7 @@ no power cut may have taken it since.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 class Violation(BaseException):
@@ -19,8 +19,8 @@ class Violation(BaseException):
 @dataclasses.dataclass
 class Write:
     """One version of a table, or one record of a log, as its program knows it: `began` when its open was called,
-    `returned` when close() or fsync() had an outcome, `acked` when that was 0. `forgotten`: a power cut may have taken
-    it, or its client does not come back."""
+    `returned` when close() or fsync() had an outcome, `acked` when that was 0. `ino`: the inode that was flushed.
+    `forgotten`: a power cut may have taken it, or its client does not come back."""
 
     number: int
     file: str
@@ -31,6 +31,7 @@ class Write:
     acked: float | None = None
     durable: bool = False
     forgotten: bool = False
+    ino: int = 0
 
 
 class Files:
@@ -52,11 +53,13 @@ class Files:
         write.durable = durable
         self._acked.setdefault(write.file, []).append(write)
 
-    def power_cut(self, since: float) -> None:
+    def power_cut(self, since: float, committed: Collection[int] = ()) -> None:
         """Of everything at once, or of the directory: what was not fsynced and is younger may be gone. When something
-        was sent whose close() had failed, nobody knows."""
+        was sent whose close() had failed, nobody knows. `committed`: inodes that were committed since; the answer may
+        still be on its way."""
         for write in self.writes.values():
-            if write.durable or (write.returned is None and write.file not in self._shared):
+            under_way = write.returned is None and write.file not in self._shared
+            if write.durable or under_way and write.ino not in committed:
                 continue
             if write.acked is None or write.acked > since:
                 write.forgotten = True

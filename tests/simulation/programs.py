@@ -173,6 +173,7 @@ class Program:
     def _flush(self, handle: Any, write: Write, durable: bool) -> None:
         from dfsfuse import errors
 
+        write.ino = handle.content.ino
         try:
             self.fs.files.flush(handle, durable)
         except errors.DfsError as error:

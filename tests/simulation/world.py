@@ -149,8 +149,9 @@ class World:
         self.directory_cuts += 1
         self._cuts.append(self.now)
         since = self.servers.ran_s_ago("directory", WINDOW_S)
-        self.files.power_cut(since)
-        self._taken |= {ino for ino, committed in self.committed.items() if committed > since}
+        young = {ino for ino, committed in self.committed.items() if committed > since}
+        self.files.power_cut(since, young)
+        self._taken |= young
         self.fences.clear()
 
     # -- the run
