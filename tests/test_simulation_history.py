@@ -73,6 +73,17 @@ def test_a_power_cut_takes_what_was_committed_and_not_answered_yet() -> None:
                 files.saw_table("t", 1, 9.0, "reader")
 
 
+def test_what_fsync_has_acknowledged_after_a_power_cut_is_there() -> None:
+    """Goal: S10: also where it was committed before the cut, and only its fsync() ended later."""
+    files = written(("one", 0.0, 1.0))
+    late = files.begin("t", "one", 4.0, base=1)
+    late.ino = 7
+    files.power_cut(3.5, {7})
+    files.acked(late, 5.0, True)
+    with pytest.raises(Violation, match="S2"):
+        files.saw_table("t", 1, 9.0, "reader")
+
+
 def test_a_record_is_there_once() -> None:
     """Goal: S12: a record that is missing, and one that is there twice, are found."""
     files = Files(shared=("log",))

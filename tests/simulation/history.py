@@ -51,6 +51,7 @@ class Files:
     def acked(self, write: Write, now: float, durable: bool) -> None:
         write.returned = write.acked = now
         write.durable = durable
+        write.forgotten = write.forgotten and not durable
         self._acked.setdefault(write.file, []).append(write)
 
     def power_cut(self, since: float, committed: Collection[int] = ()) -> None:
