@@ -14,9 +14,11 @@ from descriptors import closed_afterwards, none_stays
 from dfs_command import Dfs, running
 from support import DRIVER, Mount, MountedCluster, clean_up, hung, mounted_cluster
 from volume_checks import assert_whole
+from volumes import Volume
 
 from dfsfuse import mountpoint
 from dfsfuse.cluster import Endpoint, find_or_start
+from servers.store.memory import MemoryStore
 
 HUNG_S = 900.0 if os.environ.get("DFS_LONG") else 100.0
 
@@ -154,3 +156,11 @@ def watched(cluster: MountedCluster) -> Iterator[None]:
         yield
     finally:
         watchdog.cancel()
+
+
+@pytest.fixture
+def volume() -> Iterator[Volume]:
+    """In memory; whole in the end."""
+    made = Volume(MemoryStore())
+    yield made
+    made.check()

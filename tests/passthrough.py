@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bare_files import opened, whole
 from support import Mount
 
 from dfsfuse.drivers.fuse_backing import LEAST_BYTES
@@ -24,23 +25,6 @@ SIZE = LEAST_BYTES + 12345
 
 def noise(seed: int, size: int = SIZE) -> bytes:
     return random.Random(seed).randbytes(size)
-
-
-@contextlib.contextmanager
-def opened(file: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    handle = os.open(file, flags)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def whole(handle: int) -> bytes:
-    pieces, offset = [], 0
-    while piece := os.pread(handle, 100_000, offset):
-        pieces.append(piece)
-        offset += len(piece)
-    return b"".join(pieces)
 
 
 def mapping_of(handle: int, flags: int = mmap.MAP_SHARED) -> mmap.mmap:

@@ -6,7 +6,7 @@ import gc
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,16 +21,8 @@ from dfsfuse.content import Content
 from dfsfuse.content_file import open_file
 from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.recovery import find_changes
-from servers.store.memory import MemoryStore
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

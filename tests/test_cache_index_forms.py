@@ -17,18 +17,10 @@ from dfsfuse import errors
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES, Piece, Ranges
 from dfsfuse.manifests import Entries, SegmentIds
-from servers.store.memory import MemoryStore
 
 encode = msgspec.msgpack.encode
 HUGE = (1 << 36) + BLOCK_BYTES
 Row = tuple[bytes, bytes, bytes]
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Copies beside files: made once, whenever the client that makes them is killed, and listed until they are made."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from dfsfuse.commands.leftovers import Ask, copies_in, uploads_of
 from dfsfuse.commits import Committer
 from dfsfuse.rpc import Rpc
 from dfsfuse.unsent import Unsent
-from servers.store.memory import MemoryStore
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from dfsfuse.cache_index import CacheIndex, Copy
 from dfsfuse.done_commits import PLACES, DoneCommits, done_in
 from dfsfuse.places import place_of
 from servers.store.memory import MemoryStore
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

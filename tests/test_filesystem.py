@@ -5,7 +5,6 @@ import itertools
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,9 @@ from dfsfuse.messages import (
 from dfsfuse.places import place_of
 from servers import records
 from servers.quota import INODES_FREE
-from servers.store.memory import MemoryStore
 
 FOR_EVER_S = 1e9
 CAPABILITY = b"\1\0\0\2" + bytes(16)
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

@@ -19,16 +19,8 @@ from dfsfuse.chunks import ENTRY_BYTES, Ranges
 from dfsfuse.content import Content
 from dfsfuse.openings import Version
 from dfsfuse.overtaking import overtake
-from servers.store.memory import MemoryStore
 
 SIZE = 3 * ENTRY_BYTES // 2
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture

@@ -9,25 +9,16 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bare_files import opened
 from support import python, wait_until
 
 pytestmark = [pytest.mark.mounted, pytest.mark.drivers("linux")]
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 LARGE = 100_000 if os.environ.get("DFS_LONG") else 3_000
-
-
-@contextlib.contextmanager
-def opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
-    handle = os.open(path, flags)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 # -- files without a name
@@ -40,7 +31,7 @@ def test_every_call_on_a_file_without_a_name(two_mounts, way):
     here, there = two_mounts
     (here / "file").write_bytes(b"content")
     (here / "other").write_bytes(b"other")
-    with opened(here / "file") as handle:
+    with opened(here / "file", os.O_RDWR) as handle:
         if way == "unlink":
             (here / "file").unlink()
         elif way == "rename over it":

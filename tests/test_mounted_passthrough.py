@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from passthrough import MARKS, MIB, SIZE, bring, mapping_of, noise, opened, stopped, whole
+from bare_files import opened, whole
+from passthrough import MARKS, MIB, SIZE, bring, mapping_of, noise, stopped
 from support import Mount, alive, error, run_mount, wait_until
 
 from dfsfuse.chunks import ENTRY_BYTES

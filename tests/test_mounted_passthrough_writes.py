@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from passthrough import MARKS, MIB, SIZE, bring, mapping_of, noise, opened, stopped, whole
+from bare_files import opened, whole
+from passthrough import MARKS, MIB, SIZE, bring, mapping_of, noise, stopped
 from random_file import RandomFile, walk
 from support import Mount, error, run_mount, wait_until
 

@@ -10,34 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bare_files import opened, whole
 from support import wait_until
 
 pytestmark = [pytest.mark.mounted, pytest.mark.drivers("linux", "fusepy")]
 
 PAGE = 4096
-
-
-@contextlib.contextmanager
-def opened(file: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """A bare descriptor."""
-    handle = os.open(file, flags)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def whole(handle: int) -> bytes:
-    """All that the descriptor can read, in pieces as `cat` takes them."""
-    pieces, offset = [], 0
-    while piece := os.pread(handle, 128 << 10, offset):
-        pieces.append(piece)
-        offset += len(piece)
-    return b"".join(pieces)
 
 
 # -- sizes that the kernel remembers

@@ -1,33 +1,24 @@
 """Two mounts, two clients of one cluster: what one has closed the other has; and what may not be fetched or sent
 again."""
 
-import contextlib
 import errno
 import fcntl
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from bare_files import opened
 from support import error, wait_until
 
 pytestmark = pytest.mark.mounted
 
 ROUNDS = 300
 LINES = 200
-
-
-@contextlib.contextmanager
-def opened(file: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(file, flags, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 # -- close to open (S2)

@@ -3,7 +3,6 @@
 No time is measured: bytes in the index and on the wire are counted, and calls that touch the disk."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,10 @@ from dfsfuse.chunks import ENTRY_BYTES, Ranges
 from dfsfuse.content import Content
 from dfsfuse.manifests import Entries
 from dfsfuse.openings import Version
-from servers.store.memory import MemoryStore
 
 SIZE = (16 << 40) - 3 * ENTRY_BYTES
 PLACES = 0, SIZE // 2, SIZE - 100
 CALLS_MAX = 20
-
-
-@pytest.fixture
-def volume() -> Iterator[Volume]:
-    made = Volume(MemoryStore())
-    yield made
-    made.check()
 
 
 @pytest.fixture
