@@ -72,8 +72,7 @@ def keeps(what: Callable[[], object], seconds: float = HELD_S) -> None:
 def check_write_lock(world: World, clock_set: ClockSet) -> None:
     """Who writes goes on, others wait, whatever the clock says; then they are served, with the newest content."""
     name = world.file()
-    (world.one.point / name).write_bytes(b"")
-    with (world.one.point / name).open("ab", buffering=0) as writer:
+    with (world.one.point / name).open("wb", buffering=0) as writer:
         writer.write(b"one ")
         wait_until(lambda: world.token(name), "the lock is held")
         with clock_set, (world.one.point / name).open("ab") as more:
@@ -81,6 +80,7 @@ def check_write_lock(world: World, clock_set: ClockSet) -> None:
         keeps(lambda: world.token(name))
         with error(errno.EAGAIN):
             os.open(world.two.point / name, os.O_WRONLY | os.O_NONBLOCK)
+        writer.seek(0, os.SEEK_END)
         writer.write(b"goes on ")
         os.fsync(writer)
     with (world.two.point / name).open("ab", buffering=0) as writer:
