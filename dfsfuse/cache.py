@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dfsfuse import errors
+from dfsfuse import errors, superseding
 from dfsfuse.cache_index import CacheIndex, State, boot_id
 from dfsfuse.cache_sizes import Sizes
 from dfsfuse.content import Content
@@ -207,13 +207,13 @@ class Cache:
             # Programs have it mapped.
             self.delete(content)
             return None
-        self.index.forget_present(content.row)
-        content.row_current = False
-        content.follow(attributes.size, entries, attributes.version, attributes.commit_id, segments)
-        content.mtime_ns = attributes.mtime_ns
-        self.index.save_clean([content])
+        try:
+            superseding.become(content, attributes, entries, segments, self.index)
+        except BaseException:
+            # Its row might go on telling of the former version what is the newer one's.
+            self.delete(content)
+            raise
         self._settled.pop(content.row, None)
-        content.row_current = True
         return content
 
     def _remember(self, content: Content) -> None:

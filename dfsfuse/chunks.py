@@ -142,6 +142,11 @@ def stored_bytes(entries: Iterable[Entry]) -> int:
     return sum(_stored_bytes(entry) for entry in entries)
 
 
+def is_solid(entry: Entry, length: int) -> bool:
+    """Does one chunk fill the entry of `length` bytes, so that laying it down leaves nothing of what was there?"""
+    return len(entry) == 1 and entry[0].offset == 0 and entry[0].length == length and entry[0].chunk != HOLE
+
+
 def _stored_bytes(entry: Entry) -> int:
     if len(entry) == 1:
         return entry[0].length if entry[0].chunk != HOLE else 0

@@ -31,8 +31,7 @@ from dfsfuse.gaps import Gap
 from dfsfuse.in_doubt import InDoubt
 from dfsfuse.manifests import Entries, SegmentIds, cut
 from dfsfuse.messages import ChunkReceipts, OwedAttributes
-from dfsfuse.sparse_files import holds_data, punch_hole
-from dfsfuse.sparse_list import indexes_of
+from dfsfuse.sparse_files import holds_data
 from dfsfuse.unseen import Unseen
 
 READ_AHEAD_ENTRIES = 3
@@ -362,37 +361,3 @@ class Content:
         it is opened again."""
         with self.mutex:
             self.lineage = next(_lineages)
-
-    # -- becoming another version
-
-    def follow(self, size: int, entries: Entries, version: int, commit_id: bytes, segments: SegmentIds) -> None:
-        """Turn into a version that another client committed, keeping what both have in common. Nobody uses it."""
-        entries = entries.copy().fit(chunks.entry_count(size))
-        with self.mutex, open(self.path, "r+b", opener=_create) as file:
-            if os.fstat(file.fileno()).st_size != self.size:
-                # A killed client has left something else here than the index knows of.
-                self.present = Ranges()
-                os.ftruncate(file.fileno(), 0)
-            self._keep_common(entries, file.fileno())
-            os.ftruncate(file.fileno(), size)
-            self.size, self.entries, self.segments = size, entries, segments
-            self.version, self.commit_id, self.synced = version, commit_id, False
-            self.lineage = next(_lineages)
-
-    def _keep_common(self, entries: Entries, fd: int) -> None:
-        """Entries that are no longer right become zeros on disk, as `fetch` writes only what is not zero. What was
-        fetched by a client that was killed is on disk too, though nothing says so."""
-        self.present.cut(min(len(self.entries), len(entries)))
-        self.entries.fit(len(entries))
-        for index in indexes_of(self.entries, entries):
-            here = index in self.present
-            if here and self.entries[index] == entries[index]:
-                continue
-            if here or self.entries[index]:
-                punch_hole(fd, index * ENTRY_BYTES, ENTRY_BYTES)
-            self.present.remove(index, index + 1)
-
-
-def _create(path: str, flags: int) -> int:
-    """The client may have been killed before it made the file of a row."""
-    return os.open(path, flags | os.O_CREAT, 0o600)

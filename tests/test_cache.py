@@ -13,7 +13,7 @@ import pytest
 from clients import Client, Servers, make, uploaded
 from volumes import Volume
 
-from dfsfuse import content_files, errors, spare_files, warm_files
+from dfsfuse import chunks, content_files, errors, spare_files, warm_files
 from dfsfuse.cache import Cache
 from dfsfuse.cache_index import State
 from dfsfuse.chunks import ENTRY_BYTES
@@ -348,7 +348,8 @@ def test_a_file_that_cannot_be_kept_as_a_spare_is_removed(client: Client, monkey
     assert (files_of(client), list((client.home / "spare").iterdir())) == ({}, [])
 
 
-_FULL = errors.NoSpace("the local cache's disk is full")
+def _full() -> errors.NoSpace:
+    return errors.NoSpace("the local cache's disk is full")
 
 
 @pytest.mark.parametrize("method", ["add", "save_written", "set_pending", "save_clean", "forget_present"])
@@ -361,12 +362,14 @@ def test_an_index_without_room_evicts(
     make(client, "f", b"first")
     content = other.open("f", write=True)
     other.write(content, b"second", 0)
+    # What ends in a hole has to be cleared on disk.
+    other.resize(content, MIB)
     other.commit(content)
     written, full = getattr(client.cache.index, method), [True]
 
     def without_room(*arguments: object) -> None:
         if full[0]:
-            raise _FULL
+            raise _full()
         written(*arguments)
 
     delete = client.cache.index.delete
@@ -378,14 +381,14 @@ def test_an_index_without_room_evicts(
     monkeypatch.setattr(client.cache.index, "delete", freed)
     monkeypatch.setattr(client.cache.index, method, without_room)
     content = client.open("f", write=True)
-    assert client.read(content, 0, 9) == b"second"
+    assert client.read(content, 0, 9) == b"second\0\0\0"
     client.write(content, b"third!", 0)
     client.commit(content)
     new = client.create("new")
     client.write(new, b"new", 0)
     client.commit(new)
     assert not full[0]
-    assert uploaded(client.volume, client.servers, "f") == b"third!"
+    assert uploaded(client.volume, client.servers, "f") == b"third!".ljust(MIB, b"\0")
     assert uploaded(client.volume, client.servers, "new") == b"new"
     assert sum(files_of(client).values()) < MIB
 
@@ -399,7 +402,7 @@ def test_what_the_index_could_not_be_told_is_told_with_the_next_write(
     content = client.open("f", write=True)
 
     def without_room(*_: object) -> None:
-        raise _FULL
+        raise _full()
 
     with monkeypatch.context() as patch:
         patch.setattr(client.cache.index, "_values", without_room)
@@ -648,6 +651,63 @@ def test_a_kill_between_cutting_and_saying_so(client: Client) -> None:
     content.resize(0, 1)
     client.kill()
     assert read_all(client, "f") == noise(MIB)
+
+
+@pytest.mark.parametrize("change", ["the same size", "shorter", "longer", "with a hole"])
+@pytest.mark.parametrize("method", ["forget_present", "save_clean"])
+def test_a_kill_while_a_newer_version_is_taken_up(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch, method: str, change: str
+) -> None:
+    """Goal: wherever it is cut off, neither file nor row tells the former version's bytes as the newer one's, also
+    where what was fetched since is on disk and the row does not say so."""
+    block, whole = chunks.BLOCK_BYTES, 5 * chunks.BLOCK_BYTES
+    make(client, "f", noise(whole))
+    client.cache.maintain()
+    content, size = other.open("f", write=True), {"shorter": whole - 1, "longer": whole + 1}.get(change, whole)
+    other.resize(content, 0)
+    other.write(content, noise(block if change == "with a hole" else size, 2), 0)
+    other.resize(content, size)
+    other.commit(content)
+    newest = other.read(content, 0, size)
+    written = getattr(client.cache.index, method)
+
+    def killed(*arguments: object) -> None:
+        written(*arguments)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(client.cache.index, method, killed)
+            with contextlib.suppress(KeyboardInterrupt):
+                content = client.open("f")
+                assert client.read(content, 0, size) == newest
+        client.kill()
+    assert read_all(client, "f") == newest
+
+
+@pytest.mark.parametrize("error", [errors.NoSpace, sqlite3.OperationalError])
+def test_a_row_that_cannot_be_brought_up_to_date_goes(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Goal: where the index cannot take the newer version, as the disk is full or fails, no row stays that tells of the
+    former one what is fetched of the newer."""
+    make(client, "f", noise(1000))
+    client.cache.maintain()
+    content = other.open("f", write=True)
+    other.write(content, noise(1000, 2), 0)
+    other.commit(content)
+
+    def fails(*_: object) -> None:
+        raise error("nothing can be written")
+
+    with monkeypatch.context() as patch, contextlib.suppress(sqlite3.Error):
+        patch.setattr(client.cache.index, "save_clean", fails)
+        client.open("f")
+    assert client.read(client.open("f"), 0, 1000) == noise(1000, 2)
+    client.kill()
+    other.write(content, noise(1000), 0)
+    other.commit(content)
+    assert read_all(client, "f") == noise(1000)
 
 
 # -- after a reboot

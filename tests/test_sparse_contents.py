@@ -11,8 +11,7 @@ from clients import Client, Servers
 from test_cache import reboot, recovered, send
 from volumes import Volume
 
-from dfsfuse import content as contents
-from dfsfuse import content_file, holes, lending, overtaking, salvage
+from dfsfuse import content_file, holes, lending, overtaking, salvage, superseding
 from dfsfuse.chunks import ENTRY_BYTES, Ranges
 from dfsfuse.content import Content
 from dfsfuse.manifests import Entries
@@ -48,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(module, name, call)
 
     counted(os, "pread")
-    for module in (contents, content_file, overtaking):
+    for module in (content_file, overtaking, superseding):
         counted(module, "punch_hole")
     return made
 
