@@ -196,21 +196,25 @@ class Directory:
     def renew(self, request: Renew, now_s: float) -> Renewed:
         """A store that cannot be written, such as on a full disk, ends no lease."""
         _check_numbers(request, "unsent_files")
-        revived = self.attendance.heard(request, now_s)
-        if request.read:
-            with contextlib.suppress(errors.NoSpace):
-                self._store.transact(lambda tx: tree.note_reads(tx, request.read))
+        revived, noted = self.attendance.heard(request, now_s), self.note(request)
         cluster = self.cluster(now_s)
         total, free, inodes, inodes_free = self._store.read(lambda tx: quota.space(tx, *_space(cluster)))
         return Renewed(
             cluster=cluster,
             revived=revived,
-            rows_kept=not self.attendance.note(request),
+            rows_kept=not noted,
             total_bytes=total,
             free_bytes=free,
             inodes=inodes,
             inodes_free=inodes_free,
         )
+
+    def note(self, request: Renew) -> bool:
+        """What of a renewal is stored; False if the rows are to be told once more."""
+        if request.read:
+            with contextlib.suppress(errors.NoSpace):
+                self._store.transact(lambda tx: tree.note_reads(tx, request.read))
+        return self.attendance.note(request)
 
     def take_owed(self, request: messages.Watch, now_ns: int) -> list[int]:
         """What the session owes inodes that others are about to change; those that have changed by it."""

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SYNC_EVERY_S = 1.0
 SETTLE_EVERY_S = 0.5
 _TIDY_EVERY_S = 5.0
+_AT_ONCE = 50
+"""Rows to close, times of reading or chunks to look for in one turn of the event loop: below a millisecond."""
 
 
 class GroupSync:
@@ -88,7 +90,7 @@ class DirectoryService:
             "where": (messages.Lookup, lambda r: self._look(content.where, r)),
             "mappings": (messages.ListMappings, lambda r: self._look(content.mappings, r)),
             "begin": (messages.Begin, self._begin),
-            "renew": (messages.Renew, lambda r: core.renew(r, boottime_s())),
+            "renew": (messages.Renew, self._renew),
             "end": (messages.End, self._end),
             "take_over": (messages.TakeOver, self._take_over),
             "allocate": (messages.AllocateInodes, self._durably(core.attendance.allocate)),
@@ -193,6 +195,15 @@ class DirectoryService:
         self._callbacks.end(request.session)
         return ended
 
+    async def _renew(self, request: messages.Renew) -> Message:
+        """What it has to note by parts, so that others are answered meanwhile."""
+        parts = _parts_of(request)
+        reply = self.core.renew(parts[0], boottime_s())
+        for part in parts[1:]:
+            await asyncio.sleep(0)
+            reply.rows_kept = not self.core.note(part) or reply.rows_kept
+        return reply
+
     async def _begin(self, request: messages.Begin) -> Message:
         return await self._after_sync(self.core.begin(request, boottime_s()))
 
@@ -210,10 +221,14 @@ class DirectoryService:
         pages = functools.partial(dump.pages, copies=copies, now_ns=now_ns)
         return self._surveys.page(request.key, request.page, pages, boottime_s())
 
-    def _collect(self, request: messages.Collect) -> Any:
-        """What is to be deleted is named once it is on disk that no commit can need it any more."""
-        reply = self.core.collect(request)
-        return self._after_sync(reply) if reply.chunks else reply
+    async def _collect(self, request: messages.Collect) -> Message:
+        """By parts, so that others are answered meanwhile. What is to be deleted is named once it is on disk that no
+        commit can need it any more."""
+        reply, asked = self.core.upkeep.begin_collecting(request)
+        for at in range(0, len(asked), _AT_ONCE):
+            await asyncio.sleep(0)
+            reply.chunks += self.core.upkeep.needless(asked[at : at + _AT_ONCE])
+        return await self._after_sync(reply) if reply.chunks else reply
 
     def _check(self, request: messages.Check) -> Any:
         return self._surveys.page(request.key, request.page, check.pages, boottime_s())
@@ -266,6 +281,13 @@ class DirectoryService:
 
     def close(self) -> None:
         self._surveys.close()
+
+
+def _parts_of(request: messages.Renew) -> list[messages.Renew]:
+    """The same in several, _AT_ONCE of each at most; at least one."""
+    count = max(len(request.closed), len(request.read), 1)
+    cuts = (slice(at, at + _AT_ONCE) for at in range(0, count, _AT_ONCE))
+    return [msgspec.structs.replace(request, closed=request.closed[cut], read=request.read[cut]) for cut in cuts]
 
 
 def boottime_s() -> float:

@@ -186,18 +186,28 @@ class Upkeep:
 
     def collect(self, request: Collect) -> Garbage:
         """The caller sees to it that this is on disk before an answer that names chunks: they are deleted then."""
+        reply, asked = self.begin_collecting(request)
+        reply.chunks = self.needless(asked)
+        return reply
 
-        def run(tx: Transaction, changed: ServerState) -> Garbage:
+    def begin_collecting(self, request: Collect) -> tuple[Garbage, list[bytes]]:
+        """The answer but for its chunks, and which of them to ask `needless` about. From here on no commit rests on an
+        older receipt, so what is needless at any time later stays so, or has a newer one."""
+
+        def run(tx: Transaction, changed: ServerState) -> tuple[Garbage, list[bytes]]:
             changed.void_below = max(changed.void_below, request.next_number)
             # A place of before the metadata was loaded from a dump may be beyond the log's end.
             changed.collected = max(changed.collected, min(request.after, garbage_log.end(tx)))
             rows = garbage_log.read(tx, changed.collected, _limited(request.limit))
-            asked = {*request.names, *(chunk for _, _, chunk in rows)}
             last = rows[-1][0] if rows else changed.collected
-            needless = sorted(chunk for chunk in asked if not references.is_held(tx, ONLY_GROUP, chunk))
-            return Garbage(chunks=needless, last=last, more=last < garbage_log.end(tx))
+            asked = sorted({*request.names, *(chunk for _, _, chunk in rows)})
+            return Garbage(last=last, more=last < garbage_log.end(tx)), asked
 
         return self._change(request.server, self._state(request.server), run)
+
+    def needless(self, chunks: list[bytes]) -> list[bytes]:
+        """Those of them that nobody holds."""
+        return self._store.read(lambda tx: [each for each in chunks if not references.is_held(tx, ONLY_GROUP, each)])
 
     def audit(self, request: Audit) -> Audited:
         limit = _limited(request.limit)

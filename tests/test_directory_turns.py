@@ -17,7 +17,7 @@ from dfsfuse import messages
 from dfsfuse.chunks import ENTRY_BYTES, PIECES_MAX, Piece
 from dfsfuse.messages import SEGMENT_ENTRIES, ChunkReceipts, Manifest, PutSegments, Segment
 from dfsfuse.segments import in_requests
-from servers import records, undurable
+from servers import open_rows, records, undurable
 from servers.directory_service import DirectoryService, boottime_s
 from servers.store.sqlite import SqliteStore
 
@@ -160,3 +160,31 @@ def test_names_are_repaired(directory: Directory) -> None:
     while found := [problem for problem in directory.volume.problems() if problem.mend]:
         directory.run(functools.partial(directory.ask, "mend", messages.Mend(found)))
         assert directory.most < ROWS_MAX
+
+
+MANY, A_FEW_ROWS = 2000, 1000
+"""Of what a client or a server tells or asks in one request; rows that this may cost between two turns."""
+
+
+def test_many_rows_are_closed(directory: Directory) -> None:
+    """Goal: a client that has read many files which others change tells with one renewal that it needs them no more."""
+    volume = directory.volume
+    session = volume.begin()
+    inos = [volume.make(f"{number}").ino for number in range(MANY)]
+    for opening, ino in enumerate(inos, 1):
+        volume.open(ino, session=session, opening=opening)
+    closed = [messages.Closed(ino, 0, opening) for opening, ino in enumerate(inos, 1)]
+    read = [messages.ReadAt(ino, 1, 1) for ino in inos]
+    reply = directory.run(lambda: directory.ask("renew", messages.Renew(session=session, closed=closed, read=read)))
+    assert not reply.rows_kept
+    assert directory.most < A_FEW_ROWS
+    assert not directory.store.read(lambda tx: open_rows.of_session(tx, session))
+
+
+def test_many_chunks_are_asked_about(directory: Directory) -> None:
+    """Goal: a server asks which of many chunks nobody needs."""
+    needless = sorted(secrets.token_bytes(32) for _ in range(MANY))
+    directory.servers.register("A")
+    request = messages.Collect(server="A", next_number=1, names=needless)
+    assert directory.run(lambda: directory.ask("collect", request)).chunks == needless
+    assert directory.most < A_FEW_ROWS
