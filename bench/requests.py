@@ -133,6 +133,7 @@ def count_all(here: Client, there: Client, folder: Path, count: int) -> None:
     row("stat", here, lambda n: os.stat(ours / f"{n}"))
     row("stat + open + read + close, another client", there, lambda n: expect(get(theirs / f"{n}"), text(n)))
     row("rewrite", here, rewrite)
+    row("open + read + close, another client", there, lambda n: expect(get(theirs / f"{n}"), text(n + 1)))
     row("open + read + close, of what was rewritten", here, lambda n: expect(get(ours / f"{n}"), text(n + 1)))
     row("chmod", here, lambda n: os.chmod(ours / f"{n}", 0o600))
     row("rename", here, lambda n: os.rename(ours / f"{n}", ours / f"new-{n}"))

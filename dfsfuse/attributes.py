@@ -120,6 +120,11 @@ class AttributeTable:
             known, asked_at = self._last_at(place)
             return asked_at if known == ino else 0.0
 
+    def last_ino(self, place: Place) -> int:
+        """The inode that a place was last known to lead to, however long ago; not above 0 where none was."""
+        with self._mutex:
+            return self._last_at(place)[0]
+
     def _last_at(self, place: Place) -> tuple[int, float]:
         """(the inode that a place was last known to lead to, however long ago; when that was asked for)."""
         base, names = place

@@ -2,7 +2,8 @@
 
 Threads: any. `_mutex` guards the table of what is coming. `Content.mutex` is taken where an entry is laid down. Neither
 is held while it comes. Who brings entries fetches the first of them itself, as handing it over would cost a small file
-more than its content; a pool fetches the others, and what is brought beforehand.
+more than its content; a pool fetches the others, and what is brought beforehand. Who needs what waits in the pool still
+fetches that himself.
 """
 
 import contextlib
@@ -25,13 +26,14 @@ _NOT_TRIED = errors.Unreachable("not fetched: the client ends, or another entry 
 
 
 class _Coming:
-    """An entry on its way. `error` is what became of it, when it is `over`; `given_up`: nobody waits for it."""
+    """An entry on its way. `error` is what became of it, when it is `over`; `given_up`: nobody waits for it; `begun`:
+    a thread has it."""
 
-    __slots__ = ("content", "error", "given_up", "index", "need", "over")
+    __slots__ = ("begun", "content", "error", "given_up", "index", "need", "over")
 
     def __init__(self, content: Content, index: int, need: Need):
         self.content, self.index, self.need = content, index, need
-        self.over, self.given_up = threading.Event(), False
+        self.over, self.given_up, self.begun = threading.Event(), False, False
         self.error: BaseException | None = None
 
 
@@ -44,6 +46,11 @@ class Fetching:
         self._mutex = threading.Lock()
         self._coming: dict[tuple[Content, int], _Coming] = {}
 
+    @property
+    def coming(self) -> int:
+        """How many entries are on their way."""
+        return len(self._coming)
+
     def bring(self, content: Content, wanted: Callable[[Content], list[int]], need: Need = Need.WRITE) -> None:
         """Fetch the entries that `wanted` names until it names none. Raises NoSpace. What another one could not fetch
         is tried once more: the time-out was not the caller's, and neither was the need."""
@@ -55,6 +62,8 @@ class Fetching:
             for coming in mine[:1]:
                 self._run(coming)
             for coming, is_new in claimed:
+                if not is_new:
+                    self._run(coming)
                 coming.over.wait()
                 if coming.error is not None and is_new:
                     for other in mine:
@@ -78,11 +87,16 @@ class Fetching:
             return coming, True
 
     def _begin(self, coming: _Coming) -> None:
-        self._transfer.begin(lambda: self._run(coming), lambda: self._end(coming, _NOT_TRIED))
+        self._transfer.begin(lambda: self._run(coming), lambda: self._run(coming, tried=False))
 
-    def _run(self, coming: _Coming) -> None:
+    def _run(self, coming: _Coming, tried: bool = True) -> None:
+        """Once; who comes later finds it begun."""
         content, index = coming.content, coming.index
-        if coming.given_up:
+        with self._mutex:
+            begun, coming.begun = coming.begun, True
+        if begun:
+            return
+        if coming.given_up or not tried:
             self._end(coming, _NOT_TRIED)
             return
         try:

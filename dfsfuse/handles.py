@@ -56,7 +56,7 @@ class Handle:
         self.number = next(_numbers)
         self.share: Share | None = None
         self.failed: errors.DfsError | None = None
-        content.handles[self] = None
+        content.handles[self], content.wanted = None, True
 
 
 def writers_of(content: Content) -> list[Handle]:

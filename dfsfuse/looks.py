@@ -45,7 +45,7 @@ class Looks:
             if known is None:
                 if self._attributes.is_absent(place):
                     raise errors.NotFound(f"no file or folder {shown_name(place[1][-1])}")
-                known = self.ask(place, timeout_s)
+                known = (self._files.refresh(place) if timeout_s is None else None) or self.ask(place, timeout_s)
             shown = self.as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
             if self._attributes.is_newest(known):

@@ -29,6 +29,7 @@ from dfsfuse.openings import Openings, Version
 from dfsfuse.places import Place, as_path
 from dfsfuse.processes import process_of
 from dfsfuse.reading import Reading
+from dfsfuse.refreshing import Refreshing
 from dfsfuse.sending import Sending
 from dfsfuse.session import Session
 from dfsfuse.sharing import Sharing
@@ -38,8 +39,7 @@ from dfsfuse.waiting import Interrupted, never
 
 log = logging.getLogger(__name__)
 
-FILE_BYTES_MAX = 16 << 40
-_ATTEMPTS_MAX = 5
+FILE_BYTES_MAX, _ATTEMPTS_MAX = 16 << 40, 5
 
 Data = bytes | memoryview
 
@@ -66,7 +66,7 @@ class OpenFiles:
         self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self.give_owed, self._ahead = sending.sync_all, sending.give_owed, Ahead(transfer)
-        self.in_kernel = KernelFiles(cache)
+        self.in_kernel, self.refresh = KernelFiles(cache), Refreshing(attributes, cache, openings, fetching).look
 
     # -- opening
 

@@ -99,6 +99,22 @@ def test_what_is_coming_is_not_asked_for_again(world: World) -> None:
     assert world.is_right()
 
 
+def test_what_waits_for_the_pool_is_not_waited_for(world: World) -> None:
+    """Goal: whoever wants what is to come beforehand, and what the pool has not begun yet, fetches it himself; the pool
+    finds it done."""
+    waiting = list[Callable]()
+    world.servers.begin = lambda work, given_up: waiting.append(work)
+    world.fetching.begin(world.content, list(range(ENTRIES)))
+    try:
+        world.in_thread(world.bring)
+        wait_until(lambda: not world.content.missing(0, world.content.size), "all of it is here")
+    finally:
+        for work in waiting:
+            work()
+    assert world.is_right()
+    assert world.asked == ENTRIES
+
+
 def test_what_failed_beforehand_is_tried_again(world: World) -> None:
     """Goal: a failure of what nobody waited for reaches nobody: who reads asks anew, and hears of his own failure."""
 

@@ -1,0 +1,174 @@
+"""Small files that programs here read and others change: brought with the first look, once for each reading."""
+
+import os
+from pathlib import Path
+
+import pytest
+from clients import Servers
+from filesystems import Machine
+from volumes import Volume
+
+from dfsfuse import errors
+from dfsfuse.fetching import Fetching
+from dfsfuse.messages import Open
+from dfsfuse.places import place_of
+from dfsfuse.refreshing import SMALL_BYTES
+from servers import open_rows
+from servers.store.memory import MemoryStore
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Machine:
+    return Machine(Volume(MemoryStore()), Servers(), tmp_path / "here", 0.0, watches=True)
+
+
+@pytest.fixture
+def there(here: Machine, tmp_path: Path) -> Machine:
+    """Has written /file, which `here` has read."""
+    made = Machine(here.volume, here.servers, tmp_path / "there", 0.0, watches=True)
+    made.write("/file", b"first")
+    assert here.read("/file") == b"first"
+    return made
+
+
+def rewrite(machine: Machine, data: bytes) -> None:
+    handle = machine.open("/file", os.O_WRONLY | os.O_TRUNC)
+    machine.put(handle, data)
+    machine.close(handle)
+
+
+def asked_for(machine: Machine, *names: str) -> list[int]:
+    """How many requests of these kinds there were so far; and of all others."""
+    counts = [machine.session.asked[name] for name in names]
+    return [*counts, machine.session.asked.total() - sum(counts)]
+
+
+def test_a_look_brings_what_is_opened_next(here: Machine, there: Machine) -> None:
+    """Goal: after another client's commit one request answers the look, the open and the attributes after it; the
+    content has come with it, and is the newest one."""
+    rewrite(there, b"second")
+    before, received = asked_for(here, "Open"), here.servers.received_bytes
+    assert here.stat("/file").size == len(b"second")
+    assert asked_for(here, "Open") == [before[0] + 1, before[1]]
+    assert here.servers.received_bytes == received + len(b"second")
+    assert here.read("/file") == b"second"
+    assert here.stat("/file").size == len(b"second")
+    assert asked_for(here, "Open") == [before[0] + 1, before[1]]
+    assert here.servers.received_bytes == received + len(b"second")
+
+
+def test_once_for_each_reading(here: Machine, there: Machine) -> None:
+    """Goal: who only looks is brought nothing after the first time, until programs read the file again."""
+    for number in range(4):
+        rewrite(there, b"%d" % number)
+        received = here.servers.received_bytes
+        here.stat("/file")
+        assert (here.servers.received_bytes > received) == (number == 0)
+    assert here.read("/file") == b"3"
+    rewrite(there, b"4")
+    received = here.servers.received_bytes
+    here.stat("/file")
+    assert here.servers.received_bytes > received
+
+
+def rows(machine: Machine) -> set[int]:
+    """The versions of /file that the directory knows to be open at this client."""
+    ino = machine.volume.at("file").ino
+    found = machine.volume.store.read(lambda tx: open_rows.of(tx, ino, machine.session.id))
+    return {row.version for row in found}
+
+
+def test_its_row_is_kept_while_it_is_promised(here: Machine, there: Machine) -> None:
+    """Goal: the directory knows of the open that has brought it, as of any open; and hears of its end once it is
+    replaced."""
+    rewrite(there, b"second")
+    here.stat("/file")
+    here.session.renew()
+    assert rows(here) == {here.volume.at("file").version}
+    handle = here.open("/file")
+    rewrite(there, b"third")
+    here.session.renew()
+    assert rows(here) == {here.volume.at("file").version - 1}
+    here.close(handle)
+    assert rows(here) == set()
+
+
+@pytest.mark.parametrize("size", [SMALL_BYTES + 1, 0])
+def test_what_has_become_large_is_left_to_who_reads_it(here: Machine, there: Machine, size: int) -> None:
+    """Goal: a look costs at most a small file; an empty one has nothing to come."""
+    rewrite(there, bytes([7]) * size)
+    received = here.servers.received_bytes
+    assert here.stat("/file").size == size
+    assert here.servers.received_bytes == received
+    assert here.read("/file") == bytes([7]) * size
+
+
+def test_what_is_open_is_left_alone(here: Machine, there: Machine) -> None:
+    """Goal: who has the file open goes on with his version, and the look asks as always."""
+    handle = here.open("/file")
+    rewrite(there, b"second")
+    before = asked_for(here, "Open")
+    assert here.stat("/file").size == len(b"second")
+    assert asked_for(here, "Open")[0] == before[0]
+    assert here.files.files.read(handle, 99, 0) == b"first"
+    here.close(handle)
+
+
+def test_where_another_file_is_there_now(here: Machine, there: Machine) -> None:
+    """Goal: a name that leads elsewhere, or nowhere, is answered as ever."""
+    there.write("/new", b"another file")
+    there.files.rename(place_of("/new"), place_of("/file"))
+    assert here.stat("/file").size == len(b"another file")
+    assert here.read("/file") == b"another file"
+    there.files.remove(place_of("/file"), folder=False)
+    with pytest.raises(errors.NotFound):
+        here.stat("/file")
+    there.make("/file")
+    assert here.names("/file") == []
+
+
+def test_a_directory_that_refuses_the_open(here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where the file cannot be opened, as on a full disk, the look is answered all the same."""
+    query = here.session.query
+
+    def full(request: object, *arguments: object, **more: object) -> object:
+        if isinstance(request, Open):
+            raise errors.NoSpace("the directory's disk is full")
+        return query(request, *arguments, **more)
+
+    rewrite(there, b"second")
+    monkeypatch.setattr(here.session, "query", full)
+    assert here.stat("/file").size == len(b"second")
+
+
+def test_servers_that_are_away(here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: content that does not come is no error of the look; who reads asks again."""
+
+    def away(name: bytes) -> bytes:
+        raise errors.Unreachable("all file servers are away")
+
+    rewrite(there, b"second")
+    with monkeypatch.context() as patch:
+        patch.setattr(here.servers, "download", away)
+        assert here.stat("/file").size == len(b"second")
+        with pytest.raises(errors.Unreachable):
+            here.read("/file")
+    assert here.read("/file") == b"second"
+
+
+def test_many_looks_do_not_queue_up(here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: while much is on its way, looks ask as always: who reads a file is not behind what others looked at."""
+    rewrite(there, b"second")
+    monkeypatch.setattr(Fetching, "coming", 8)
+    before = asked_for(here, "Lookup")
+    assert here.stat("/file").size == len(b"second")
+    assert asked_for(here, "Lookup") == [before[0] + 1, before[1]]
+
+
+def test_a_write_that_is_not_sent_stays(here: Machine, there: Machine) -> None:
+    """Goal: what programs here have written is never replaced by a look."""
+    handle = here.open("/file", os.O_WRONLY)
+    here.put(handle, b"mine!")
+    assert here.stat("/file").size == len(b"mine!")
+    here.close(handle)
+    assert there.read("/file") == b"mine!"
