@@ -4,15 +4,17 @@ Starts a cluster and two clients of its own in a temporary folder, and ends them
 and the round trip that is printed with them: it is the price of one request at that moment."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import workloads
@@ -84,17 +86,21 @@ def everything(arguments: argparse.Namespace, base: Path, other: Path) -> Rows:
 
 def round_trip_us() -> float:
     """One byte to another process and back over TCP: what the machine charges for two wake-ups just now."""
+    with echoes() as echo:
+        return workloads.median_us(lambda n: echo(), 2000)
+
+
+@contextlib.contextmanager
+def echoes() -> Iterator[Callable[[], object]]:
+    """A call sends one byte to another process and waits until it is back."""
     server = "import socket,sys;s=socket.create_server(('127.0.0.1',0));print(s.getsockname()[1],flush=True);" \
              "c,_=s.accept();[c.sendall(b) for b in iter(lambda:c.recv(1),b'')]"  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE, text=True)
-    import socket
-
     with socket.create_connection(("127.0.0.1", int(process.stdout.readline()))) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        value = workloads.median_us(lambda n: (connection.sendall(b"x"), connection.recv(1)), 2000)
+        yield lambda: (connection.sendall(b"x"), connection.recv(1))
     process.wait()
     process.stdout.close()
-    return value
 
 
 def memory_mb(home: Path, field: str = "VmRSS") -> dict[str, float]:

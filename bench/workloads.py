@@ -151,15 +151,20 @@ def two_clients(base: Path, other: Path, count: int) -> Rows:
     with scratch(base, "two") as folder:
         mine, theirs = folder / "file", other / folder.name / "file"
         put(mine, text(0))
-        delays, stale = [], 0
-        for number in range(1, count + 1):
-            put(mine, text(number), os.O_WRONLY | os.O_TRUNC)
-            start = time.perf_counter()
-            while get(theirs) != text(number):
-                stale += 1
-            delays.append((time.perf_counter() - start) * 1e3)
+        rounds = [seen_ms(mine, theirs, number) for number in range(1, count + 1)]
+    delays = [delay for delay, _ in rounds]
     return {
         "commit seen by the other client, median": (statistics.median(delays), "ms"),
         "commit seen by the other client, slowest": (max(delays), "ms"),
-        "reads after close() that were stale": (float(stale), "reads"),
+        "reads after close() that were stale": (float(sum(stale for _, stale in rounds)), "reads"),
     }
+
+
+def seen_ms(mine: Path, theirs: Path, number: int) -> tuple[float, int]:
+    """(milliseconds from close() until the other side reads the new content, reads before that were stale)."""
+    new, stale = text(number), 0
+    put(mine, new, os.O_WRONLY | os.O_TRUNC)
+    start = time.perf_counter()
+    while get(theirs) != new:
+        stale += 1
+    return (time.perf_counter() - start) * 1e3, stale

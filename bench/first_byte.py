@@ -1,0 +1,103 @@
+"""`python -m bench.first_byte`: how soon a program has the first byte of a large file of which its mount has nothing.
+
+Writes one file through a mount, then makes one mount after another, each with an empty cache, and times open() and the
+first read of one byte, by turns at the start of the file and somewhere in it. All pieces of the file are the same, so
+that it takes its size once on the disk of the writer's cache, and next to nothing on the servers; its manifest is as
+long as that of any other of its size."""
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.__main__ import ROOT, wait_for_end
+from bench.workloads import expect
+
+PIECE = 4 << 20
+Times = tuple[float, float]
+"""Seconds that open() took, and the read."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.first_byte", description=__doc__)
+    parser.add_argument("--gib", type=int, default=10, help="size of the file (default 10)")
+    parser.add_argument("--mounts", type=int, default=12, help="how many read it (default 12)")
+    parser.add_argument("--scratch", type=Path, help="where the temporary folder is made")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="dfsbench-", dir=arguments.scratch))
+    try:
+        times = run(folder, arguments.gib << 30, arguments.mounts)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    show(times)
+    return 0
+
+
+def run(folder: Path, size: int, mounts: int) -> list[Times]:
+    writer = mounted(folder, "writer")
+    try:
+        piece = write(writer / "large", size)
+        return [first_byte(folder, f"reader-{number}", piece, at(number, size)) for number in range(mounts)]
+    finally:
+        unmount(writer)
+        wait_for_end(folder / "home")
+
+
+def mounted(folder: Path, name: str) -> Path:
+    point = folder / name
+    point.mkdir()
+    command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), str(point)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return point
+
+
+def unmount(point: Path) -> None:
+    subprocess.run(["umount", str(point)], check=False, stderr=subprocess.DEVNULL)
+
+
+def write(path: Path, size: int) -> bytes:
+    """What each of its pieces is."""
+    piece = os.urandom(PIECE)
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(size // PIECE):
+            file.write(piece)
+    return piece
+
+
+def at(number: int, size: int) -> int:
+    return 0 if number % 2 == 0 else random.Random(number).randrange(size)
+
+
+def first_byte(folder: Path, name: str, piece: bytes, offset: int) -> Times:
+    point = mounted(folder, name)
+    try:
+        start = time.perf_counter()
+        descriptor = os.open(point / "large", os.O_RDONLY)
+        opened = time.perf_counter()
+        data = os.pread(descriptor, 1, offset)
+        read = time.perf_counter()
+        os.close(descriptor)
+        expect(data, piece[offset % PIECE : offset % PIECE + 1])
+        return opened - start, read - opened
+    finally:
+        unmount(point)
+
+
+def show(times: list[Times]) -> None:
+    together = [opened + read for opened, read in times]
+    for name, seconds in (
+        ("open()", [opened for opened, _ in times]),
+        ("first byte, at the start", together[::2]),
+        ("first byte, anywhere", together[1::2]),
+    ):
+        print(f"{name:26} median {statistics.median(seconds) * 1e3:6.1f} ms, slowest {max(seconds) * 1e3:6.1f} ms")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
