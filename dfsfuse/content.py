@@ -78,6 +78,8 @@ class Content:
     `past_pages`: what was written last has gone to the disk past the kernel's pages. `reads_on_at`: the entry in which
     whoever reads on is expected next.
 
+    `missed`: a program has read what was not here.
+
     `wanted`: programs have opened it since it was last brought for a look (refreshing.py).
 
     `measured`: the cache knows how much room its file takes. `ahead`: sent before close(), by entry (ahead.py).
@@ -100,7 +102,8 @@ class Content:
         self.attempts = Attempts()
         self.gaps: list[Gap] = []
         self.row_current = self.row_stale = False
-        self.measured, self.past_pages, self.reads_on_at, self.wanted = True, False, -1, False
+        self.measured, self.past_pages, self.reads_on_at = True, False, -1
+        self.wanted = self.missed = False
         self.committed_s = 0.0
         self.synced = False
         self.attributes_synced = True

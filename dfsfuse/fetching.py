@@ -70,13 +70,28 @@ class Fetching:
                         other.given_up = True
                     raise coming.error
 
+    def bring_behind(self, content: Content, index: int, read: Callable[[], int], then: Callable[[], None]) -> int:
+        """`read()`, which gets what it needs of the entry into memory and past the disk; the pool brings the entry from
+        there afterwards, and goes on with `then`. -1: the entry is coming already."""
+        coming, is_new = self._claim(content, index, Need.READ, begun=True)
+        if not is_new:
+            return -1
+        try:
+            count = read()
+        except BaseException as error:
+            self._end(coming, error)
+            raise
+        coming.begun = False
+        self._begin(coming, then)
+        return count
+
     def begin(self, content: Content, indexes: list[int]) -> None:
         """Bring these meanwhile. What fails is fetched again when it is read."""
         for coming, is_new in [self._claim(content, index, Need.READ) for index in indexes]:
             if is_new:
                 self._begin(coming)
 
-    def _claim(self, content: Content, index: int, need: Need) -> tuple[_Coming, bool]:
+    def _claim(self, content: Content, index: int, need: Need, begun: bool = False) -> tuple[_Coming, bool]:
         """(what is coming, it is the caller's to fetch)."""
         with self._mutex:
             known = self._coming.get((content, index))
@@ -84,10 +99,15 @@ class Fetching:
                 return known, False
             self.use(content)
             coming = self._coming[content, index] = _Coming(content, index, need)
+            coming.begun = begun
             return coming, True
 
-    def _begin(self, coming: _Coming) -> None:
-        self._transfer.begin(lambda: self._run(coming), lambda: self._run(coming, tried=False))
+    def _begin(self, coming: _Coming, then: Callable[[], None] = lambda: None) -> None:
+        def work() -> None:
+            self._run(coming)
+            then()
+
+        self._transfer.begin(work, lambda: self._run(coming, tried=False))
 
     def _run(self, coming: _Coming, tried: bool = True) -> None:
         """Once; who comes later finds it begun."""

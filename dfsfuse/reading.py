@@ -13,6 +13,9 @@ from dfsfuse.handles import Handle
 from dfsfuse.latest_chunks import LatestChunks
 from dfsfuse.passing import Passing
 
+_LARGE_BYTES = 1 << 20
+"""What is smaller is on the disk before it could be handed to another thread."""
+
 
 class Reading:
     """The rest of files comes in the background while they are open, of `whole_bytes_max` together."""
@@ -34,6 +37,30 @@ class Reading:
         return self._read_shared(handle, buffer, offset)
 
     def _read(self, content: Content, buffer: memoryview, offset: int) -> int:
+        count = self._read_first(content, buffer, offset) if not content.missed else -1
+        return count if count >= 0 else self._read_brought(content, buffer, offset)
+
+    def _read_first(self, content: Content, buffer: memoryview, offset: int) -> int:
+        """What is missed first of a large file is read from memory, before it is on the disk, and before anything else
+        of the file comes. -1: it is here, or is read as all else is."""
+        end = offset + len(buffer)
+        missing = content.missing(offset, end)
+        if not missing:
+            return -1
+        content.missed = True
+        if len(missing) > 1 or content.size < _LARGE_BYTES or self._passing.goes_on():
+            return -1
+
+        def read() -> int:
+            return self._passing.read_into(content, buffer, offset)
+
+        def then() -> None:
+            self._completing.missed(content)
+            self._fetching.begin(content, content.missing_ahead(end, missing))
+
+        return self._fetching.bring_behind(content, missing[0], read, then)
+
+    def _read_brought(self, content: Content, buffer: memoryview, offset: int) -> int:
         while True:
             drops = content.drops
             if not self._brought(content, offset, offset + len(buffer)):

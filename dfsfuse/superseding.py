@@ -33,7 +33,7 @@ def become(content: Content, newest: Attributes, entries: Entries, segments: Seg
         content.row_current = False
         _reshape(content, newest.size, entries, stale)
         content.version, content.commit_id, content.segments = newest.version, newest.commit_id, segments
-        content.mtime_ns, content.synced = newest.mtime_ns, False
+        content.mtime_ns, content.synced, content.missed = newest.mtime_ns, False, False
         content.read_elsewhere()
     index.save_clean([content])
     content.row_current = True
