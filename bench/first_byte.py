@@ -10,13 +10,12 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.__main__ import ROOT, wait_for_end
+from bench.mounts import mounted
 from bench.workloads import expect
 
 PIECE = 4 << 20
@@ -40,25 +39,10 @@ def main() -> int:
 
 
 def run(folder: Path, size: int, mounts: int) -> list[Times]:
-    writer = mounted(folder, "writer")
-    try:
+    home, writer = folder / "home", folder / "writer"
+    with mounted(home, {writer: []}):
         piece = write(writer / "large", size)
-        return [first_byte(folder, f"reader-{number}", piece, at(number, size)) for number in range(mounts)]
-    finally:
-        unmount(writer)
-        wait_for_end(folder / "home")
-
-
-def mounted(folder: Path, name: str) -> Path:
-    point = folder / name
-    point.mkdir()
-    command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), str(point)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return point
-
-
-def unmount(point: Path) -> None:
-    subprocess.run(["umount", str(point)], check=False, stderr=subprocess.DEVNULL)
+        return [first_byte(home, folder / f"reader-{number}", piece, at(number, size)) for number in range(mounts)]
 
 
 def write(path: Path, size: int) -> bytes:
@@ -74,19 +58,17 @@ def at(number: int, size: int) -> int:
     return 0 if number % 2 == 0 else random.Random(number).randrange(size)
 
 
-def first_byte(folder: Path, name: str, piece: bytes, offset: int) -> Times:
-    point = mounted(folder, name)
-    try:
+def first_byte(home: Path, point: Path, piece: bytes, offset: int) -> Times:
+    """At a mount of its own."""
+    with mounted(home, {point: []}, last=False):
         start = time.perf_counter()
         descriptor = os.open(point / "large", os.O_RDONLY)
         opened = time.perf_counter()
         data = os.pread(descriptor, 1, offset)
         read = time.perf_counter()
         os.close(descriptor)
-        expect(data, piece[offset % PIECE : offset % PIECE + 1])
-        return opened - start, read - opened
-    finally:
-        unmount(point)
+    expect(data, piece[offset % PIECE : offset % PIECE + 1])
+    return opened - start, read - opened
 
 
 def show(times: list[Times]) -> None:

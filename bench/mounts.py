@@ -10,8 +10,9 @@ from bench.__main__ import ROOT, wait_for_end
 
 
 @contextlib.contextmanager
-def mounted(home: Path, points: Mapping[Path, Sequence[str]]) -> Iterator[None]:
-    """Clients of the cluster in `home`, which ends afterwards: by mountpoint the options of each."""
+def mounted(home: Path, points: Mapping[Path, Sequence[str]], last: bool = True) -> Iterator[None]:
+    """Clients of the cluster in `home`, by mountpoint the options of each. The cluster ends afterwards where they are
+    its `last`."""
     try:
         for point, options in points.items():
             point.mkdir(exist_ok=True)
@@ -21,4 +22,5 @@ def mounted(home: Path, points: Mapping[Path, Sequence[str]]) -> Iterator[None]:
     finally:
         for point in points:
             subprocess.run(["umount", str(point)], check=False, stderr=subprocess.DEVNULL)
-        wait_for_end(home)
+        if last:
+            wait_for_end(home)

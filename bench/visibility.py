@@ -6,13 +6,13 @@ round goes as many bytes to another process and back as there were requests: wha
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.__main__ import ROOT, echoes, wait_for_end
+from bench.__main__ import echoes
+from bench.mounts import mounted
 from bench.workloads import put, seen_ms, text
 
 LATE_MS, REQUESTS = 5.0, 2
@@ -24,17 +24,11 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where the temporary folder is made")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="dfsbench-", dir=arguments.scratch))
-    mounts = [folder / "one", folder / "two"]
+    here, there = folder / "one", folder / "two"
     try:
-        for mount in mounts:
-            mount.mkdir()
-            command = [sys.executable, str(ROOT / "mount.py"), "--home", str(folder / "home"), str(mount)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        show(*run(mounts[0], mounts[1], arguments.rounds))
+        with mounted(folder / "home", {here: [], there: []}):
+            show(*run(here, there, arguments.rounds))
     finally:
-        for mount in mounts:
-            subprocess.run(["umount", str(mount)], check=False, stderr=subprocess.DEVNULL)
-        wait_for_end(folder / "home")
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
