@@ -1,6 +1,7 @@
 """The simulator of tests/simulation: thousands of runs keep every promise, and each can be repeated exactly."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def test_promises_are_kept() -> None:
 
 
 def test_what_ran_before_changes_nothing() -> None:
-    """Goal: a failing seed is replayed alone: it is the same run as after others in one process."""
+    """Goal: a failing seed is replayed alone, with its trace: it is the same run as after others in one process."""
 
     def each(row: int) -> list[str]:
         status, output = simulate("--seeds", "24", "--each", "--row", str(row))
@@ -34,6 +35,8 @@ def test_what_ran_before_changes_nothing() -> None:
     together, alone = each(12), each(1)
     assert len(alone) == 24
     assert together == alone
+    replayed = re.search(r"^digest (.+)$", simulate("--seed", "7")[1], flags=re.M)[1]
+    assert next(line for line in alone if line.startswith("seed 7:")).endswith(f"; {replayed}")
 
 
 @pytest.mark.parametrize("seed", ["3", "10"])

@@ -12,6 +12,7 @@
     product.py     imports the product with the stand-ins, changing nothing of it
     hosts.py       starts, kills and cuts the power of servers and clients
     world.py       one run: from a seed to a verdict        disasters.py   what goes wrong in it
+    ending.py      what clients do in its end               pages.py       memory in large pages
     programs.py    what programs on the clients do          contents.py    what they write
     naming.py      and with names that they share           orders.py      is there an order that explains the answers?
     history.py     what they saw, and the promises          name_history.py  what they were answered of names

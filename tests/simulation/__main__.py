@@ -81,6 +81,7 @@ def _replay(seed: int, twist: Twist, last: int | None) -> int:
 
 
 def _tell(outcome: Outcome) -> int:
+    print(f"digest {outcome.digest}")
     print(f"seed {outcome.seed}: {outcome.violation or 'all promises were kept'}")
     return 1 if outcome.violation else 0
 

@@ -57,7 +57,7 @@ def draw_profile(source: random.Random, wanted: str = "") -> Profile:
     """`wanted` is a kind of disaster that it must have."""
     kinds = tuple(kind for kind in KINDS if source.random() < 0.22 or kind == wanted)
     weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
-    work_s = 16.0 if "stall_holder" in kinds else source.choice((5.0, 8.0, 8.0, 12.0))
+    work_s = 14.0 if "stall_holder" in kinds else source.choice((4.0, 5.0, 5.0, 9.0))
     clients, programs = source.choice((2, 2, 3)), source.choice((1, 2, 2))
     collects = source.random() > (0.5 if "stall_holder" in kinds else 0.15)
     far_s = source.choice((0.0, 0.0, 0.0, 0.0, 0.05, 0.2, 0.4))

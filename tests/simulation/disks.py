@@ -6,37 +6,46 @@ receipts to verification, is the product's ChunkStore above it.
 """
 
 import errno
+import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+
+@functools.cache
+def _directory_store() -> type:
+    """The class: the product's, as it is when the first run begins."""
+    from dfsfuse import errors
+    from servers.store.memory import MemoryStore, MemoryTransaction
+
+    class Store(MemoryStore):
+        def __init__(self, disk: "DirectoryDisk"):
+            super().__init__()
+            self._disk = disk
+
+        def transact(self, operation: Any) -> Any:
+            transaction = MemoryTransaction(self)
+            result = operation(transaction)
+            if transaction.changes and self._disk.full:
+                raise errors.NoSpace("the directory's disk is full; nothing was changed")
+            for key, value in transaction.changes.items():
+                self._disk.replaced.append((key, self.values.get(key)))
+                self._apply(key, value)
+            return result
+
+        def sync(self) -> None:
+            self._disk.replaced.clear()
+
+    return Store
 
 
 class DirectoryDisk:
     """The directory's store; survives its server."""
 
     def __init__(self) -> None:
-        from dfsfuse import errors
-        from servers.store.memory import MemoryStore, MemoryTransaction
-
-        disk = self
-
-        class Store(MemoryStore):
-            def transact(self, operation: Any) -> Any:
-                transaction = MemoryTransaction(self)
-                result = operation(transaction)
-                if transaction.changes and disk.full:
-                    raise errors.NoSpace("the directory's disk is full; nothing was changed")
-                for key, value in transaction.changes.items():
-                    disk.replaced.append((key, self.values.get(key)))
-                    self._apply(key, value)
-                return result
-
-            def sync(self) -> None:
-                disk.replaced.clear()
-
         self.full = False
         self.replaced: list[tuple[bytes, bytes | None]] = []
-        self.store = Store()
+        self.store = _directory_store()(self)
 
     def lose_power(self) -> None:
         while self.replaced:
@@ -198,7 +207,13 @@ class NoFiles(Shelf):
 
 
 def chunk_store(disk: ChunkDisk) -> Any:
-    """The product's ChunkStore over the disk. What its module takes from the file system is replaced, once."""
+    """The product's ChunkStore over the disk."""
+    return _chunk_store()(Home(disk))
+
+
+@functools.cache
+def _chunk_store() -> type:
+    """What its module takes from the file system is replaced, once."""
     from servers import chunkstore
 
     def raise_start(home: Home, at_least: int = 0) -> int:
@@ -210,4 +225,4 @@ def chunk_store(disk: ChunkDisk) -> Any:
     chunkstore.Packs, chunkstore.ChunkFiles = Shelf, NoFiles
     chunkstore.store_id, chunkstore.raise_start_number = lambda home: home.disk.id, raise_start
     chunkstore.ChunkStore.capacity = capacity
-    return chunkstore.ChunkStore(Home(disk))
+    return chunkstore.ChunkStore

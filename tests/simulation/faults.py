@@ -171,7 +171,7 @@ def resync_that_skips() -> None:
     replace(Repairs, "_have", make)
 
 
-@fault("S4")
+@fault("S4", disaster="stall_holder")
 def gaps_untold() -> None:
     """A copy is made without what is not in the cache, and nobody is told."""
     from dfsfuse import salvage

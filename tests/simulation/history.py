@@ -74,8 +74,9 @@ class Files:
         """A program has opened a table at `began` and read version `number`."""
         if number not in self.writes:
             raise Violation(f"S3: {who} read version {number} of {file}, which nobody has written")
+        made_from, first = self._made_from(number)
         for write in self._certain(file, began):
-            if not self.includes(number, write):
+            if write.number not in made_from and not _may_follow(first, write):
                 raise Violation(
                     f"S2: {who} opened {file} at {began:.3f} and read version {number}, which lacks version "
                     f"{write.number} of {write.client}, closed with success at {write.acked:.3f}"
@@ -83,13 +84,16 @@ class Files:
 
     def includes(self, number: int, write: Write) -> bool:
         """Was the version made from that write, or may it have come after without reading?"""
-        while True:
-            if number == write.number:
-                return True
-            seen = self.writes[number]
-            if not seen.base:
-                return seen.acked is None or seen.acked > write.began
-            number = seen.base
+        made_from, first = self._made_from(number)
+        return write.number in made_from or _may_follow(first, write)
+
+    def _made_from(self, number: int) -> tuple[set[int], Write]:
+        """(the version and all that it was made from, the first of them, which was written without reading)"""
+        found, seen = {number}, self.writes[number]
+        while seen.base:
+            found.add(seen.base)
+            seen = self.writes[seen.base]
+        return found, seen
 
     # -- logs
 
@@ -123,3 +127,7 @@ class Files:
                     f"S4: write {write.number} of {write.client} to {write.file}, closed with {outcome} at "
                     f"{write.returned:.3f}, is neither in the file nor in a copy of it"
                 )
+
+
+def _may_follow(first: Write, write: Write) -> bool:
+    return first.acked is None or first.acked > write.began

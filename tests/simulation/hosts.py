@@ -18,8 +18,8 @@ SERVERS = ("directory", "locks", *FILE_SERVERS)
 DIRECTORY_URL = "http://directory:1"
 TIMEOUT_S = 6.0
 LOCK_WAIT_S = 3.0
-PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 4.0, "walk_every_s": 3.0}
-COLLECT_EVERY_S, NEVER_S = 0.7, 1e6
+PACE = {"scrub_bytes_s": 16e6, "scrub_every_s": 6.0, "walk_every_s": 3.0}
+COLLECT_EVERY_S, NEVER_S = 0.9, 1e6
 """What goes on beside the requests of file servers comes several times in a run."""
 
 
@@ -40,7 +40,8 @@ class Servers:
         """The seams: what the services' `run` takes for its network and disk."""
         from servers import directory_service, file_service, lock_service
 
-        peers, serve = transport.peers_class(self._network), transport.server_of(self._network)
+        transport.way.network = self._network
+        peers, serve = transport.peers_class(), transport.server()
         for module in (directory_service, file_service, lock_service):
             module.serve = serve
         for module in (file_service, lock_service):
@@ -178,12 +179,12 @@ class Client:
         return getattr(self.filesystem.files, name)
 
 
-def wire_clients(network: Network) -> None:
+def wire_clients() -> None:
     """The seams of the client: its sockets, and what it knows of its host."""
     from dfsfuse import client
     from dfsfuse.session import Identity
 
-    client.Rpc = transport.rpc_class(network)
+    client.Rpc = transport.rpc_class()
 
     def identity(mountpoint: str) -> Any:
         return Identity(host=mountpoint[1:], pid=1, mountpoint=mountpoint, user="simulated")

@@ -10,10 +10,11 @@ shuffled by the network's delays. Context variables are not kept: the product ha
 """
 
 import asyncio
-import heapq
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 PATIENT = ("upkeep",)
@@ -27,7 +28,7 @@ class Life:
         self.name, self.ahead_s = name, ahead_s
         self.alive, self.paused = True, False
         self.pauses: list[list[float]] = []
-        self.deferred: list[Due] = []
+        self.deferred: list[Due | Timer] = []
 
     def pause(self, now: float) -> None:
         if not self.paused:
@@ -44,30 +45,19 @@ class Life:
 
 
 Due = tuple[Life, Callable, tuple]
-"""A callback whose time has come, with its arguments."""
+"""A callback with its arguments, and whose it is."""
 
 
-class Timer:
-    """What call_later and call_at return."""
+class Timer(list):
+    """What call_later and call_at return: a Due that has no callback once it is cancelled."""
 
-    __slots__ = ("when_due", "callback", "arguments", "is_cancelled")
-
-    def __init__(self, when_due: float, callback: Callable, arguments: tuple):
-        self.when_due, self.callback, self.arguments = when_due, callback, arguments
-        self.is_cancelled = False
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.is_cancelled = True
+        self[1] = None
 
     def cancelled(self) -> bool:
-        return self.is_cancelled
-
-    def when(self) -> float:
-        return self.when_due
-
-    def run(self) -> None:
-        if not self.is_cancelled:
-            self.callback(*self.arguments)
+        return self[1] is None
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
@@ -79,8 +69,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.life = self.world
         self.events = 0
         self._disk_s = disk_s
-        self._ready: deque[Due] = deque()
-        self._later: list[tuple[float, int, Due]] = []
+        self._ready: deque[Due | Timer] = deque()
+        self._later: list[tuple[float, int, Due | Timer]] = []
+        self.create_future = functools.partial(asyncio.Future, loop=self)
         self._order = itertools.count()
         self._tasks: list[tuple[Life, asyncio.Task]] = []
         self._tasks_kept = 0
@@ -92,17 +83,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now
 
-    def get_debug(self) -> bool:
-        return False
+    get_debug = staticmethod(bool)
+    """Each future asks: it is False, without a function of Python's."""
 
     def is_running(self) -> bool:
         return True
 
     def is_closed(self) -> bool:
         return False
-
-    def create_future(self) -> asyncio.Future:
-        return asyncio.Future(loop=self)
 
     def create_task(self, work: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task:
         task = asyncio.Task(work, loop=self, name=name, context=context)
@@ -124,13 +112,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(self, delay: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
-        timer = Timer(self.now + delay, callback, arguments)
-        self._at(timer.when_due, (self.life, timer.run, ()))
-        return timer
+        return self.call_at(self.now + delay, callback, *arguments)
 
     def call_at(self, when: float, callback: Callable, *arguments: Any, context: Any = None) -> Timer:
-        timer = Timer(when, callback, arguments)
-        self._at(when, (self.life, timer.run, ()))
+        timer = Timer((self.life, callback, arguments))
+        if when > self.now:
+            heappush(self._later, (when, next(self._order), timer))
+        else:
+            self._ready.append(timer)
         return timer
 
     def run_in_executor(self, executor: Any, work: Callable, *arguments: Any) -> asyncio.Future:
@@ -165,7 +154,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def for_life(self, life: Life, delay: float, callback: Callable, *arguments: Any) -> None:
         """An event of another life. It cannot be cancelled."""
-        self._at(self.now + delay, (life, callback, arguments))
+        if delay > 0:
+            heappush(self._later, (self.now + delay, next(self._order), (life, callback, arguments)))
+        else:
+            self._ready.append((life, callback, arguments))
 
     def hand_over(self, life: Life, callback: Callable, *arguments: Any) -> None:
         """Within an event of the world: what comes of it for another life, if that goes on, comes at once."""
@@ -190,12 +182,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._ready.extend(life.deferred)
         life.deferred.clear()
 
-    def _at(self, when: float, due: Due) -> None:
-        if when > self.now:
-            heapq.heappush(self._later, (when, next(self._order), due))
-        else:
-            self._ready.append(due)
-
     def run_until(self, end: float) -> None:
         """All that is due by `end`, which is the time afterwards; or up to the event that has called `stop`."""
         asyncio._set_running_loop(self)
@@ -209,10 +195,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         later, ready = self._later, self._ready
         while True:
             while ready:
-                life, callback, arguments = ready.popleft()
+                due = ready.popleft()
+                life, callback, arguments = due
                 if life.paused:
-                    life.deferred.append((life, callback, arguments))
-                elif life.alive:
+                    life.deferred.append(due)
+                elif life.alive and callback is not None:
                     self.life = life
                     self.events += 1
                     callback(*arguments)
@@ -221,4 +208,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
                 return
             self.now = later[0][0]
             while later and later[0][0] == self.now:
-                ready.append(heapq.heappop(later)[2])
+                due = heappop(later)[2]
+                if due[1] is not None:
+                    ready.append(due)

@@ -88,10 +88,12 @@ class Naming:
         self._soon(self._stat, self._random.choice(names))
 
     def _soon(self, look: Callable[[str], None], name: str) -> None:
-        """Now and then a program looks again, when all that is not promised must be of after its change."""
-        if self._random.random() < 0.5:
+        """Now and then a program looks again, when all that is not promised must be of after its change; in the end all
+        do (`look_at_all`)."""
+        if self._random.random() < 0.5 and not self._world.stopping:
             threads.sleep(STAT_AGE_S + 0.05 + 0.5 * self._random.random())
-            look(name)
+            if not self._world.stopping:
+                look(name)
 
     def _stat(self, name: str) -> None:
         def value() -> int:

@@ -36,17 +36,23 @@ _UNHEARD, _LATE_S = 0.7, 2.5
 """The chance that the answer to a change is lost while some are, and how late that is found out."""
 
 Outcome = Reply | Exception
+Message = tuple[str, str, Life, Callable[[Any], None], Any]
+"""(source, target, life, deliver, what): `deliver(what)` is an event of that life once it arrives at `target`."""
 Handler = Callable[["Call"], None]
 
 
 class Call:
-    """A request on its way. The server sets `on_gone`, which is called when its caller has closed the connection."""
+    """A request on its way. The server sets `on_gone`, which is called when its caller has closed the connection; from
+    then on it `is_gone`."""
+
+    __slots__ = ("network", "caller", "host", "head", "body", "server", "done", "on_gone", "is_gone")
 
     def __init__(self, network: "Network", caller: Life, host: str, head: bytes, body: bytes):
         self.network, self.caller, self.host, self.head, self.body = network, caller, host, head, body
         self.server: Life | None = None
         self.done: Callable[[Outcome], None] | None = None
-        self.on_gone: list[Callable[[], None]] = []
+        self.on_gone: tuple[Callable[[], None], ...] = ()
+        self.is_gone = False
 
     def answer(self, reply: Outcome) -> None:
         """The server's reply sets out."""
@@ -62,6 +68,7 @@ class Call:
             done(outcome)
 
     def tell_gone(self) -> None:
+        self.is_gone = True
         for tell in self.on_gone:
             tell()
 
@@ -85,7 +92,7 @@ class Network:
         self.slow_s = self.far_s = 0.0
         self.unheard, self.far = 0, ""
         self.on_begin: Callable[[Call], None] | None = None
-        self._held: list[tuple[str, str, Life, Callable[[Any], None], Any]] = []
+        self._held: list[Message] = []
         self._power_cuts = 0
         self._latest_cut: dict[str, int] = {}
         self._under_way: dict[str, dict[Call, None]] = {}
@@ -111,13 +118,14 @@ class Network:
         self.died(host)
 
     def heal(self, pairs: set[tuple[str, str]] | None = None) -> None:
-        """These links carry again, or all; what they have held back arrives, or is lost with its connection."""
+        """These links carry again; what they have held back arrives, or is lost with its connection. Or all do, and
+        all of it arrives."""
         self.cut -= pairs if pairs is not None else set(self.cut)
         held, self._held = self._held, []
         for message in held:
             if self._blocked(*message[:2]):
                 self._held.append(message)
-            elif self.random.random() < 0.5:
+            elif pairs is None or self.random.random() < 0.5:
                 self._carry(*message)
 
     def _blocked(self, source: str, target: str) -> bool:
@@ -126,21 +134,24 @@ class Network:
     # -- messages
 
     def delay_s(self, *hosts: str) -> float:
-        chance, slow_s = self.random.random(), self.far_s if self.far in hosts else self.slow_s
+        chance, slow_s = self.random.random(), self.slow_s
+        if self.far and self.far in hosts:
+            slow_s = self.far_s
         return 0.0002 + 0.003 * chance * chance + (self.random.random() * slow_s if slow_s else 0.0)
 
     def _carry(self, source: str, target: str, life: Life, deliver: Callable[[Any], None], what: Any) -> None:
         """`deliver(what)` is an event of `life`, if it arrives."""
-        message = source, target, life, deliver, what
-        self._loop.for_life(self._loop.world, self.delay_s(source, target), self._arrive, message, self._power_cuts)
+        loop, delay_s = self._loop, self.delay_s(source, target)
+        loop.for_life(loop.world, delay_s, self._arrive, source, target, life, deliver, what, self._power_cuts)
 
-    def _arrive(self, message: tuple[str, str, Life, Callable[[Any], None], Any], power_cuts: int) -> None:
+    def _arrive(
+        self, source: str, target: str, life: Life, deliver: Callable[[Any], None], what: Any, power_cuts: int
+    ) -> None:
         """`power_cuts`: how many there had been when it set out."""
-        source, target, life, deliver, what = message
         if self._power_cuts > power_cuts and self._has_lost_power(power_cuts, source, target):
             return
-        if self._blocked(source, target):
-            self._held.append(message)
+        if (self.cut or self.dark) and self._blocked(source, target):
+            self._held.append((source, target, life, deliver, what))
         else:
             self._loop.hand_over(life, deliver, what)
 
@@ -154,12 +165,13 @@ class Network:
         self._waiting.setdefault(caller, {})[call] = None
         if self.on_begin is not None:
             self.on_begin(call)
-        for _ in range(1 + (self.random.random() < self.doubling)):
+        self._send(call)
+        if self.doubling and self.random.random() < self.doubling:
             self._send(call)
         return call
 
     def _send(self, call: Call) -> None:
-        if self.random.random() < self.loss:
+        if self.loss and self.random.random() < self.loss:
             if self.random.random() < 0.7:
                 self._carry(call.caller.name, call.caller.name, call.caller, call.arrive, Broken("reset"))
             if self.random.random() < 0.5:
@@ -179,7 +191,7 @@ class Network:
 
     def answer(self, call: Call, reply: Outcome) -> None:
         self._under_way.get(call.host, {}).pop(call, None)
-        if self.random.random() < self.loss:
+        if self.loss and self.random.random() < self.loss:
             reply = Broken("reset")
         if self.unheard and call.head.startswith(_ON_NAMES) and self.random.random() < _UNHEARD:
             self.unheard -= 1

@@ -2,12 +2,14 @@
 
 `load` imports them once more, in this process, while the stand-ins are in the place of the standard library's modules:
 so also a default argument such as time.monotonic is the simulation's. Nothing of the product is changed. Constants
-that decide how content is cut are made small, so that files of some kilobytes have several entries and segments.
+that decide how content is cut are made small, so that files of some kilobytes have several entries and segments; and
+so few locks are reserved that a run needs more.
 
 Use it in a process of its own: what was imported before keeps the real modules.
 """
 
 import contextlib
+import functools
 import importlib
 import random
 import sqlite3
@@ -20,6 +22,7 @@ from simulation import threads
 
 ENTRY_BYTES, BLOCK_BYTES = 2048, 256
 INLINE_ENTRIES, SEGMENT_ENTRIES, PUT_PIECES_MAX = 2, 3, 16
+RESERVE = 4
 
 _MODULES = (
     "servers.directory_service",
@@ -94,8 +97,9 @@ def stand_ins() -> dict[str, types.ModuleType]:
     }  # fmt: skip
 
 
+@functools.cache
 def load() -> None:
-    """Import the product anew. What it needs of the standard library is there by then."""
+    """Import the product anew, once in a process. What it needs of the standard library is there by then."""
     for name in _MODULES:
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("dfsfuse", "servers")]:
@@ -129,6 +133,7 @@ def _cut_small() -> None:
         module.INLINE_ENTRIES, module.SEGMENT_ENTRIES = INLINE_ENTRIES, SEGMENT_ENTRIES
         module.PUT_PIECES_MAX = PUT_PIECES_MAX
     importlib.import_module("servers.attendance").OPEN_ROWS_S = OPEN_ROWS_S
+    importlib.import_module("dfsfuse.reservations").RESERVE = RESERVE
     # Last, as it brings others along, which take these numbers over.
     full_disk = importlib.import_module("dfsfuse.full_disk")
     full_disk.RESERVE_BYTES = full_disk._STEP_BYTES

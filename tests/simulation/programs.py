@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLES = ("t1", "t2")
 LOGS = ("log",)
-THINK_S = 0.35
+THINK_S = 0.2
 FOLLOW_S, TOLD_S = 1.0, 0.0001
 """How long one waits for another's close(), and how soon it hears of that: sooner than any message of the product."""
 

@@ -1,9 +1,9 @@
 """Runs many seeds in several processes, and tells what came of them.
 
-Each process is a fork that has the product's modules as they were loaded, and runs a few seeds one after the other:
-the first costs a quarter more than those that follow. What one leaves behind, from threads to files, stays where it is
-until the process ends. Modules keep nothing that the next seed depends on; that a seed replays exactly, whatever ran
-before it, is tested, and one that fails is run again as the first of a process before it is told.
+Each process is a fork that has the product's modules as they were loaded and have run a little, and runs some seeds one
+after the other: the first costs more than those that follow. What one leaves behind, from threads to files, stays where
+it is until the process ends. Modules keep nothing that the next seed depends on; that a seed replays exactly, whatever
+ran before it, is tested, and one that fails is run again as the first of a process before it is told.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from simulation import faults, product, threads
+from simulation import faults, pages, product, threads
 from simulation.history import Violation
 from simulation.world import World
 
 CPU_S_MAX = 60
 """A run that takes longer goes in circles."""
-SEEDS_IN_A_ROW = 20
+SEEDS_IN_A_ROW, WARMING_SEEDS = 25, 3
 
 
 class Twist(NamedTuple):
@@ -102,6 +102,7 @@ class _logged:
         if not self._traced:
             logging.disable(logging.CRITICAL)
             return
+        logging.disable(logging.NOTSET)
         note = self._world.note
 
         class ToTrace(logging.Handler):
@@ -136,6 +137,7 @@ def in_fork(work: Callable[[], object]) -> tuple[int, int]:
     os.close(read)
     try:
         gc.disable()
+        pages.make_large()
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
         with open(write, "w") as out:
             json.dump(work(), out)
@@ -193,10 +195,9 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Of each seed, as they end; `row` of them are run by one process. Closing the iterator ends what runs."""
     product.load()
-    gc.collect()
-    gc.freeze()
     rows = Rows(first, count, max(1, min(row, count // jobs)))
     with in_memory(), contextlib.ExitStack() as at_end:
+        _warm_up()
         running: dict[int, tuple[list[int], int]] = {}
         at_end.callback(_kill, running)
         while rows.waiting or running:
@@ -207,6 +208,21 @@ def outcomes(
             for read in _readable(list(running)):
                 seeds, process = running.pop(read)
                 yield from rows.ended(seeds, result(process, read))
+
+
+def _warm_up() -> None:
+    """Python makes code quicker as it runs, and forks have it as it is then. What comes of these runs is not told."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    signal.signal(signal.SIGVTALRM, _give_up)
+    for seed in range(WARMING_SEEDS):
+        run_seed(seed)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError
 
 
 def _kill(running: dict[int, tuple[list[int], int]]) -> None:

@@ -1,7 +1,10 @@
-"""What is looked at within the product while it runs, besides what programs see: S5, S6, S8. Changes nothing."""
+"""What is looked at within the product while it runs, besides what programs see: S5, S6, S8. Changes nothing.
 
-import contextlib
-from collections.abc import Callable, Iterator
+The product's methods are replaced once in a process: Python forgets what it has learned of a class that is changed.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from simulation.history import Violation
@@ -11,38 +14,42 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
-@contextlib.contextmanager
-def installed(world: "World") -> Iterator[None]:
-    """Within this context."""
-    with contextlib.ExitStack() as undo:
-
-        def replace(owner: type, name: str, make: Callable[[Callable], Callable]) -> None:
-            former = getattr(owner, name)
-            setattr(owner, name, make(former))
-            undo.callback(setattr, owner, name, former)
-
-        for watch in (_watch_locks, _watch_grants, _watch_fences, _watch_deletions):
-            watch(world, replace)
-        yield
+class _Watched:
+    world: "World"
 
 
-Replace = Callable[[type, str, Callable[[Callable], Callable]], None]
-"""(class, name, what makes the new method of the former one)."""
+_watched = _Watched()
 
 
-def _watch_locks(world: "World", replace: Replace) -> None:
+def watch(world: "World") -> None:
+    """This one from now on."""
+    _install()
+    _watched.world = world
+
+
+@functools.cache
+def _install() -> None:
+    for watch_it in (_watch_locks, _watch_grants, _watch_fences, _watch_deletions):
+        watch_it()
+
+
+def _replace(owner: type, name: str, make: Callable[[Callable], Callable]) -> None:
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def _watch_locks() -> None:
     """S5: whenever a client comes to hold a lock, no other one holds it by its own clock."""
     from dfsfuse.locks import LockTable
 
     def watched(receive: Callable) -> Callable:
         def run(self: Any, *arguments: Any) -> Any:
             lock = receive(self, *arguments)
-            _check_alone(world, self, lock)
+            _check_alone(_watched.world, self, lock)
             return lock
 
         return run
 
-    replace(LockTable, "_receive", watched)
+    _replace(LockTable, "_receive", watched)
 
 
 def _check_alone(world: "World", table: Any, lock: Any) -> None:
@@ -62,7 +69,7 @@ def _check_alone(world: "World", table: Any, lock: Any) -> None:
             )  # fmt: skip
 
 
-def _watch_grants(world: "World", replace: Replace) -> None:
+def _watch_grants() -> None:
     """S7: a lock is granted to those alone who are there to hear of it."""
     from servers.claims import Grant
     from servers.lock_service import LockService
@@ -72,15 +79,15 @@ def _watch_grants(world: "World", replace: Replace) -> None:
             for event in events:
                 if isinstance(event, Grant) and (event.session, event.ticket) not in self._callers:
                     text = f"S7: session {event.session} was granted a lock and does not wait any more"
-                    world.broken(Violation(text))
+                    _watched.world.broken(Violation(text))
             tell(self, events, now)
 
         return run
 
-    replace(LockService, "_tell", watched)
+    _replace(LockService, "_tell", watched)
 
 
-def _watch_fences(world: "World", replace: Replace) -> None:
+def _watch_fences() -> None:
     """S6: once somebody has opened a file under a lock, nobody commits it with an older one."""
     from servers.directory import Directory
 
@@ -88,15 +95,15 @@ def _watch_fences(world: "World", replace: Replace) -> None:
         def run(self: Any, request: Any) -> Any:
             reply = open_file(self, request)
             if request.token:
-                ino = reply.attributes.ino
-                world.fences[ino] = max(request.token, world.fences.get(ino, 0))
+                ino, fences = reply.attributes.ino, _watched.world.fences
+                fences[ino] = max(request.token, fences.get(ino, 0))
             return reply
 
         return run
 
     def watched_commit(commit: Callable) -> Callable:
         def run(self: Any, request: Any, *arguments: Any) -> Any:
-            reply = commit(self, request, *arguments)
+            reply, world = commit(self, request, *arguments), _watched.world
             world.note("directory", f"commit of inode {request.ino}: version {reply.version} on {request.base_version}")
             world.committed[request.ino] = world.now
             if request.commit_id not in world.commit_ids:
@@ -106,8 +113,8 @@ def _watch_fences(world: "World", replace: Replace) -> None:
 
         return run
 
-    replace(Directory, "open", watched_open)
-    replace(Directory, "commit", watched_commit)
+    _replace(Directory, "open", watched_open)
+    _replace(Directory, "commit", watched_commit)
 
 
 def _check_commit(world: "World", request: Any) -> None:
@@ -138,20 +145,20 @@ def _is_known_to_lack(world: "World", server: str, chunk: bytes) -> None:
         world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, which the directory counts on"))
 
 
-def _watch_deletions(world: "World", replace: Replace) -> None:
+def _watch_deletions() -> None:
     """S8: nothing is deleted that a file needs, unless the directory knows that it is lacking there."""
     from servers.chunkstore import ChunkStore
 
     def watched(delete: Callable) -> Callable:
         def run(self: Any, names: Any, below: int) -> Any:
-            gone = delete(self, names, below)
+            gone, world = delete(self, names, below), _watched.world
             for chunk in world.servers.needed().intersection(gone) if gone else ():
                 _is_known_to_lack(world, Scheduler.loop.life.name, chunk)
             return gone
 
         return run
 
-    replace(ChunkStore, "delete", watched)
+    _replace(ChunkStore, "delete", watched)
 
 
 def check_copies(world: "World", ino: int) -> None:

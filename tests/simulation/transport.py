@@ -17,8 +17,22 @@ _POLL_S = 0.05
 TOKEN = "simulated"
 
 
+class _Way:
+    """The network of the present run. The classes are made once in a process, as Python learns of each anew."""
+
+    network: Network
+
+
+way = _Way()
+
+
 class Exchange:
     """servers.connection.Exchange: a request that is there as a whole, and its reply."""
+
+    __slots__ = (
+        "_call", "method", "path", "query", "headers", "body", "length", "replied", "error", "_gone", "_status",
+        "_parts",
+    )  # fmt: skip
 
     def __init__(self, call: Call):
         self._call = call
@@ -28,17 +42,19 @@ class Exchange:
         self.replied, self.error = False, None
         self._gone: asyncio.Future[None] | None = None
         self._status, self._parts = 0, []
-        call.on_gone.append(self._was_lost)
 
     @property
     def gone(self) -> asyncio.Future:
         if self._gone is None:
             self._gone = Scheduler.loop.create_future()
+            self._call.on_gone += (self._was_lost,)
+            if self._call.is_gone:
+                self._was_lost()
         return self._gone
 
     def _was_lost(self) -> None:
-        if not self.gone.done():
-            self.gone.set_result(None)
+        if not self._gone.done():
+            self._gone.set_result(None)
 
     async def receive_into(self, buffer: memoryview, stall_s: float) -> memoryview:
         buffer[: len(self.body)] = self.body
@@ -69,7 +85,8 @@ def _parsed(head: bytes) -> tuple[str, str, bytes, dict[bytes, bytes]]:
     return method.decode(), path.decode(), query, headers
 
 
-def server_of(network: Network) -> Any:
+@functools.cache
+def server() -> Any:
     """What stands for servers.http.serve: requests come from the network."""
     from dfsfuse import errors
 
@@ -85,7 +102,7 @@ def server_of(network: Network) -> Any:
                 return
             app.run(exchange)
 
-        network.listen(host, life, handle)
+        way.network.listen(host, life, handle)
         running = [asyncio.ensure_future(work) for work in background]
         done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
@@ -94,7 +111,8 @@ def server_of(network: Network) -> Any:
     return serve
 
 
-def peers_class(network: Network) -> type:
+@functools.cache
+def peers_class() -> type:
     """servers.peers.Peers over the simulated network."""
     from dfsfuse import errors
     from servers import peers
@@ -111,7 +129,7 @@ def peers_class(network: Network) -> type:
                 if not answered.done():
                     answered.set_result(outcome)
 
-            call = network.begin(Scheduler.loop.life, address[0], head, bytes(body), done)
+            call = way.network.begin(Scheduler.loop.life, address[0], head, bytes(body), done)
             try:
                 outcome = await answered
             finally:
@@ -150,14 +168,15 @@ class _Waiting:
                 wait.check(now())
 
 
-def rpc_class(network: Network) -> type:
+@functools.cache
+def rpc_class() -> type:
     """dfsfuse.rpc.Rpc over the simulated network."""
     from dfsfuse import errors, rpc
 
     class SimulatedRpc(rpc.Rpc):
         def _exchange(self, address: tuple[str, int], head: bytes, body: Any, wait: Any) -> tuple[int, bytes]:
             waiting = _Waiting()
-            call = network.begin(Scheduler.loop.life, address[0], head, bytes(body), waiting.done)
+            call = way.network.begin(Scheduler.loop.life, address[0], head, bytes(body), waiting.done)
             if wait.meanwhile is not None:
                 wait.meanwhile()
             try:

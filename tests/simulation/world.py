@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from simulation import contents, disasters, hosts, product, taps, threads
-from simulation.contents import Torn
+from simulation import disasters, hosts, product, taps, threads
+from simulation.ending import SETTLE_S, Ending
 from simulation.history import Files, Violation
 from simulation.loop import SimulatedLoop
 from simulation.name_history import MARK, NAMES, NameHistory
@@ -26,7 +26,6 @@ WINDOW_S = 1.6
 """What a power cut may take: servers sync each second, and a sync takes a moment."""
 HANG_S = 40.0
 """No call takes longer: there are time-outs of 6 s, which follow each other where an open meets several servers."""
-SETTLE_S = 60.0
 LOOK_S = 0.03
 
 
@@ -59,7 +58,7 @@ class World:
         self.network = Network(self.loop, self.fork("network"))
         self.network.far_s = self.profile.far_s
         self.servers = hosts.Servers(self.loop, self.network, self.fork("servers"), self.profile.collects)
-        hosts.wire_clients(self.network)
+        hosts.wire_clients()
         self.home = pathlib.Path(tempfile.mkdtemp())
         names = [f"client{number}" for number in range(1, self.profile.clients + 1)]
         self.clients = [hosts.Client(n, self.loop, self.network, self.home, self.fork(n)) for n in names]
@@ -158,18 +157,18 @@ class World:
 
     def run(self) -> None:
         """Raises Violation, or whatever the product lets out."""
-        with taps.installed(self):
-            try:
-                self._start()
-                disasters.Disasters(self).schedule()
-                self._pass(self.profile.work_s)
-                self._heal()
-                self._settle()
-                self.given_up = not self.names.check(self._cuts[-1] if self._cuts else None)
-                self.loop.forget_done()
-                self._check_failures()
-            finally:
-                shutil.rmtree(self.home, ignore_errors=True)
+        taps.watch(self)
+        try:
+            self._start()
+            disasters.Disasters(self).schedule()
+            self._pass(self.profile.work_s)
+            self._heal()
+            self._settle()
+            self.given_up = not self.names.check(self._cuts[-1] if self._cuts else None)
+            self.loop.forget_done()
+            self._check_failures()
+        finally:
+            shutil.rmtree(self.home, ignore_errors=True)
 
     def _until(self, done: Any, seconds: float) -> bool:
         """Whether it came true, looking every LOOK_S."""
@@ -189,13 +188,23 @@ class World:
         if self.loop.failures:
             raise Violation(f"a task failed: {self.loop.failures[0]}")
 
-    def _in_client(self, client: Any, work: Any, what: str) -> Any:
+    def _in_client(self, client: Any, work: Callable[[], Any], what: str) -> Any:
         """The result of `work`, done by a thread of the client's."""
-        results: list[Any] = []
-        self.loop.within(client.life, lambda: threads.spawn(lambda: results.append(work())))
-        if not self._until(lambda: bool(results), SETTLE_S):
-            raise Violation(f"S13: {client.name}: {what} has not ended within {SETTLE_S:g} s")
-        return results[0]
+        return self._in_clients([client], lambda _: work(), what)[0]
+
+    def _in_clients(self, clients: list[Any], work: Callable[[Any], Any], what: str) -> list[Any]:
+        """The results of `work(client)`, done by a thread of each client's at the same time."""
+        results: dict[Any, Any] = {}
+
+        def run(client: Any) -> None:
+            results[client] = work(client)
+
+        for client in clients:
+            self.loop.within(client.life, lambda client=client: threads.spawn(lambda: run(client)))
+        if not self._until(lambda: len(results) == len(clients), SETTLE_S):
+            late = [client.name for client in clients if client not in results]
+            raise Violation(f"S13: {late}: {what} has not ended within {SETTLE_S:g} s")
+        return [results[client] for client in clients]
 
     def _start(self) -> None:
         for name in hosts.SERVERS:
@@ -228,7 +237,9 @@ class World:
         program = Program(self, client, 99, Turns(client.life))
         flags = 0o100644, 0, 0, os.O_RDWR, program.pid
         for name in TABLES:
-            program.write_anew(name, lambda at: client.filesystem.create(at, *flags), durable=True)
+            # A sync brings along what was written before.
+            durable = name == TABLES[-1]
+            program.write_anew(name, lambda at: client.filesystem.create(at, *flags), durable)
         for name in LOGS:
             handle, _ = client.filesystem.create(place(name), *flags)
             client.filesystem.files.release(handle)
@@ -266,14 +277,15 @@ class World:
             raise Violation(f"S13: these programs do not end: {running}")
         if not self._until(lambda: not any(map(self._unsent, self.clients)), SETTLE_S):
             raise Violation(f"S4: still unsent: {[(c.name, self._unsent(c)) for c in self.clients]}")
-        for client in self.clients:
-            self._in_client(client, lambda c=client: self._write_all(c), "writing")
-        seen = [self._in_client(client, lambda c=client: self._read_all(c), "reading") for client in self.clients]
+        ending = Ending(self)
+        for client, files in zip(self.clients, ending.shares(), strict=True):
+            self._in_client(client, lambda c=client, f=files: ending.write(c, f), "writing")
+        seen = self._in_clients(self.clients, ending.read, "reading")
         for client, other in zip(self.clients[1:], seen[1:], strict=True):
             if other != seen[0]:
                 raise Violation(f"S2: in the end {client.name} reads {other} and {self.clients[0].name} {seen[0]}")
         self._each_chunk_is_everywhere()
-        tables, records = self._in_client(self.clients[0], self._everything, "reading copies")
+        tables, records = self._in_clients(self.clients[:1], ending.read_copies, "reading copies")[0]
         self.files.nothing_is_lost(tables, records)
 
     def _each_chunk_is_everywhere(self) -> None:
@@ -299,92 +311,3 @@ class World:
 
     def _unsent(self, client: Any) -> int:
         return client.parts("_unsent").count()
-
-    def _write_all(self, client: Any) -> bool:
-        """Each client can write every file again: no lock is stuck, no token too low."""
-        program = Program(self, client, 100, client.turns, alone=True)
-        for name in TABLES:
-            self._must(program, "edit " + name, lambda n=name: program._edit(n, False))
-        for name in LOGS:
-            self._must(program, "append to " + name, lambda n=name: program._append(n, True))
-        return True
-
-    def _must(self, program: Program, what: str, do: Any) -> None:
-        from dfsfuse import errors
-
-        began = self.now
-        while True:
-            try:
-                do()
-                return
-            except errors.DfsError as error:
-                self.note(program.who, f"{what}: {type(error).__name__}: {error}")
-                if self.now - began > SETTLE_S / 3:
-                    raise Violation(
-                        f"S9: {program.who} cannot {what} though all is healed: {type(error).__name__}: {error}"
-                    ) from None
-                threads.sleep(0.3)
-
-    def _read_all(self, client: Any) -> list[Any]:
-        program = Program(self, client, 101, client.turns, alone=True)
-        found: list[Any] = []
-        for name in TABLES:
-            self._must(program, "read " + name, lambda n=name: found.append(program.check_table(n)))
-        for name in LOGS:
-            self._must(program, "read " + name, lambda n=name: found.append(program.check_log(n)))
-        self._must(program, "list", program.naming.list)
-        self._must(program, "look at names", program.naming.look_at_all)
-        return found
-
-    def _everything(self) -> tuple[dict[str, list[int]], dict[str, set[int]]]:
-        """What tables and logs, and all copies of them, have in the end."""
-        fs = self.clients[0].filesystem
-        tables: dict[str, list[int]] = {name: [] for name in TABLES}
-        records: dict[str, set[int]] = {name: set() for name in LOGS}
-        for at, name in self._names_of_files(fs):
-            file = name.partition(" ")[0]
-            handle, _ = fs.open(at, 0, 1)
-            data = fs.files.read(handle, 1 << 20, 0)
-            fs.files.release(handle)
-            try:
-                if file in tables:
-                    tables[file].append(contents.parse_table(data).tag)
-                elif file in records:
-                    records[file].update(contents.parse_log(data))
-            except Torn as error:
-                if file == name:
-                    raise Violation(f"S3: in the end {name} is torn: {error}") from None
-                if not self._is_told(name, handle.content.ino, error):
-                    continue
-                if file in tables:
-                    tables[file] += contents.whole_header(data)
-                else:
-                    records[file].update(contents.whole_records(data))
-        return tables, records
-
-    def _is_told(self, name: str, ino: int, error: Torn) -> bool:
-        """Is it known that a copy lacks something? One of what was closed must not lack it silently, unless it was made
-        within the last second before a power cut (S10); a recovered one may be half written."""
-        from servers import losses
-
-        lost = {row.path.rpartition(b"/")[2].decode() for row in self.servers.directory_disk.store.read(losses.told)}
-        self.note("world", f"{name}: {error}, and {'told' if name in lost else 'not told'}")
-        if name not in lost and " (conflict " in name and ino not in self._taken:
-            raise Violation(f"S4: the copy {name} is torn, and nobody is told: {error}")
-        if name in lost and not self._cuts:
-            raise Violation(f"S15: the copy {name} lacks something that no power cut has taken: {error}")
-        return name in lost
-
-    def _names_of_files(self, fs: Any) -> list[tuple[Any, str]]:
-        found: list[tuple[Any, str]] = []
-        folders: list[tuple[str, ...]] = [(), ("lost+found",)]
-        for folder in folders:
-            try:
-                entries = list(fs.list_folder(place(*folder)))
-            except Exception:
-                continue
-            for entry in entries:
-                if stat.S_ISREG(entry.attributes.mode):
-                    found.append((place(*folder, entry.name.decode()), entry.name.decode()))
-        self.note("world", f"files in the end: {[name for _, name in found]}")
-        return found
