@@ -22,7 +22,8 @@ REPLY_BYTES_MAX = 64 << 20
 _READ_BYTES = 64 << 10
 _POLL_S = 0.05
 """How often a waiting caller is asked whether it still wants the answer, and its deadline is looked at."""
-_TIMEVAL = struct.pack("@ll", 0, int(_POLL_S * 1e6))
+PATIENT_S = 0.5
+"""The same for who waits all the time, and would wake up for nothing."""
 
 _ENDED = (ConnectionError, TimeoutError)
 """What a socket says when its connection has ended; TimeoutError is ETIMEDOUT, after a cut of the network."""
@@ -39,7 +40,7 @@ class Wait:
     """How long a reply is waited for: until `deadline` (time.monotonic), and no longer than `stall_s` without a byte.
     `interrupted` is asked every 50 ms; Interrupted is raised once it is true. `meanwhile`, which must not raise, is
     called when the request has been sent. A body that is announced, and does not come with the head, goes to `into` if
-    that is large enough."""
+    that is large enough. `patient`: up to PATIENT_S beyond the deadline does no harm."""
 
     def __init__(
         self,
@@ -48,9 +49,10 @@ class Wait:
         interrupted: Callable[[], bool] | None = None,
         meanwhile: Callable[[], None] | None = None,
         into: memoryview | None = None,
+        patient: bool = False,
     ):
         self.deadline, self.stall_s, self.interrupted, self.meanwhile = deadline, stall_s, interrupted, meanwhile
-        self.into = into
+        self.into, self.poll_s = into, PATIENT_S if patient else _POLL_S
 
     def check(self, since: float) -> None:
         """After a system call that brought nothing, or not all; `since` is when the last byte came. Raises
@@ -70,11 +72,17 @@ class HttpConnection:
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         give_up_when_cut(self._socket)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_POLL_S))
+        self._polls_s = 0.0
+        self._poll_each(_POLL_S)
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._new_parser()
         self.reusable = True
+
+    def _poll_each(self, seconds: float) -> None:
+        if seconds != self._polls_s:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+            self._polls_s = seconds
 
     def _new_parser(self) -> None:
         """One for all replies, until it has missed a body that was received past it."""
@@ -94,6 +102,7 @@ class HttpConnection:
         """(status, body) of the reply. Raises ClosedEarly, OSError, TimeoutError, Interrupted, Unreachable; after an
         error the connection is of no more use."""
         self.reusable = False
+        self._poll_each(wait.poll_s)
         self._new_reply()
         self._send(head, body, wait)
         if wait.meanwhile is not None:
@@ -202,6 +211,11 @@ class HttpConnection:
     def _check_size(self, size: int) -> None:
         if size > REPLY_BYTES_MAX:
             raise errors.Unreachable(f"the reply has {size} bytes; at most {REPLY_BYTES_MAX} are taken")
+
+
+def _timeval(seconds: float) -> bytes:
+    """struct timeval, as setsockopt(2) takes it."""
+    return struct.pack("@ll", 0, int(seconds * 1e6))
 
 
 def _after(parts: list[Body], sent: int) -> list[Body]:

@@ -66,10 +66,12 @@ class Rpc:
         timeout_s: float,
         interrupted: Callable[[], bool] | None = None,
         meanwhile: Callable[[], None] | None = None,
+        patient: bool = False,
     ) -> Any:
         """POST one operation; the decoded reply. Raises what the server raised, Unreachable, TimedOut or
-        Interrupted. `meanwhile` is called while the server is at work, and again where the request is repeated."""
-        wait = Wait(time.monotonic() + timeout_s, None, interrupted, meanwhile)
+        Interrupted. `meanwhile` is called while the server is at work, and again where the request is repeated.
+        `patient`: as `Wait` has it."""
+        wait = Wait(time.monotonic() + timeout_s, None, interrupted, meanwhile, patient=patient)
         return from_msgpack(self._ask(url, f"POST /v1/{operation}", to_msgpack(request), wait, timeout_s), reply)
 
     def put_chunk(

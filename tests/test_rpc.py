@@ -13,6 +13,7 @@ from file_group import TOKEN
 from support import served
 
 from dfsfuse import errors
+from dfsfuse.http_connection import PATIENT_S, Wait
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import Message, Nothing
 from dfsfuse.rpc import Rpc
@@ -227,6 +228,37 @@ def test_silence_ends_at_the_deadline(rpc: Rpc) -> None:
             assert 0.2 <= time.monotonic() - begun < TIMEOUT_S
             release.set()
         ping(rpc, there.url)
+
+
+def test_who_is_patient_wakes_up_rarely(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a request that waits at a server all the time costs a wake-up each half second; what is asked next over the
+    same connection ends at its deadline all the same."""
+    release, checks = threading.Event(), list[float]()
+    check = Wait.check
+
+    def counted(wait: Wait, since: float) -> None:
+        checks.append(time.monotonic())
+        check(wait, since)
+
+    def script(connection: socket.socket, number: int) -> None:
+        if number == 0:
+            request_of(connection)
+            connection.sendall(answer())
+        request_of(connection)
+        release.wait(TIMEOUT_S)
+
+    monkeypatch.setattr(Wait, "check", counted)
+    with server(script) as there:
+        rpc.call(there.url, "ping", Nothing(), Nothing, TIMEOUT_S, patient=True)
+        begun = time.monotonic()
+        with pytest.raises(errors.TimedOut):
+            ping(rpc, there.url, 0.2)
+        assert time.monotonic() - begun < PATIENT_S
+        checks.clear()
+        with pytest.raises(errors.TimedOut):
+            rpc.call(there.url, "ping", Nothing(), Nothing, 2 * PATIENT_S, patient=True)
+        release.set()
+    assert len(checks) <= 3
 
 
 def test_a_download_that_stalls(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
