@@ -233,7 +233,7 @@ class Cache:
             self._evictable.pop(content.row, None)
             self._settled.pop(content.row, None)
             try:
-                self._files.open(content, new)
+                self._files.open(content, self.index.forget_present, new)
             except BaseException:
                 self._settle(content)
                 raise

@@ -5,6 +5,7 @@ Threads: the cache's, which calls this under its mutex for a content that nobody
 
 import os
 import time
+from collections.abc import Callable
 
 from dfsfuse import chunks, holes
 from dfsfuse.chunks import ENTRY_BYTES, Ranges, chunk_name
@@ -12,12 +13,15 @@ from dfsfuse.content import Content
 from dfsfuse.messages import Attributes
 from dfsfuse.sparse_files import punch_hole
 
+ForgetPresent = Callable[[int], None]
+"""Tells the index that nothing of the content with this number is here. Raises NoSpace."""
 
-def open_file(content: Content) -> None:
-    """As `make_ready` leaves it. Raises OSError; then it is not open."""
+
+def open_file(content: Content, forget_present: ForgetPresent) -> None:
+    """As `make_ready` leaves it. Raises OSError, NoSpace; then it is not open."""
     try:
         content.fd = os.open(content.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        make_ready(content)
+        make_ready(content, forget_present)
     except BaseException:
         if content.fd >= 0:
             os.close(content.fd)
@@ -35,11 +39,14 @@ def close_file(content: Content) -> int:
     return found.st_blocks * 512
 
 
-def make_ready(content: Content) -> None:
+def make_ready(content: Content, forget_present: ForgetPresent) -> None:
     """The file of a content that comes into use has the right size, and what the index says is in it."""
     if os.fstat(content.fd).st_size != content.size:
         if not content.changed:
-            # New, or a killed client was about to cut it, or somebody else did: what `present` says is then not true.
+            # New, or a killed client was about to cut it, or somebody else did: what `present` says is then not true;
+            # nor may the row say so any more once the size is right.
+            if content.present:
+                forget_present(content.row)
             content.present = Ranges()
             os.ftruncate(content.fd, 0)
         os.ftruncate(content.fd, content.size)

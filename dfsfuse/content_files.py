@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from dfsfuse.content import Content
-from dfsfuse.content_file import close_file, open_file
+from dfsfuse.content_file import ForgetPresent, close_file, open_file
 from dfsfuse.private_folder import make_private_folder
 from dfsfuse.spare_files import SpareFiles
 from dfsfuse.warm_files import WarmFiles
@@ -44,12 +44,12 @@ class ContentFiles:
             self._folders.add(folder)
         return f"{folder}/{number:x}"
 
-    def open(self, content: Content, new: bool = False) -> None:
-        """Raises OSError; then it is not open."""
+    def open(self, content: Content, forget_present: ForgetPresent, new: bool = False) -> None:
+        """Raises OSError, NoSpace; then it is not open."""
         if not self._warm.take(content):
             if new:
                 self._spares.take(content.path)
-            open_file(content)
+            open_file(content, forget_present)
 
     def close(self, content: Content) -> list[tuple[Content, int]]:
         """Nobody uses it any more: it may stay open for a while. What is closed in its place, with the bytes that it

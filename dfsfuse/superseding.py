@@ -24,17 +24,24 @@ from dfsfuse.sparse_list import indexes_of
 def become(content: Content, newest: Attributes, entries: Entries, segments: SegmentIds, index: CacheIndex) -> None:
     """Content, file and row are the version of these attributes. Raises OSError, NoSpace.
 
-    The row says what is on disk, so it is told before anything of that goes, and again when the rest is right."""
+    The row says what is on disk, so it is told before anything of that goes, and again when the rest is right; not
+    under the content's mutex, which comes after the index's."""
     entries = entries.copy().fit(chunks.entry_count(newest.size))
-    with content.mutex:
+    with _opened(content) as fd:
         stale = _stale_entries(content, newest.size, entries)
-        if stale:
+        # A killed client has left something else here than the index knows of.
+        is_foreign = os.fstat(fd).st_size != content.size
+        if stale or is_foreign:
             index.forget_present(content.row)
-        content.row_current = False
-        _reshape(content, newest.size, entries, stale)
-        content.version, content.commit_id, content.segments = newest.version, newest.commit_id, segments
-        content.mtime_ns, content.synced, content.missed = newest.mtime_ns, False, False
-        content.read_elsewhere()
+        with content.mutex:
+            content.row_current = False
+            if is_foreign:
+                content.present = Ranges()
+                os.ftruncate(fd, 0)
+            _reshape(content, fd, newest.size, entries, stale)
+            content.version, content.commit_id, content.segments = newest.version, newest.commit_id, segments
+            content.mtime_ns, content.synced, content.missed = newest.mtime_ns, False, False
+            content.read_elsewhere()
     index.save_clean([content])
     content.row_current = True
 
@@ -58,20 +65,15 @@ def _changed(content: Content, entries: Entries) -> Iterator[int]:
             yield index
 
 
-def _reshape(content: Content, size: int, entries: Entries, stale: list[int]) -> None:
-    with _opened(content) as fd:
-        if os.fstat(fd).st_size != content.size:
-            # A killed client has left something else here than the index knows of.
-            content.present = Ranges()
-            os.ftruncate(fd, 0)
-        for index in stale:
-            punch_hole(fd, index * ENTRY_BYTES, ENTRY_BYTES)
-        content.present.cut(len(entries))
-        for index in list(_changed(content, entries)):
-            content.present.remove(index, index + 1)
-        if os.fstat(fd).st_size != size:
-            os.ftruncate(fd, size)
-        content.size, content.entries = size, entries
+def _reshape(content: Content, fd: int, size: int, entries: Entries, stale: list[int]) -> None:
+    for index in stale:
+        punch_hole(fd, index * ENTRY_BYTES, ENTRY_BYTES)
+    content.present.cut(len(entries))
+    for index in list(_changed(content, entries)):
+        content.present.remove(index, index + 1)
+    if os.fstat(fd).st_size != size:
+        os.ftruncate(fd, size)
+    content.size, content.entries = size, entries
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_files_that_were_read_stay_open_for_a_while(client: Client, monkeypatch:
         assert read_all(client, f"f{number}") == b"data%d" % number
     assert len(open_files(client)) == 3
     opened = []
-    monkeypatch.setattr(content_files, "open_file", lambda content: opened.append(content) or open_file(content))
+    monkeypatch.setattr(content_files, "open_file", lambda *of: opened.append(of[0]) or open_file(*of))
     for number in (4, 2, 3, 0):
         assert read_all(client, f"f{number}") == b"data%d" % number
     assert [content.where for content in opened] == [b"f0"]
@@ -645,10 +646,14 @@ def test_a_kill_in_the_middle_of_an_eviction(client: Client, monkeypatch: pytest
 
 
 def test_a_kill_between_cutting_and_saying_so(client: Client) -> None:
-    """Goal: a clean row whose file was cut for O_TRUNC, and no more, does not show zeros as the old version."""
+    """Goal: a clean row whose file was cut for O_TRUNC, and no more, does not show zeros as the old version; nor where
+    the client that finds it so is killed before it has fetched that."""
     make(client, "f", noise(MIB))
+    client.cache.maintain()
     content = client.open("f")
     content.resize(0, 1)
+    client.kill()
+    client.open("f")
     client.kill()
     assert read_all(client, "f") == noise(MIB)
 
@@ -678,11 +683,82 @@ def test_a_kill_while_a_newer_version_is_taken_up(
     for _ in range(2):
         with monkeypatch.context() as patch:
             patch.setattr(client.cache.index, method, killed)
+            # Who is killed cleans nothing up.
+            patch.setattr(client.cache, "delete", lambda content: None)
             with contextlib.suppress(KeyboardInterrupt):
                 content = client.open("f")
                 assert client.read(content, 0, size) == newest
         client.kill()
     assert read_all(client, "f") == newest
+
+
+@pytest.mark.parametrize("size", [999, 1001])
+def test_kills_one_after_the_other(client: Client, other: Client, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Goal: where one client is killed as it has given the file a newer version's size, and the next as it has given it
+    the former one again, the row that neither has changed does not tell of zeros that they are the content."""
+    make(client, "f", noise(1000))
+    client.cache.maintain()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for data in (noise(size, 2), noise(1000)):
+        content = other.open("f", write=True)
+        other.resize(content, 0)
+        other.write(content, data, 0)
+        other.commit(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(client.cache.index, "save_clean", killed)
+            patch.setattr(client.cache, "delete", lambda content: None)
+            with pytest.raises(KeyboardInterrupt):
+                client.open("f")
+        client.kill()
+    assert read_all(client, "f") == noise(1000)
+
+
+def test_a_newer_version_is_taken_up_while_the_index_is_told(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: who opens a file of which this client's commit is just being noted, after its last close(), and who notes
+    that do not wait for each other."""
+    make(client, "f", noise(MIB))
+    noted = client.cache.peek(client.volume.at("f").ino)
+    content = other.open("f", write=True)
+    other.resize(content, 0)
+    other.resize(content, MIB)
+    other.write(content, b"second", 0)
+    other.commit(content)
+    index, listed, clearing, noting = client.cache.index, *(threading.Event() for _ in range(3))
+    forget_present, values = index.forget_present, index._values
+
+    def in_use() -> list[Content]:
+        listed.set()
+        assert clearing.wait(10)
+        return [noted]
+
+    def cleared(number: int) -> None:
+        clearing.set()
+        assert noting.wait(10)
+        forget_present(number)
+
+    def valued(content: Content, state: State) -> tuple:
+        noting.set()
+        return values(content, state)
+
+    def opened() -> None:
+        assert listed.wait(10)
+        client.open("f")
+
+    client.cache.maintain()
+    monkeypatch.setattr(client.cache, "in_use", in_use)
+    monkeypatch.setattr(index, "forget_present", cleared)
+    monkeypatch.setattr(index, "_values", valued)
+    threads = [threading.Thread(target=work, daemon=True) for work in (client.cache.maintain, opened)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("error", [errors.NoSpace, sqlite3.OperationalError])
