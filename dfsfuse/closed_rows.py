@@ -116,11 +116,11 @@ class ClosedRows:
         """What to tell the directory now. One thread does, and calls `put_back` where it was not heard."""
         locks_here = self._locks_here()
         with self._mutex:
-            while self._unheard:
-                _note(self._rows, *self._unheard.popitem())
-            keys = list(self._rows)[:_TOLD_AT_ONCE]
+            # First what it may be hearing still: what waits for its turn can be claimed.
+            keys = list(islice(dict.fromkeys([*self._unheard, *self._rows]), _TOLD_AT_ONCE))
             self._telling = set(keys)
-            return [Closed(*key, self._rows.pop(key)) for key in keys] + self._take_idle(locks_here)
+            told = [Closed(*key, max(self._unheard.pop(key, 0), self._rows.pop(key, 0))) for key in keys]
+            return told + self._take_idle(locks_here)
 
     def _take_idle(self, locks_here: set[int]) -> list[Closed]:
         """Kept rows that may be for writing at the directory still."""

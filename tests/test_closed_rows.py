@@ -2,6 +2,7 @@
 
 import pytest
 
+from dfsfuse import closed_rows
 from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.messages import EVERYTHING, Closed
 
@@ -66,6 +67,21 @@ def test_what_the_directory_may_hear_late_is_not_claimed(rows: ClosedRows) -> No
     assert rows.claim(FILE, 1) == 11
     rows.settle(11, None)
     assert rows.take() == [Closed(FILE, 1, 11)]
+
+
+def test_what_the_directory_may_hear_late_is_told_first(rows: ClosedRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S11. Where there is more to tell than goes into one request, what it may be hearing still, or hear late, is
+    not claimed as it waits for its turn."""
+    monkeypatch.setattr(closed_rows, "_TOLD_AT_ONCE", 1)
+    rows.put_back(rows.take())
+    rows.add(FILE, 2, 11)
+    assert rows.take() == [Closed(FILE, 1, 10)]
+    assert rows.claim(FILE, 1) == 0
+    rows.put_back([Closed(FILE, 1, 10)])
+    rows.add(FILE, 1, 12)
+    assert rows.take() == [Closed(FILE, 1, 12)]
+    assert rows.take() == [Closed(FILE, 2, 11)]
+    assert rows.take() == []
 
 
 def test_a_new_session_has_no_rows(rows: ClosedRows) -> None:
