@@ -29,7 +29,8 @@ class ClosedRows:
     """`_rows`: the number of the latest open that has left each row. `_kept`: inode number -> (version, the same);
     `_idle`: those of them of which the directory is to hear that nobody writes any more. `_claimed`: which row was
     taken back with a number. `_telling`: which rows the directory is being told of, and nobody has needed since.
-    `_unheard`: as `_rows`, of what it may or may not have heard."""
+    `_unheard`: as `_rows`, of what it may or may not have heard. `_for_reading`: which rows it is being told to be for
+    reading, and `_late`: which it may hear late to be that."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -42,6 +43,7 @@ class ClosedRows:
         self._claimed: dict[int, Key] = {}
         self._telling: set[Key] = set()
         self._unheard: dict[Key, int] = {}
+        self._for_reading, self._late = set[Key](), set[Key]()
 
     def keep_while(self, promised_version: Callable[[int], int]) -> None:
         """Rows are kept while `promised_version(inode number)` is theirs; that it has ended is told to
@@ -82,9 +84,11 @@ class ClosedRows:
 
     def claim(self, ino: int, version: int, kept: bool = True, writing: bool = False) -> int:
         """The number of a row that is needed again, until `settle`; 0 where it is not here. With `kept` also of one
-        that is kept; with `writing` only of one that is for writing."""
+        that is kept, and without only of one that is to be for writing; with `writing` only of one that is so."""
         with self._mutex:
             if writing and not self.for_writing.has(ino, version):
+                return 0
+            if not kept and ((ino, version) in self._for_reading or (ino, version) in self._late):
                 return 0
             opening = self._rows.pop((ino, version), 0) or (self._take_kept(ino, version) if kept else 0)
             if opening:
@@ -120,7 +124,9 @@ class ClosedRows:
             keys = list(islice(dict.fromkeys([*self._unheard, *self._rows]), _TOLD_AT_ONCE))
             self._telling = set(keys)
             told = [Closed(*key, max(self._unheard.pop(key, 0), self._rows.pop(key, 0))) for key in keys]
-            return told + self._take_idle(locks_here)
+            idle = self._take_idle(locks_here)
+            self._for_reading, self._late = self._late.union((row.ino, row.version) for row in idle), set()
+            return told + idle
 
     def _take_idle(self, locks_here: set[int]) -> list[Closed]:
         """Kept rows that may be for writing at the directory still."""
@@ -138,6 +144,7 @@ class ClosedRows:
         """The directory may not have heard it. What has been opened anew meanwhile is needed again."""
         with self._mutex:
             self._idle.update((row.ino, None) for row in closed if row.kept)
+            self._late.update((row.ino, row.version) for row in closed if row.kept)
             for row in closed:
                 if (row.ino, row.version) in self._telling:
                     _note(self._unheard, (row.ino, row.version), row.opening)
@@ -149,6 +156,7 @@ class ClosedRows:
             self._kept.clear()
             self._unheard.clear()
             self._telling.clear()
+            self._for_reading, self._late = set(), set()
         self.for_writing.forget()
 
 

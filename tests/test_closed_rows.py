@@ -122,6 +122,22 @@ def test_a_row_stays_for_writing_while_the_lock_is_here(kept: ClosedRows) -> Non
     assert kept.claim(FILE, 3) == 10
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_row_that_is_told_to_be_for_reading_is_not_claimed_for_writing(kept: ClosedRows, is_late: bool) -> None:
+    """Goal: S15. The directory may hear that after an open with the row's number, and would take the row of what is
+    written then for one for reading, which does not outlive a killed client."""
+    kept.write_while(set)
+    told = kept.take()
+    assert told == [Closed(FILE, 3, 10, True)]
+    if is_late:
+        kept.put_back(told)
+    kept.promise_ended(FILE)
+    assert kept.claim(FILE, 3, kept=False) == 0
+    assert kept.claim(FILE, 3) == 10
+    kept.settle(10, None)
+    assert kept.take() == [Closed(FILE, 3, 10)]
+
+
 def test_a_row_that_is_not_surely_for_writing_is_told(kept: ClosedRows) -> None:
     """Goal: what may be for writing at the directory does not stay so for nothing."""
     kept.for_writing.end(FILE, 3)
