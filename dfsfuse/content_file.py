@@ -11,7 +11,7 @@ from dfsfuse import chunks, holes
 from dfsfuse.chunks import ENTRY_BYTES, Ranges, chunk_name
 from dfsfuse.content import Content
 from dfsfuse.messages import Attributes
-from dfsfuse.sparse_files import punch_hole
+from dfsfuse.sparse_files import holds_data, punch_hole
 
 ForgetPresent = Callable[[int], None]
 """Tells the index that nothing of the content with this number is here. Raises NoSpace."""
@@ -55,19 +55,31 @@ def make_ready(content: Content, forget_present: ForgetPresent) -> None:
 
 
 def _verify(content: Content) -> None:
-    """After a reboot the disk may have lost what was never synced: entries that do not hash to their names go. Those
-    that were written here have no name yet; what is unsent is all that there is of it."""
+    """After a reboot the disk may have lost what was never synced, or may have kept what the index has lost: entries
+    that do not hash to their names go, also where there is a hole. Those that were written here have no name yet; what
+    is unsent is all that there is of it."""
     written = {index for start, end in content.dirty for index, _, _ in chunks.by_entry(start, end)}
     for index in holes.with_data(content.entries, content.fd, content.size):
-        if index not in content.present or index in written:
+        there = index in content.present or holds_data(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
+        if index in written or not there:
             continue
-        entry = content.entries[index]
-        whole = len(entry) == 1 and entry[0].offset == 0
-        data = os.pread(content.fd, entry[0].length, index * ENTRY_BYTES) if whole else b""
-        if not whole or chunk_name(data) != entry[0].chunk:
+        if _is_right(content, index):
+            content.present.add(index, index + 1)
+        else:
             content.present.remove(index, index + 1)
             punch_hole(content.fd, index * ENTRY_BYTES, ENTRY_BYTES)
     content.verified = True
+
+
+def _is_right(content: Content, index: int) -> bool:
+    """Does it hash to its name, with zeros behind that? What has none, as it is put together from several chunks, is
+    fetched again."""
+    entry = content.entries[index]
+    if len(entry) != 1 or entry[0].offset:
+        return False
+    length = entry[0].length
+    data = os.pread(content.fd, chunks.entry_length(index, content.size), index * ENTRY_BYTES)
+    return chunk_name(data[:length]) == entry[0].chunk and data.count(0, length) == len(data) - length
 
 
 class Overtaken(Exception):

@@ -816,6 +816,39 @@ def test_content_of_another_boot_is_hashed(client: Client, servers: Servers, mon
     assert client.cache.peek(content.ino).verified
 
 
+@pytest.mark.parametrize("first", [0, 1000])
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_hole_that_had_content_before_a_power_cut(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch, first: int, left: int
+) -> None:
+    """Goal: the disk may have kept what was fetched of a version that the index, which it has not kept, tells nothing
+    of: it is not read where an earlier or later version has a hole, or begins to have one."""
+    size, home = 2 * ENTRY_BYTES, client.home
+
+    def become(data: bytes) -> None:
+        content = other.open("f", write=True)
+        other.resize(content, ENTRY_BYTES)
+        other.write(content, data, ENTRY_BYTES)
+        other.resize(content, size)
+        other.commit(content)
+        other.close(content, write=True)
+
+    make(client, "f", noise(ENTRY_BYTES))
+    become(noise(first, 3))
+    read_all(client, "f")
+    client.cache.close()
+    before = (home / "index.db").read_bytes()
+    client.start()
+    between = noise(first, 3).ljust(chunks.BLOCK_BYTES, b"\0") + noise(ENTRY_BYTES - chunks.BLOCK_BYTES, 2)
+    become(between)
+    assert read_all(client, "f")[ENTRY_BYTES:] == between
+    become(noise(left, 3))
+    client.cache.close()
+    (home / "index.db").write_bytes(before)
+    reboot(client, monkeypatch)
+    assert read_all(client, "f") == noise(ENTRY_BYTES) + noise(left, 3).ljust(ENTRY_BYTES, b"\0")
+
+
 def test_nothing_is_trusted_that_was_not_hashed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a row that is saved before its content was hashed still belongs to the old boot."""
     make(client, "f", noise(MIB))
