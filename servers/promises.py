@@ -139,7 +139,10 @@ class Promises:
 
     def tell(self, touches: list[Touch], by: int, now_s: float) -> Waits:
         """Tell all who were promised something of this, except who changes it; whom to wait for before the change is
-        made. Who was told before, for the same change or another, may not have heard it."""
+        made. Who was told before, for the same change or another, may not have heard it. What touches nothing, as an
+        open that reads, concerns nobody."""
+        if not touches:
+            return {}
         waits: Waits = dict.fromkeys(((session, 0) for session in self._strangers), 0)
         concerned = self._telling.union(*(self._holders.get(ino, ()) for ino, _ in touches))
         concerned.discard(by)

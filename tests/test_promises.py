@@ -142,6 +142,13 @@ def test_after_a_start_changes_wait_for_those_who_watched_before(back):
     assert not clients.waits(waits)
 
 
+def test_after_a_start_what_changes_nothing_waits_for_nobody():
+    """Goal: S9. An open that reads, and with it the first look at a small file that others have changed, is answered at
+    once, also where a client was killed together with the directory."""
+    clients = Clients(watched=(A,))
+    assert not clients.waits(clients.tell(by=B))
+
+
 def test_who_comes_back_after_a_start_hears_of_what_it_was_promised_since():
     """Goal: S2. A session that has a new epoch, and has not said that it knows, is waited for on both grounds."""
     clients = Clients(watched=(A,))
