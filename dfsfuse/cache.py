@@ -208,11 +208,12 @@ class Cache:
             self.delete(content)
             return None
         try:
-            superseding.become(content, attributes, entries, segments, self.index)
+            size_bytes = superseding.become(content, attributes, entries, segments, self.index)
         except BaseException:
             # Its row might go on telling of the former version what is the newer one's.
             self.delete(content)
             raise
+        self._sizes.note(content.row, size_bytes)
         self._settled.pop(content.row, None)
         return content
 

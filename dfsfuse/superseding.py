@@ -21,8 +21,9 @@ from dfsfuse.sparse_files import punch_hole
 from dfsfuse.sparse_list import indexes_of
 
 
-def become(content: Content, newest: Attributes, entries: Entries, segments: SegmentIds, index: CacheIndex) -> None:
-    """Content, file and row are the version of these attributes. Raises OSError, NoSpace.
+def become(content: Content, newest: Attributes, entries: Entries, segments: SegmentIds, index: CacheIndex) -> int:
+    """Content, file and row are the version of these attributes; how many bytes the file takes on the disk. Raises
+    OSError, NoSpace.
 
     The row says what is on disk, so it is told before anything of that goes, and again when the rest is right; not
     under the content's mutex, which comes after the index's."""
@@ -42,8 +43,10 @@ def become(content: Content, newest: Attributes, entries: Entries, segments: Seg
             content.version, content.commit_id, content.segments = newest.version, newest.commit_id, segments
             content.mtime_ns, content.synced, content.missed = newest.mtime_ns, False, False
             content.read_elsewhere()
+        size_bytes = os.fstat(fd).st_blocks * 512
     index.save_clean([content])
     content.row_current = True
+    return size_bytes
 
 
 def _stale_entries(content: Content, size: int, entries: Entries) -> list[int]:

@@ -93,6 +93,20 @@ def test_its_row_is_kept_while_it_is_promised(here: Machine, there: Machine) -> 
     assert rows(here) == set()
 
 
+def test_its_room_counts_once(here: Machine, there: Machine) -> None:
+    """Goal: what is read after each of many changes takes no more of the cache than it has on the disk, so nothing else
+    is evicted for it."""
+    there.write("/other", b"other")
+    assert here.read("/other") == b"other"
+    here.cache.bytes_max = 10 * SMALL_BYTES
+    for number in range(20):
+        rewrite(there, bytes([number]) * SMALL_BYTES)
+        assert here.read("/file") == bytes([number]) * SMALL_BYTES
+    received = here.servers.received_bytes
+    assert here.read("/other") == b"other"
+    assert here.servers.received_bytes == received
+
+
 @pytest.mark.parametrize("size", [SMALL_BYTES + 1, 0])
 def test_what_has_become_large_is_left_to_who_reads_it(here: Machine, there: Machine, size: int) -> None:
     """Goal: a look costs at most a small file; an empty one has nothing to come."""
