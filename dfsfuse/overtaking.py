@@ -1,7 +1,7 @@
 """A content that programs have open becomes a newer version, in place: what has changed is written over what was there.
 
 Programs that use locks on a file read what others have written before they unlocked it (S3), through descriptors that
-stay open. So unlike `Content.follow` this happens while others read: what did not change is never touched, and what did
+stay open. Unlike in superseding.py this happens while others read: what did not change is never touched, and what did
 goes from its old to its new bytes at once. What would be too much to keep in memory, and what was not here before, is
 fetched when it is read. Where the kernel reads the file itself nobody would fetch it then: there all of the newer
 version is brought, and waits in another file until all is there.
