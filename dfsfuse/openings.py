@@ -71,21 +71,33 @@ class Openings:
         """`tell(newest)` comes before a content is used for an open of a file on which programs use locks."""
         self._on_locking = tell
 
+    def is_locking(self, ino: int) -> bool:
+        """Whether programs use locks on the file, as far as this client was told."""
+        return ino in self._locking
+
     def open(
-        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int = 0, fenced: bool = False
+        self,
+        place: Place,
+        ino: int,
+        token: int,
+        shown: bytes,
+        atime_ns: int = 0,
+        fenced: bool = False,
+        looks: bool = False,
     ) -> tuple[Version, Content]:
         """What is at the place now, until `close`; `token` is for writing, and `fenced` where the file was opened with
         it before. Stale where that is another inode than `ino`. `shown` is its path for people, `atime_ns` when it was
-        opened for reading, for relatime."""
+        opened for reading, for relatime. `looks`: no program opens it. Stale then where programs use locks on it, as
+        who has it open would see what is newer."""
         for _ in range(_ANSWERS_MAX):
             try:
-                return self._open_newest(place, ino, token, shown, atime_ns, fenced)
+                return self._open_newest(place, ino, token, shown, atime_ns, fenced, looks)
             except Overtaken:
                 continue
         raise errors.Stale("programs here commit the file each time it is opened")
 
     def _open_newest(
-        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int, fenced: bool
+        self, place: Place, ino: int, token: int, shown: bytes, atime_ns: int, fenced: bool, looks: bool
     ) -> tuple[Version, Content]:
         known = self._attributes.get(place)
         if known is not None and known.promised and (fenced or not token):
@@ -106,7 +118,7 @@ class Openings:
         )
         request.opening = self._cache.opening_begins(lambda: self._opening_of(expected, held.version, token > 0))
         try:
-            return self._open(request, held, place, shown)
+            return self._open(request, held, place, shown, looks)
         finally:
             self._end(request.opening)
 
@@ -139,11 +151,13 @@ class Openings:
         is none for writing."""
         return self._session.closed_rows.claim(ino, version, kept=not writing) or self._session.new_opening()
 
-    def _open(self, request: Open, held: Base, place: Place, shown: bytes) -> tuple[Version, Content]:
+    def _open(self, request: Open, held: Base, place: Place, shown: bytes, looks: bool) -> tuple[Version, Content]:
         asked_at, asked_s = self._attributes.now(), time.monotonic()
         opened = self._ask(request)
         try:
             newest = self._version(opened, held, request.opening, asked_at)
+            if looks and newest.locking:
+                raise errors.Stale("programs use locks on the file")
             content = self._content_of(newest, shown, asked_s)
         except BaseException:
             self._close_failed(opened.attributes.ino, opened.attributes.version, request.opening)

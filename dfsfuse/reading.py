@@ -29,10 +29,11 @@ class Reading:
         """Fill `buffer` from `offset` on; the number of bytes, fewer only at the end of the file."""
         content = handle.content
         unseen_writes.look(content)
+        lineage = content.lineage
         if not content.shared:
             count = self._read(content, buffer, offset)
-            # It may have come to be shared meanwhile.
-            if not content.shared:
+            # It may have come to be shared meanwhile, and have become another version.
+            if not content.shared and content.lineage == lineage:
                 return count
         return self._read_shared(handle, buffer, offset)
 

@@ -5,7 +5,7 @@ it, and was small, the directory is asked to open it instead: its answer has the
 its way while the kernel comes back with the open, for which nobody has to be asked any more.
 
 Each time programs have read a file, this is done once: what nobody opens costs the next look nothing. It only ever
-adds: where it fails, the look asks as always.
+adds: where it fails, the look asks as always; so it does of a file on which programs use locks.
 
 Threads: any; races of `Content.wanted` do no harm.
 """
@@ -32,7 +32,9 @@ class Refreshing:
         """What the directory says of a place now; None: it has not been asked."""
         ino = self._attributes.last_ino(place)
         content = self._cache.current(ino)
-        if content is None or not _is_read(content) or self._fetching.coming >= _COMING_MAX:
+        if content is None or not _is_read(content) or self._openings.is_locking(ino):
+            return None
+        if self._fetching.coming >= _COMING_MAX:
             return None
         content.wanted = False
         try:
@@ -41,7 +43,7 @@ class Refreshing:
             return None
 
     def _open(self, place: Place, ino: int, shown: bytes) -> Attributes:
-        newest, content = self._openings.open(place, ino, 0, shown)
+        newest, content = self._openings.open(place, ino, 0, shown, looks=True)
         try:
             if content.size <= SMALL_BYTES:
                 self._fetching.begin(content, content.missing(0, content.size))

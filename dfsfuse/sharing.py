@@ -116,8 +116,7 @@ class Sharing:
             share = self._shares.setdefault(content.row, Share(content))
             share.users += 1
             self._inos[share.ino] += 1
-            handle.share = share
-        content.shared = True
+            handle.share, content.shared = share, True
         self._ranges.begin_use(share.ino)
         return share
 
@@ -155,8 +154,12 @@ class Sharing:
                     del self._shares[share.content.row]
             if last or not share.content.changed:
                 self._give_back(share)
-            share.content.shared = not last
+            self._note_shared(share.content)
         self._ranges.end_use(share.ino)
+
+    def _note_shared(self, content: Content) -> None:
+        with self._mutex:
+            content.shared = content.row in self._shares
 
     def _overtaken_by(self, newest: Version) -> None:
         """An open was answered with this. On a file on which programs use locks, all who have it open here see it: the
@@ -172,6 +175,8 @@ class Sharing:
                 if former < newest.attributes.version and self._become(share, newest):
                     self._openings.overtaken(content, former, newest)
             self._pages.tell_if_old(share)
+            # Who has only looked, or fails to open it, never closes it.
+            self._note_shared(content)
 
     def is_shared(self, ino: int) -> bool:
         """Whether a program here has the file open that uses locks on it, or may."""

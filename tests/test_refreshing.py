@@ -10,7 +10,8 @@ from volumes import Volume
 
 from dfsfuse import errors
 from dfsfuse.fetching import Fetching
-from dfsfuse.messages import Open
+from dfsfuse.handles import Handle
+from dfsfuse.messages import Open, Opened
 from dfsfuse.places import place_of
 from dfsfuse.refreshing import SMALL_BYTES
 from servers import open_rows
@@ -126,6 +127,61 @@ def test_what_is_open_is_left_alone(here: Machine, there: Machine) -> None:
     assert asked_for(here, "Open")[0] == before[0]
     assert here.files.files.read(handle, 99, 0) == b"first"
     here.close(handle)
+
+
+def use_locks(machine: Machine) -> None:
+    """A program there is about to lock the file."""
+    asked = Open(session=machine.session.id, base=machine.volume.at("file").ino, locking=True)
+    machine.session.query(asked, Opened)
+
+
+def test_what_comes_to_be_shared_by_locks_meanwhile(
+    here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: S3, S14. A look brings nothing of a file on which programs use locks: who has opened it while the directory
+    was asked, and locks nothing, goes on with his version; and looks tell what others commit, also after that."""
+    query, opened = here.session.query, list[Handle]()
+
+    def late(request: object, *arguments: object, **more: object) -> object:
+        if isinstance(request, Open) and not opened:
+            opened.append(None)
+            opened[0] = here.open("/file")
+            use_locks(there)
+            rewrite(there, b"and third")
+        return query(request, *arguments, **more)
+
+    rewrite(there, b"second")
+    monkeypatch.setattr(here.session, "query", late)
+    assert here.stat("/file").size == len(b"and third")
+    assert here.files.files.read(opened[0], 99, 0) == b"second"
+    here.close(opened[0])
+    for data in (b"the fourth", b"and the fifth"):
+        rewrite(there, data)
+        assert here.stat("/file").size == len(data)
+    assert here.read("/file") == b"and the fifth"
+    rewrite(there, b"and so on")
+    before = asked_for(here, "Lookup")
+    here.stat("/file")
+    assert asked_for(here, "Lookup") == [before[0] + 1, before[1]]
+
+
+def test_an_open_of_a_shared_file_that_fails(here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: S14. As a program elsewhere uses locks on it by then, what another program here has open would be shared
+    with it; where that open fails nobody is left to say that it no longer is, and looks tell what others commit."""
+
+    def full(*_: object) -> None:
+        raise errors.NoSpace("the local cache's disk is full")
+
+    handle = here.open("/file")
+    use_locks(there)
+    with monkeypatch.context() as patch:
+        patch.setattr(here.cache, "open", full)
+        with pytest.raises(errors.NoSpace):
+            here.open("/file")
+    here.close(handle)
+    for data in (b"another", b"and one more"):
+        rewrite(there, data)
+        assert here.stat("/file").size == len(data)
 
 
 def test_where_another_file_is_there_now(here: Machine, there: Machine) -> None:
