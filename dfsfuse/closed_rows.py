@@ -20,6 +20,7 @@ from dfsfuse.messages import EVERYTHING, Closed
 from dfsfuse.writing_rows import WritingRows
 
 _TOLD_AT_ONCE = 5000
+_MANY = 16
 
 Key = tuple[int, int]
 """(inode number, version)."""
@@ -44,6 +45,7 @@ class ClosedRows:
         self._telling: set[Key] = set()
         self._unheard: dict[Key, int] = {}
         self._for_reading, self._late = set[Key](), set[Key]()
+        self._hurry = threading.Event()
 
     def keep_while(self, promised_version: Callable[[int], int]) -> None:
         """Rows are kept while `promised_version(inode number)` is theirs; that it has ended is told to
@@ -53,6 +55,18 @@ class ClosedRows:
     def write_while(self, locks_here: Callable[[], set[int]]) -> None:
         """Kept rows stay for writing while their inodes are among `locks_here()`."""
         self._locks_here = locks_here
+
+    def wait(self, stopping: threading.Event, least_s: float, most_s: float) -> bool:
+        """Until there are so many that the directory should hear of them soon, as each version of a file that is open
+        anywhere costs it something with each commit of that file; at least and at most for so long. False: it is
+        `stopping`, which `hurry` follows."""
+        if not stopping.wait(least_s) and least_s < most_s:
+            self._hurry.wait(most_s - least_s)
+        self._hurry.clear()
+        return not stopping.is_set()
+
+    def hurry(self) -> None:
+        self._hurry.set()
 
     def promise_ended(self, ino: int) -> None:
         """Of an inode, or EVERYTHING."""
@@ -73,6 +87,8 @@ class ClosedRows:
     def _close(self, key: Key, opening: int) -> None:
         self.for_writing.end(*key)
         _note(self._rows, key, opening)
+        if len(self._rows) >= _MANY:
+            self._hurry.set()
 
     def _keep(self, ino: int, version: int, opening: int) -> None:
         former, latest = self._kept.get(ino, (version, 0))

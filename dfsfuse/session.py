@@ -42,6 +42,7 @@ from dfsfuse.rpc import Rpc
 log = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 1.0
+_RENEW_PAUSE_S = 0.05
 _RENEW_TIMEOUT_S = 3.0
 _END_TIMEOUT_S = 2.0
 _LOW_INODES = 256
@@ -146,6 +147,7 @@ class Session:
 
     def close(self) -> None:
         self._stopping.set()
+        self.closed_rows.hurry()
         if self._thread.is_alive():
             self._thread.join()
         if self.leaves_unsent or self.read_times.any:
@@ -358,7 +360,7 @@ class Session:
 
     def _renew_for_ever(self) -> None:
         silent = False
-        while not self._stopping.wait(RENEW_EVERY_S):
+        while self.closed_rows.wait(self._stopping, RENEW_EVERY_S if silent else _RENEW_PAUSE_S, RENEW_EVERY_S):
             try:
                 self.renew()
                 if silent:

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 SYNC_EVERY_S = 1.0
 SETTLE_EVERY_S = 0.5
 _TIDY_EVERY_S = 5.0
-_AT_ONCE = 50
-"""Rows to close, times of reading or chunks to look for in one turn of the event loop: below a millisecond."""
+_NOTED_AT_ONCE, _ASKED_AT_ONCE = 10, 50
+"""Rows to close or times of reading, and chunks to look for, in one turn of the event loop: below a millisecond."""
 
 
 class GroupSync:
@@ -200,7 +200,7 @@ class DirectoryService:
         parts = _parts_of(request)
         reply = self.core.renew(parts[0], boottime_s())
         for part in parts[1:]:
-            await asyncio.sleep(0)
+            await _let_others()
             reply.rows_kept = not self.core.note(part) or reply.rows_kept
         return reply
 
@@ -225,9 +225,9 @@ class DirectoryService:
         """By parts, so that others are answered meanwhile. What is to be deleted is named once it is on disk that no
         commit can need it any more."""
         reply, asked = self.core.upkeep.begin_collecting(request)
-        for at in range(0, len(asked), _AT_ONCE):
-            await asyncio.sleep(0)
-            reply.chunks += self.core.upkeep.needless(asked[at : at + _AT_ONCE])
+        for at in range(0, len(asked), _ASKED_AT_ONCE):
+            await _let_others()
+            reply.chunks += self.core.upkeep.needless(asked[at : at + _ASKED_AT_ONCE])
         return await self._after_sync(reply) if reply.chunks else reply
 
     def _check(self, request: messages.Check) -> Any:
@@ -283,10 +283,16 @@ class DirectoryService:
         self._surveys.close()
 
 
+async def _let_others() -> None:
+    """In the first turn of the loop their requests are received, and in the second they are answered."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 def _parts_of(request: messages.Renew) -> list[messages.Renew]:
-    """The same in several, _AT_ONCE of each at most; at least one."""
+    """The same in several, _NOTED_AT_ONCE of each at most; at least one."""
     count = max(len(request.closed), len(request.read), 1)
-    cuts = (slice(at, at + _AT_ONCE) for at in range(0, count, _AT_ONCE))
+    cuts = (slice(at, at + _NOTED_AT_ONCE) for at in range(0, count, _NOTED_AT_ONCE))
     return [msgspec.structs.replace(request, closed=request.closed[cut], read=request.read[cut]) for cut in cuts]
 
 

@@ -1,5 +1,7 @@
 """Open rows that wait to be told as closed, and are claimed again: pure."""
 
+import threading
+
 import pytest
 
 from dfsfuse import closed_rows
@@ -161,3 +163,20 @@ def test_a_commit_on_another_base_moves_nothing(kept: ClosedRows) -> None:
     assert kept.for_writing.has(FILE, 3)
     kept.forget()
     assert not kept.for_writing.has(FILE, 3)
+
+
+def test_many_are_told_soon() -> None:
+    """Goal: a client that reads what others change leaves the directory few versions that nobody needs; where there are
+    few it is waited for, and who stops is not."""
+    rows, stopping, never = ClosedRows(), threading.Event(), 60.0
+    for version in range(1, closed_rows._MANY):
+        rows.add(5, version, version)
+    assert rows.wait(stopping, 0.0, 0.01)
+    rows.add(5, 99, 99)
+    assert rows.wait(stopping, 0.0, never)
+    assert len(rows.take()) == closed_rows._MANY
+    rows.add(5, 100, 100)
+    assert rows.wait(stopping, 0.0, 0.01)
+    stopping.set()
+    rows.hurry()
+    assert not rows.wait(stopping, 0.0, never)
