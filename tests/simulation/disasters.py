@@ -23,6 +23,10 @@ KINDS = (
 """Of which each run has some."""
 
 
+_RARE = {"stall_holder": 0.12, "crowd": 0.1}
+"""How often a kind is among those of a run, where that is not one in five: such a run takes long."""
+
+
 class Profile(NamedTuple):
     """What a seed is about: `kinds` of disasters, how many clients and programs, for how long, and what they do.
     `collects`: garbage is looked for; as that voids receipts, commits that come late are refused for it already.
@@ -55,14 +59,15 @@ _CROWD = {
 
 def draw_profile(source: random.Random, wanted: str = "") -> Profile:
     """`wanted` is a kind of disaster that it must have."""
-    kinds = tuple(kind for kind in KINDS if source.random() < 0.22 or kind == wanted)
+    kinds = tuple(kind for kind in KINDS if source.random() < _RARE.get(kind, 0.22) or kind == wanted)
     weights = [weight * source.choice((0.3, 1.0, 1.0, 2.5)) for weight in _WORK.values()]
-    work_s = 14.0 if "stall_holder" in kinds else source.choice((4.0, 5.0, 5.0, 9.0))
+    work_s = 14.0 if "stall_holder" in kinds else source.choice((3.0, 3.0, 4.0, 6.0))
     clients, programs = source.choice((2, 2, 3)), source.choice((1, 2, 2))
     collects = source.random() > (0.5 if "stall_holder" in kinds else 0.15)
     far_s = source.choice((0.0, 0.0, 0.0, 0.0, 0.05, 0.2, 0.4))
     if "crowd" in kinds:
         weights, clients, programs, far_s = list(_CROWD.values()), 3, 2, source.choice((0.05, 0.2, 0.4))
+        work_s = 12.0
         kinds = tuple(dict.fromkeys((*kinds, "unheard")))
     return Profile(kinds, clients, programs, work_s, (list(_WORK), weights), collects, far_s)
 

@@ -17,7 +17,7 @@ from simulation.programs import place
 from simulation.world import World
 
 RUNS = 12
-_BEGINS_S = (0.0, 0.002, 0.004, 0.006)
+_BEGINS_S = (0.0, 0.001, 0.002, 0.004)
 """When the standstill begins, counted from the open: before, while and after the chunk is under way."""
 
 
