@@ -57,7 +57,7 @@ class Service:
     def new_inode(self) -> int:
         return next(self._inos)
 
-    def call(self, url: str, operation: str, request: Message, reply: type, *_: Any) -> Any:
+    def call(self, url: str, operation: str, request: Message, reply: type, *_: Any, **more: Any) -> Any:
         self.asked.append(operation)
         self.core.tick(self.now_s)
         match request:
