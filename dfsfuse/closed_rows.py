@@ -21,6 +21,7 @@ from dfsfuse.writing_rows import WritingRows
 
 _TOLD_AT_ONCE = 5000
 _MANY = 16
+"""Rows of which the directory should hear before the next renewal is due."""
 
 Key = tuple[int, int]
 """(inode number, version)."""

@@ -56,8 +56,9 @@ class Reading:
             return self._passing.read_into(content, buffer, offset)
 
         def then() -> None:
-            self._completing.missed(content)
-            self._fetching.begin(content, content.missing_ahead(end, missing))
+            if content.handles:
+                self._completing.missed(content)
+                self._fetching.begin(content, content.missing_ahead(end, missing))
 
         return self._fetching.bring_behind(content, missing[0], read, then)
 

@@ -71,9 +71,20 @@ def test_only_what_is_missed_first(reader: Reader) -> None:
     assert len(reader.pool) == waiting
 
 
+def test_who_looks_at_the_beginning_and_closes(reader: Reader) -> None:
+    """Goal: what was missed comes to the disk, and nothing else of a file that nobody has open any more."""
+    assert reader.read(0) == b"\1" * 10
+    reader.world.content.handles.clear()
+    reader.work()
+    assert reader.world.content.missing(0, reader.world.content.size) == [1, 2, 3]
+    assert reader.world.asked == 1
+
+
 def test_who_reads_the_same_waits_for_it(reader: Reader) -> None:
     """Goal: a second read of what is on its way to the first asks nobody."""
-    world, found = reader.world, list[bytes]()
+    world, found, asked = reader.world, list[bytes](), list[bytes]()
+    download = world.servers.download
+    world.servers.download = lambda name: asked.append(name) or download(name)
     world.go_on.clear()
     world.in_thread(lambda: found.append(reader.read(AT)))
     wait_until(lambda: world.asked == 1, "the first is under way")
@@ -84,8 +95,8 @@ def test_who_reads_the_same_waits_for_it(reader: Reader) -> None:
     for thread in world.threads[:2]:
         thread.join()
     assert found == [b"\3" * 10] * 2
-    assert world.servers.chunks
     assert world.content.here(2)
+    assert asked.count(world.content.entries[2][0].chunk) == 1
 
 
 def test_what_fails_is_told_and_tried_again(reader: Reader) -> None:
