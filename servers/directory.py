@@ -268,9 +268,6 @@ class Directory:
             self._cluster = (now_s, None)
         return reply
 
-    def collect(self, request: messages.Collect) -> messages.Garbage:
-        return self.upkeep.collect(request)
-
     def settle(self, now_s: float) -> bool:
         """A bounded part of what goes on by itself. Is there more to do at once?"""
         return self.upkeep.settle(self.group(now_s).names, now_s)

@@ -184,15 +184,10 @@ class Upkeep:
 
         return sorted(self._store.read(find))
 
-    def collect(self, request: Collect) -> Garbage:
-        """The caller sees to it that this is on disk before an answer that names chunks: they are deleted then."""
-        reply, asked = self.begin_collecting(request)
-        reply.chunks = self.needless(asked)
-        return reply
-
     def begin_collecting(self, request: Collect) -> tuple[Garbage, list[bytes]]:
         """The answer but for its chunks, and which of them to ask `needless` about. From here on no commit rests on an
-        older receipt, so what is needless at any time later stays so, or has a newer one."""
+        older receipt, so what is needless at any time later stays so, or has a newer one. The caller sees to it that
+        this is on disk before an answer that names chunks: they are deleted then."""
 
         def run(tx: Transaction, changed: ServerState) -> tuple[Garbage, list[bytes]]:
             changed.void_below = max(changed.void_below, request.next_number)

@@ -133,7 +133,7 @@ class Servers:
         request = messages.Collect(
             server=name, next_number=bound, names=[*names, *server.left], after=server.place, limit=limit
         )
-        reply = self.volume.core.collect(request)
+        reply = self.volume.collect(request)
         return self.delete(name, reply, bound)
 
     def delete(self, name: str, reply: messages.Garbage, bound: int) -> bool:

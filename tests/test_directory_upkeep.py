@@ -69,7 +69,7 @@ def test_a_server_that_tells_nothing_of_its_disk_is_left_alone(volume: Volume) -
     reply = volume.core.register(volume.heartbeat("A"), volume.now_s)
     assert (reply.repair, reply.collect, reply.cluster.files[0].syncing) == (False, False, False)
     with pytest.raises(errors.NotFound):
-        volume.core.collect(messages.Collect(server="A", next_number=1))
+        volume.collect(messages.Collect(server="A", next_number=1))
     with pytest.raises(errors.NotFound):
         volume.core.repair(messages.Repair(server="A", first_number=1), volume.now_ns, volume.now_s)
 
@@ -102,7 +102,7 @@ def test_a_server_whose_receipt_has_become_void_is_told(servers: Servers) -> Non
     """Goal: a commit with enough receipts that count, and another one that counts no more, makes the server of that one
     look, without waiting for anything else to happen."""
     ino, receipts = servers.volume.make("f").ino, servers.store(b"one", "ABC")
-    servers.volume.core.collect(messages.Collect(server="C", next_number=servers.of["C"].number))
+    servers.volume.collect(messages.Collect(server="C", next_number=servers.of["C"].number))
     servers.volume.commit(ino, b"one", receipts=[receipts])
     assert short(servers) == {"C": 1}
     assert servers.register("C").repair
@@ -571,7 +571,7 @@ def test_an_upload_in_flight_is_no_garbage(servers: Servers) -> None:
     bounds, replies = {}, {}
     for name, server in servers.of.items():
         bounds[name] = server.number
-        replies[name] = volume.core.collect(messages.Collect(server=name, next_number=server.number))
+        replies[name] = volume.collect(messages.Collect(server=name, next_number=server.number))
         assert replies[name].chunks == [chunk_name(b"one")]
     with pytest.raises(errors.ReceiptsVoid):
         volume.commit(ino, b"one", receipts=[early])
@@ -640,7 +640,7 @@ def test_the_log_is_cut_once_all_have_read_it(servers: Servers) -> None:
 def test_a_place_beyond_the_log_is_its_end(servers: Servers) -> None:
     """Goal: after the metadata was loaded from a dump a server's place means nothing: no row of the new log is passed
     over."""
-    servers.volume.core.collect(messages.Collect(server="A", next_number=1, after=5000))
+    servers.volume.collect(messages.Collect(server="A", next_number=1, after=5000))
     commit(servers, servers.volume.make("f").ino, b"one")
     servers.settle()
     servers.volume.remove("f")

@@ -47,7 +47,7 @@ class World:
         """All receipts are void; of the chunks the servers keep this part."""
         self.servers.number += 1000
         for name in "ABC":
-            self.volume.core.collect(Collect(server=name, next_number=self.servers.number))
+            self.volume.collect(Collect(server=name, next_number=self.servers.number))
         names = sorted(self.servers.chunks)
         for name in names[int(len(names) * but) :]:
             del self.servers.chunks[name]

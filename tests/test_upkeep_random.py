@@ -129,7 +129,7 @@ class Run:
                 server=name, next_number=server.number, names=[*names, *server.left], after=server.place, limit=3
             )
             self.servers.register(name)
-            self.asked[name] = server.number, self.volume.core.collect(request)
+            self.asked[name] = server.number, self.volume.collect(request)
 
     def delete(self) -> None:
         name = self.one()

@@ -74,6 +74,12 @@ class Volume:
         """What a function of a reader, a request and the group finds (servers/content.py)."""
         return self.store.read(lambda tx: what(tx, request, self.core.group(self.now_s)))
 
+    def collect(self, request: messages.Collect) -> messages.Garbage:
+        """As the service answers it, in one piece."""
+        reply, asked = self.core.upkeep.begin_collecting(request)
+        reply.chunks = self.core.upkeep.needless(asked)
+        return reply
+
     def change(self, request: messages.Change) -> Any:
         return self.core.change(request, self.tick())
 
