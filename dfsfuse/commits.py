@@ -105,7 +105,7 @@ class Committer:
         there is confirmed, and the rest sent again."""
         confirmed: Confirmed = {}
         for attempt in range(1, _ATTEMPTS + 1):
-            entries, receipts = self._upload(content, changes, size, confirmed)
+            entries, receipts = self._upload(content, changes, size, confirmed, durable)
             try:
                 return self._commit(content, commit_id, changes, size, durable, entries, receipts)
             except errors.ReceiptsVoid:
@@ -124,8 +124,6 @@ class Committer:
         entries: Entries,
         receipts: list[ChunkReceipts],
     ) -> Attributes:
-        if durable:
-            self._transfer.sync(receipts)
         manifest = self._manifest(content, entries, changes, receipts)
         request = Commit(
             ino=content.ino,
@@ -190,26 +188,33 @@ class Committer:
     # -- chunks
 
     def _upload(
-        self, content: Content, changes: Changed, size: int, confirmed: Confirmed
+        self, content: Content, changes: Changed, size: int, confirmed: Confirmed, durable: bool
     ) -> tuple[Entries, list[ChunkReceipts]]:
-        """The manifest's entries with the changed ones replaced, and receipts for what was sent, or was confirmed."""
+        """The manifest's entries with the changed ones replaced, and receipts for what was sent, or was confirmed; with
+        `durable` that is on disks. A small change is brought there by the request that sends it."""
         entries, parts = content.entries.copy().fit(chunks.entry_count(size)), []
         for index, change in sorted(changes.items()):
             entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
             parts += [_Part(index, first, last) for first, last in to_send]
         content.unseen.blocks.sending(parts, {index for index, change in changes.items() if change.punched})
-        zeros = self._upload_zeros(content, parts, confirmed)
+        synced = durable and len(parts) == 1 and parts[0].last - parts[0].first < ENTRY_BYTES
+        zeros = self._upload_zeros(content, parts, confirmed, synced)
         others = [part for part in parts if part not in zeros]
-        sent = zeros | dict(zip(others, self._send_parts(content, others, confirmed), strict=True))
+        sent = zeros | dict(zip(others, self._send_parts(content, others, confirmed, synced), strict=True))
         for part in parts:
             piece = Piece(sent[part].chunk, part.first, part.last - part.first)
             entries[part.index] = chunks.lay(entries[part.index], piece)
-        return entries, list({row.chunk: row for row in sent.values()}.values())
+        receipts = list({row.chunk: row for row in sent.values()}.values())
+        if durable and not synced:
+            self._transfer.sync(receipts)
+        return entries, receipts
 
-    def _send_parts(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> Iterator[ChunkReceipts]:
-        return self._transfer.each(lambda part: self._upload_part(content, part, confirmed), parts)
+    def _send_parts(
+        self, content: Content, parts: list[_Part], confirmed: Confirmed, synced: bool
+    ) -> Iterator[ChunkReceipts]:
+        return self._transfer.each(lambda part: self._upload_part(content, part, confirmed, synced), parts)
 
-    def _upload_part(self, content: Content, part: _Part, confirmed: Confirmed) -> ChunkReceipts:
+    def _upload_part(self, content: Content, part: _Part, confirmed: Confirmed, synced: bool) -> ChunkReceipts:
         """What was sent ahead is sent again only if its receipts have become void."""
         if part.last - part.first == ENTRY_BYTES and (sent := sent_ahead(content, part.index)) is not None:
             return sent
@@ -217,16 +222,18 @@ class Committer:
             data = _cut_out(content, part, buffer)
             if content.unseen.writers:
                 content.unseen.blocks.found[part] = hashes(data)
-            return self._transfer.upload(data, confirmed, ask=content.attempts.failed)
+            return self._transfer.upload(data, confirmed, ask=content.attempts.failed, synced=synced)
 
-    def _upload_zeros(self, content: Content, parts: list[_Part], confirmed: Confirmed) -> dict[_Part, ChunkReceipts]:
+    def _upload_zeros(
+        self, content: Content, parts: list[_Part], confirmed: Confirmed, synced: bool
+    ) -> dict[_Part, ChunkReceipts]:
         """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
         zeros = [part for part in parts if part.last - part.first >= BLOCK_BYTES and content.is_blank(*part)]
         by_length: dict[int, ChunkReceipts] = {}
         for part in zeros:
             length = part.last - part.first
             if length not in by_length:
-                by_length[length] = self._upload_part(content, part, confirmed)
+                by_length[length] = self._upload_part(content, part, confirmed, synced)
         return {part: by_length[part.last - part.first] for part in zeros}
 
     # -- the manifest

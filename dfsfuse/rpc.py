@@ -82,9 +82,12 @@ class Rpc:
         role: str,
         timeout_s: float,
         interrupted: Callable[[], bool] | None = None,
+        synced: bool = False,
     ) -> Stored:
-        """Upload one chunk; the receipts of all servers that have it. `role` is "" or "acting"."""
-        query = f"?role={role}" if role else ""
+        """Upload one chunk; the receipts of all servers that have it, with `synced` on their disks. `role` is "" or
+        "acting"."""
+        wanted = "&".join([f"role={role}"] * bool(role) + ["sync"] * synced)
+        query = f"?{wanted}" if wanted else ""
         wait = Wait(time.monotonic() + timeout_s, None, interrupted)
         return from_msgpack(self._ask(url, f"PUT /v1/chunks/{name.hex()}{query}", data, wait, timeout_s), Stored)
 

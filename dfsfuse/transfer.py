@@ -54,15 +54,18 @@ class Transfer:
         self._health.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def upload(self, data: Body, confirmed: Confirmed, ask: bool = False) -> ChunkReceipts:
+    def upload(self, data: Body, confirmed: Confirmed, ask: bool = False, synced: bool = False) -> ChunkReceipts:
         """Store one chunk on the group, unless it is among those confirmed; its name and receipts. What is hashed is
-        what is sent. With `ask` the servers are asked first, as they may have it from an earlier attempt."""
+        what is sent. With `ask` the servers are asked first, as they may have it from an earlier attempt. With `synced`
+        it is on the disks of copies_min of those named, as after `sync`, which needs no request of its own then."""
         name = chunk_name(data)
         known = confirmed.get(name) or (self._found(name) if ask else None)
-        if known is not None:
-            return known
-        stored: Stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s))
-        return self._sent(name, data, stored)
+        if known is None:
+            stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s, synced))
+            return self._sent(name, data, stored)
+        if synced:
+            self.sync([known])
+        return known
 
     def try_upload(self, data: Body) -> ChunkReceipts:
         """As `upload`, once: raises Unreachable at once where no server takes it."""
@@ -74,14 +77,14 @@ class Transfer:
         self._tell(self.sent_bytes)
         return ChunkReceipts(name, stored.receipts)
 
-    def _upload_once(self, name: bytes, data: Body, left_s: float) -> Stored:
+    def _upload_once(self, name: bytes, data: Body, left_s: float, synced: bool = False) -> Stored:
         """The first that can takes it: the primary, or who acts for it. Where servers are there and cannot, what the
         last one said is the failure."""
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, rank, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
             role, is_silent = "acting" if rank else "", self._health.is_silent(server, share_s)
             try:
-                return self._session.rpc.put_chunk(server.url, name, data, role, share_s, is_silent)
+                return self._session.rpc.put_chunk(server.url, name, data, role, share_s, is_silent, synced)
             except (errors.Unreachable, errors.Interrupted) as error:
                 failure = self._has_failed(server, error)
             except (errors.NotEnoughCopies, errors.NotPrimary) as error:

@@ -347,15 +347,16 @@ class ChunkStore:
 
     # -- the disk
 
-    def sync(self) -> int:
-        """Bring everything stored so far to the disk; the number up to which receipts are on it now.
+    def sync(self, indexed: bool = True) -> int:
+        """Bring everything stored so far to the disk; the number up to which receipts are on it now. Where somebody
+        waits it need not be `indexed`: the next sync does that, and a start.
 
         A chunk that could not be written counts as missing, and NoSpace or Internal is raised: the kernel reports such
         a failure once and then takes the lost pages for clean.
         """
         with self._syncing:
             number = self.receipts.next - 1
-            failed = self._files.sync() + self._packs.sync()
+            failed = self._files.sync() + self._packs.sync(indexed)
             self._save_room()
             if failed:
                 raise errors.from_os_error(failed[0], f"syncing {len(failed)} chunks")

@@ -1,6 +1,6 @@
 """A file server: chunks over HTTP, copies to the other servers of its group, heartbeats to the directory.
 
-    PUT  /v1/chunks/<64 hex>[?role=acting|copy]   -> Stored
+    PUT  /v1/chunks/<64 hex>[?role=acting|copy][&sync]   -> Stored
     GET  /v1/chunks/<64 hex>  [Range: bytes=a-b]  -> 200 whole, or 206
     POST /v1/confirm, sync, status, ping
 
@@ -62,6 +62,7 @@ CONFIRM_S = 1.0
 
 _CONTENT_TYPE, _RANGES = b"application/octet-stream", [(b"accept-ranges", b"bytes")]
 _ROLES = {b"": PRIMARY, b"role=acting": ACTING, b"role=copy": COPY}
+_SYNC = b"sync"
 _NAME = re.compile("[0-9a-f]{64}")
 _RANGE = re.compile(rb"bytes=(\d{1,18})-(\d{0,18})")
 
@@ -217,46 +218,55 @@ class FileService:
             return self._get(name, exchange)
         if exchange.method != "PUT":
             raise errors.MethodNotAllowed(f"chunks: use PUT or GET, not {exchange.method}")
-        role = _role(exchange.query)
+        role, synced = _role(exchange.query)
         self._replication.check_role(role)
         _check_length(exchange.length)
         if exchange.length > SMALL_BYTES:
-            return self._put_large(name, role, exchange)
+            return self._put_large(name, role, synced, exchange)
         if role != COPY:
-            return self._put(name, exchange, exchange.body)
+            return self._put(name, synced, exchange)
+        if synced:
+            return self._put_copy(name, exchange, exchange.body, synced)
         respond(exchange, 200, self._stored(self._store.store(name, exchange.body)))
         return None
 
-    async def _put_large(self, name: bytes, role: str, exchange: Exchange) -> None:
+    async def _put_copy(self, name: bytes, exchange: Exchange, body: bytes | memoryview, synced: bool) -> None:
+        respond(exchange, 200, self._stored(await self._store_chunk(name, body, synced)))
+
+    async def _put_large(self, name: bytes, role: str, synced: bool, exchange: Exchange) -> None:
         async with (self._copies if role == COPY else self._uploads).lend() as buffer:
             if role == COPY:
-                body = await exchange.receive_into(buffer, STALL_S)
-                respond(exchange, 200, self._stored(await self._store_chunk(name, body)))
+                await self._put_copy(name, exchange, await exchange.receive_into(buffer, STALL_S), synced)
             else:
-                await self._put_arriving(name, exchange, Arriving(buffer[: exchange.length]))
+                await self._put_arriving(name, synced, exchange, Arriving(buffer[: exchange.length]))
 
-    async def _put_arriving(self, name: bytes, exchange: Exchange, body: Arriving) -> None:
+    async def _put_arriving(self, name: bytes, synced: bool, exchange: Exchange, body: Arriving) -> None:
         async def own() -> int:
             try:
                 await exchange.receive_into(body.view, STALL_S, body.has)
             except errors.DfsError as error:
                 body.fail(error)
                 raise
-            return await self._store_chunk(name, body.view)
+            return await self._store_chunk(name, body.view, synced)
 
-        respond(exchange, 200, messages.Stored(await self._replication.copy(name, body, own)))
+        respond(exchange, 200, messages.Stored(await self._replication.copy(name, body, own, synced)))
 
-    async def _put(self, name: bytes, exchange: Exchange, body: bytes | memoryview) -> None:
-        receipts = await self._replication.copy(name, body, functools.partial(self._store_chunk, name, body))
-        respond(exchange, 200, messages.Stored(receipts))
+    async def _put(self, name: bytes, synced: bool, exchange: Exchange) -> None:
+        own = functools.partial(self._store_chunk, name, exchange.body, synced)
+        respond(exchange, 200, messages.Stored(await self._replication.copy(name, exchange.body, own, synced)))
 
     def _stored(self, number: int) -> messages.Stored:
         return messages.Stored([messages.Receipt(self._name, number)])
 
-    async def _store_chunk(self, name: bytes, body: bytes | memoryview) -> int:
+    async def _store_chunk(self, name: bytes, body: bytes | memoryview, synced: bool) -> int:
+        """The number of its receipt, once it is on the disk if it is to be `synced`."""
         if len(body) < INLINE_BYTES:
-            return self._store.store(name, body)
-        return await self._in(self._disk, self._store.store, name, body)
+            number = self._store.store(name, body)
+        else:
+            number = await self._in(self._disk, self._store.store, name, body)
+        if synced:
+            await self._in(self._syncer, self._store.sync, False)
+        return number
 
     async def _get(self, name: bytes, exchange: Exchange) -> None:
         wanted = exchange.headers.get(b"range")
@@ -302,10 +312,13 @@ def _chunk_name(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def _role(query: bytes) -> str:
-    if query not in _ROLES:
-        raise errors.BadRequest(f"?{query[:80].decode('latin-1')}: there are ?role=acting and ?role=copy")
-    return _ROLES[query]
+def _role(query: bytes) -> tuple[str, bool]:
+    """The role, and whether it is answered when the chunk is on the disks."""
+    synced = query == _SYNC or query.endswith(b"&" + _SYNC)
+    role = query[: -len(_SYNC)].removesuffix(b"&") if synced else query
+    if role not in _ROLES:
+        raise errors.BadRequest(f"?{query[:80].decode('latin-1')}: there are role=acting, role=copy and sync")
+    return _ROLES[role], synced
 
 
 def _parse_range(wanted: bytes, size: int) -> tuple[int, int]:

@@ -230,13 +230,19 @@ class Packs:
 
     # -- the disk
 
-    def sync(self) -> list[OSError]:
-        """Bring everything that was put to the disk, then into the index. A failure for each chunk that was lost."""
+    def sync(self, indexed: bool = True) -> list[OSError]:
+        """Bring everything that was put to the disk, and then, `indexed`, into the index, which is behind else. A
+        failure for each chunk that was lost."""
         with self._lock:
             self._pending.update(self._fresh)
             self._fresh = {}
             packs = [(pack, pack.end) for pack in self._written.values()]
         lost = [error for pack, end in packs for error in self._sync_pack(pack, end)]
+        if indexed:
+            self._index_pending()
+        return lost
+
+    def _index_pending(self) -> None:
         with self._indexing:
             with self._lock:
                 places, ends = dict(self._pending), dict(self._ends)
@@ -244,7 +250,6 @@ class Packs:
                 with self._lock:
                     self._pending, self._ends = {}, {}
             self._learn_names()
-        return lost
 
     def _sync_pack(self, pack: PackFile, end: int) -> list[OSError]:
         if end > pack.synced:

@@ -108,17 +108,19 @@ class Replication:
         self._known()
 
     async def copy(
-        self, chunk: bytes, body: memoryview | bytes | Arriving, own: Callable[[], Awaitable[int]]
+        self, chunk: bytes, body: memoryview | bytes | Arriving, own: Callable[[], Awaitable[int]], synced: bool = False
     ) -> list[Receipt]:
         """Receipts of all servers that have the chunk once `own`, this server's store, and the others are through. A
-        body that is arriving is sent on meanwhile, and it is `own` that lets it come.
+        body that is arriving is sent on meanwhile, and it is `own` that lets it come. With `synced` the others answer
+        when it is on their disks.
 
         `body` may be reused when this returns or raises. Raises what `own` raises if that is the caller's fault, and
         NotEnoughCopies (NoSpace if full disks alone are the cause).
         """
 
         def send(server: Server) -> Awaitable[Stored]:
-            return self._peers.put_chunk(server.url, chunk, body, ANSWER_S, "role=" + COPY)
+            query = f"role={COPY}{'&sync' * synced}"
+            return self._peers.put_chunk(server.url, chunk, body, ANSWER_S, query)
 
         async def keep() -> Stored:
             return Stored([Receipt(self._name, await own())])

@@ -31,6 +31,8 @@ class Servers:
 
     chunks: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
     sent_bytes: int = 0
+    synced_uploads: int = 0
+    syncs: int = 0
     received_bytes: int = 0
     before_store: Callable[[], None] = lambda: None
     number: int = 1
@@ -46,8 +48,11 @@ class Servers:
 
     # -- dfsfuse.transfer.Transfer
 
-    def upload(self, data: bytes, confirmed: dict[bytes, ChunkReceipts], ask: bool = False) -> ChunkReceipts:
+    def upload(
+        self, data: bytes, confirmed: dict[bytes, ChunkReceipts], ask: bool = False, synced: bool = False
+    ) -> ChunkReceipts:
         self.before_store()
+        self.synced_uploads += synced
         name = chunks.chunk_name(data)
         if name in confirmed:
             return confirmed[name]
@@ -78,7 +83,8 @@ class Servers:
     def each(self, work: Callable, items: Iterable) -> Iterator:
         return map(work, items)
 
-    def sync(self, receipts: Iterable[ChunkReceipts]) -> None: ...
+    def sync(self, receipts: Iterable[ChunkReceipts]) -> None:
+        self.syncs += 1
 
     def sync_file(self, whole: set[str]) -> None: ...
 

@@ -599,6 +599,22 @@ def test_only_a_durable_commit_makes_a_content_synced(world: World) -> None:
     assert content.synced
 
 
+def test_a_durable_commit_brings_all_of_it_to_the_disks(world: World) -> None:
+    """Goal: S10. One small part is synced by the request that sends it; of several, and of none, the servers are asked
+    to sync once."""
+    content, servers = world.file(b"one"), world.servers
+    world.one.write(content, b"two", 0)
+    world.one.committer.commit(content, durable=True)
+    assert (servers.synced_uploads, servers.syncs) == (1, 0)
+    world.one.write(content, bytes(8), 0)
+    world.one.write(content, b"six", ENTRY_BYTES)
+    world.one.committer.commit(content, durable=True)
+    assert (servers.synced_uploads, servers.syncs) == (1, 1)
+    world.one.resize(content, 0)
+    world.one.committer.commit(content, durable=True)
+    assert (servers.synced_uploads, servers.syncs) == (1, 2)
+
+
 def test_an_open_during_the_commit_shares_the_content(world: World) -> None:
     """Goal: the directory has the new version already and this client has not heard: it is the same content."""
     content = world.file(b"one")

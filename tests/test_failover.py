@@ -53,7 +53,9 @@ class Group:
             raise self.does[url]
         return answer
 
-    def put_chunk(self, url: str, name: bytes, data: bytes, role: str, timeout_s: float, interrupted=None) -> Stored:
+    def put_chunk(
+        self, url: str, name: bytes, data: bytes, role: str, timeout_s: float, interrupted=None, synced=False
+    ) -> Stored:
         assert role == ("" if url == "A" else "acting")
         return self._answer(url, interrupted, Stored([Receipt(url, 1)]))
 
@@ -146,7 +148,7 @@ def test_an_upload_over_a_slow_link_has_its_time():
     of the time-out, however small it is: over a link of 200 ms a new connection takes seconds for a megabyte."""
     group, given_s = Group(), []
     group.timeout_s = 30.0
-    group.put_chunk = lambda url, name, data, role, timeout_s, interrupted: (
+    group.put_chunk = lambda url, name, data, role, timeout_s, interrupted, synced: (
         given_s.append(timeout_s) or Stored([Receipt(url, 1)])
     )
     transfer = Transfer(group)

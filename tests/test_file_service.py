@@ -1,6 +1,7 @@
 """The file service over HTTP: three real servers as processes, killed and stopped as a test wants."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from chunk_homes import damage, everything
 from file_group import DEADLINE_S, TOKEN, Directory, FileServer, Group, free_port, wait_until
+from support import served
 
 from dfsfuse import messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from servers import file_service
 from servers.file_service import FileService
+from servers.http import App, Raw
 from servers.peers import Peers
 
 
@@ -311,6 +315,36 @@ def test_a_directory_that_goes_away(group: Group):
     wait_until(lambda: b"does not answer" in log.read_bytes(), "the log says that the directory went")
     assert group.a.put(b"data") == ["A", "B", "C"]
     assert log.read_bytes().count(b"does not answer") == 1
+
+
+@pytest.mark.parametrize("query", ["?sync", "?role=acting&sync", "?role=copy&sync"])
+@pytest.mark.parametrize("length", [100, 200_000])
+def test_s10_what_is_to_be_synced_is_on_the_disk(
+    query: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Goal: with `sync` an upload is answered when the chunk is on the disk, and refused where the disk fails; without
+    it the disk is not waited for."""
+    service = FileService("A", "http://127.0.0.1:1", tmp_path, Peers(TOKEN), "http://127.0.0.1:1")
+    me = messages.Server(kind="files", name="A", url="http://127.0.0.1:1")
+    service._replication.update(messages.Cluster(volume="", copies=1, copies_min=1, files=[me]))
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    def put(data: bytes, wanted: str) -> requests.Response:
+        url = f"http://127.0.0.1:{port}/v1/chunks/{chunk_name(data).hex()}{wanted}"
+        return requests.put(url, data, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=DEADLINE_S)
+
+    with served(App(TOKEN, service.operations(), {"chunks": Raw(service.chunks, file_service.SMALL_BYTES)})) as port:
+        assert put(os.urandom(length), query.removesuffix("sync").rstrip("?&")).status_code == 200
+        assert service._store.receipts.synced < service._store.receipts.next - 1
+        reply = put(os.urandom(length), query)
+        (receipt,) = messages.from_msgpack(reply.content, messages.Stored).receipts
+        assert service._store.receipts.synced >= receipt.number
+        monkeypatch.setattr(os, "fdatasync", fails)
+        refused = put(os.urandom(length), query)
+        assert (refused.status_code, error_code(refused.content)) in [(503, "not_enough_copies"), (500, "internal")]
+    service.close()
 
 
 def test_before_the_directory_has_answered(tmp_path: Path):

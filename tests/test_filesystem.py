@@ -620,7 +620,7 @@ def test_a_close_that_waits_for_a_retry_shares_its_time_out(machine: Machine, mo
     would take the time-out once more. What was written is sent later all the same."""
     asked, silent, uploads = threading.Event(), threading.Event(), []
 
-    def upload(data: bytes, confirmed: object, ask: bool) -> None:
+    def upload(data: bytes, confirmed: object, ask: bool, synced: bool) -> None:
         uploads.append(data)
         asked.set()
         assert silent.wait(10)

@@ -3,7 +3,7 @@
 import pytest
 
 from dfsfuse import errors
-from dfsfuse.messages import ChunkReceipts, Cluster, Receipt, Server, Synced
+from dfsfuse.messages import ChunkReceipts, Cluster, Receipt, Server, Stored, Synced
 from dfsfuse.transfer import Transfer
 
 
@@ -14,10 +14,16 @@ class Group:
 
     def __init__(self, **synced: str):
         self.synced, self.rpc = synced, self
+        self.asked: list[str] = []
         files = [Server(kind="files", name=name, url=name, up=True) for name in "ABC"]
         self.cluster = Cluster(volume="", copies=3, copies_min=2, files=files)
 
-    def call(self, url: str, *_: object) -> Synced:
+    def put_chunk(self, *request: object) -> Stored:
+        self.asked.append("put, synced" if request[-1] else "put")
+        return Stored([Receipt(name, 1) for name in "AB"])
+
+    def call(self, url: str, operation: str, *_: object) -> Synced:
+        self.asked.append(operation)
         if url not in self.synced:
             raise errors.Unreachable(f"{url} is away")
         return Synced(list(self.synced[url]))
@@ -57,3 +63,13 @@ def test_disks_of_short_copies_do_not_count(whole: str, synced: str):
 def test_what_several_servers_say_is_put_together():
     """Goal: who could not sync at the first one's word may at the next one's."""
     Transfer(Group(A="AB", B="BC")).sync(receipts("AC", "BC", "AB"))
+
+
+def test_a_small_change_is_synced_by_the_request_that_sends_it():
+    """Goal: fsync of a small change asks the servers once; what they have already is brought to the disks by a request
+    of its own."""
+    group = Group(A="AB")
+    sent = Transfer(group).upload(b"data", {}, synced=True)
+    assert group.asked == ["put, synced"]
+    assert Transfer(group).upload(b"data", {sent.chunk: sent}, synced=True) == sent
+    assert group.asked == ["put, synced", "sync"]

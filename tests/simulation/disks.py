@@ -190,7 +190,7 @@ class Shelf:
     def compact(self) -> int:
         return 0
 
-    def sync(self) -> list[OSError]:
+    def sync(self, indexed: bool = True) -> list[OSError]:
         self.disk.synced()
         return []
 

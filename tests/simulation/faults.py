@@ -110,13 +110,13 @@ def commit_before_copies() -> None:
     from servers.replication import Replication
 
     def make(copy: Any) -> Any:
-        async def run(self: Any, chunk: bytes, body: Any, own: Any) -> Any:
+        async def run(self: Any, chunk: bytes, body: Any, own: Any, synced: bool) -> Any:
             number = await own()
 
             async def kept() -> int:
                 return number
 
-            later = asyncio.ensure_future(copy(self, chunk, bytes(body), kept))
+            later = asyncio.ensure_future(copy(self, chunk, bytes(body), kept, synced))
             later.add_done_callback(lambda done: done.exception())
             return [Receipt(server.name, number) for server in self._known().files]
 
