@@ -42,6 +42,7 @@ from dfsfuse.messages import (
     Rename,
     Renamed,
     has_namespace,
+    moves_atime,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.places import Place, check_names
@@ -353,6 +354,23 @@ class FileSystem:
             self._attributes.forget_place(place)
             raise
         return handle, self._looks.as_written(attributes)
+
+    def opened_again(self, handle: Handle, place: Place, flags: int) -> Attributes | None:
+        """The attributes of what a program opens, where it can have the handle for reading that another one has just
+        closed: without asking, what that has open is known to be the newest, and to be at the place."""
+        content, known = handle.content, self._attributes.get(place)
+        flags |= os.O_NOATIME if self._read_only else 0
+        if known is None or not known.promised or known.ino != content.ino or flags != handle.flags:
+            return None
+        if (known.version, known.commit_id) != (content.version, content.commit_id) or content.failed is not None:
+            return None
+        if self.files.is_locking(known.ino) or not flags & os.O_NOATIME and moves_atime(known, time.time_ns()):
+            return None
+        return self._looks.as_written(known)
+
+    def is_newest(self, handle: Handle) -> bool:
+        """Is it promised that what it has open is the newest?"""
+        return self._attributes.promised_version(handle.content.ino) == handle.content.version
 
     def truncate(
         self,

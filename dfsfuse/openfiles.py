@@ -61,11 +61,11 @@ class OpenFiles:
     ):
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer = cache, openings, transfer
-        self._sending, self._unsent, self.sharing = sending, unsent, sharing
+        self._sending, self._unsent, self.sharing, self._ahead = sending, unsent, sharing, Ahead(transfer)
         fetching = Fetching(cache, transfer, self._close)
         self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
-        self.sync, self.give_owed, self._ahead = sending.sync_all, sending.give_owed, Ahead(transfer)
+        self.sync, self.give_owed, self.is_locking = sending.sync_all, sending.give_owed, openings.is_locking
         self.in_kernel, self.refresh = KernelFiles(cache), Refreshing(attributes, cache, openings, fetching).look
 
     # -- opening

@@ -47,7 +47,7 @@ class FakeHandle:
         self.content, self.writable, self.closed = content, writable, False
         self.privileged, self.past_pages, self.share, self.flags = privileged, False, None, 0
         content.writers += writable
-        self.unseen = False
+        self.unseen, self.failed = False, None
 
 
 class FakeFiles:
@@ -199,6 +199,14 @@ class FakeFileSystem:
 
     def promises(self, place: Place, ino: int) -> bool:
         return ino in self.promised
+
+    def is_newest(self, handle: FakeHandle) -> bool:
+        content = handle.content
+        return content.ino in self.promised and self.contents[content.ino] is content
+
+    def opened_again(self, handle: FakeHandle, place: Place, flags: int) -> Attributes | None:
+        fits = self.is_newest(handle) and flags == handle.flags and self._at(place) == handle.content.ino
+        return self.lookup(place) if fits else None
 
     # -- for tests
 

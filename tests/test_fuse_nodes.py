@@ -69,7 +69,7 @@ def test_random_look_ups_against_counters(nodes):
     for ino, count in list(counts.items()):
         nodes.forget(ino, count)
     assert len(nodes) == 1
-    assert nodes._named == {}
+    assert nodes.named == {}
 
 
 def test_the_root_is_never_forgotten(nodes):

@@ -1246,8 +1246,8 @@ def test_requests_in_many_threads(caplog):
     assert workers.join() == 0
     table = kernel.driver.nodes
     assert all(node.lookups > 0 for node in table._nodes.values() if node.id != 1)
-    assert all(node.name == name for name, node in table._named.items())
-    assert {node.name for node in table._nodes.values() if node.name} == set(table._named)
+    assert all(node.name == name for name, node in table.named.items())
+    assert {node.name for node in table._nodes.values() if node.name} == set(table.named)
     kernel.driver.end()
     assert all(handle.closed for handle in kernel.fs.handles)
     kernel.close()

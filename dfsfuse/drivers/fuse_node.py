@@ -74,6 +74,11 @@ class Node:
         self.again = False
         self.late_reads: LateReads | None = None
 
+    def keeps_pages(self, content: Content) -> bool:
+        """Would the kernel use the pages that it has, if the content were opened once more through the node?"""
+        plain = self.content is content and self.dropped and not (self.superseded or self.backing)
+        return plain and self.pages == (content.row, content.lineage)
+
     def removed_folder(self) -> Attributes | None:
         """What is left of a folder that is gone; None where it was no folder."""
         return None if self.folder is None else msgspec.structs.replace(self.folder, nlink=0)

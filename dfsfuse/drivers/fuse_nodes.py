@@ -61,7 +61,7 @@ Result = TypeVar("Result")
 class Nodes:
     """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
     by locks? `crowded` is set while there are more than `nodes_max`. `lasting`: the kernel can be told that what it was
-    told is over, so what is promised may be told for long."""
+    told is over, so what is promised may be told for long. `named`: by their names, for others to read."""
 
     def __init__(
         self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: float = math.inf
@@ -75,7 +75,7 @@ class Nodes:
         self._several: dict[int, list[Node]] = {}
         self._numbers = itertools.count(FURTHER)
         self._superseded: list[Node] = []
-        self._named: dict[Name, Node] = {}
+        self.named: dict[Name, Node] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -158,8 +158,8 @@ class Nodes:
         return node is not None and node.folder is not None
 
     def surplus(self) -> list[int]:
-        """Numbers of nodes to go, the oldest first, where there are too many: so many that a quarter of the room is
-        free then. What is open stays, and what was looked up again stays once more."""
+        """Numbers of nodes to go, the oldest first, where there are too many, to a quarter of the room. What is open
+        stays, and what was looked up again once more."""
         chosen: list[int] = []
         with self._mutex:
             count = len(self._nodes) - self._max * 3 // 4 if len(self._nodes) > self._max else 0
@@ -239,13 +239,13 @@ class Nodes:
 
     def removed(self, name: Name) -> None:
         with self._mutex:
-            node = self._named.get(name)
+            node = self.named.get(name)
             if node is not None:
                 self._take_name(node)
 
     def renamed(self, old: Name, new: Name, exchanged: bool) -> None:
         with self._mutex:
-            moved, other = self._named.get(old), self._named.get(new)
+            moved, other = self.named.get(old), self.named.get(new)
             for node in (moved, other):
                 if node is not None:
                     self._take_name(node)
@@ -256,14 +256,14 @@ class Nodes:
 
     def _give_name(self, node: Node, name: Name) -> None:
         self._take_name(node)
-        former = self._named.get(name)
+        former = self.named.get(name)
         if former is not None:
             former.name, former.was = None, name
-        node.name, self._named[name] = name, node
+        node.name, self.named[name] = name, node
 
     def _take_name(self, node: Node) -> None:
         if node.name is not None:
-            del self._named[node.name]
+            del self.named[node.name]
             node.name, node.was = None, node.name
 
     # -- attributes
@@ -290,7 +290,7 @@ class Nodes:
         """The kernel has made the change itself, and asks for the attributes before it uses them again."""
         node.told_at = 0.0
 
-    def _knows_other(self, node: Node, attributes: Attributes) -> bool:
+    def knows_other(self, node: Node, attributes: Attributes) -> bool:
         """Does the kernel perhaps go on using other attributes than these?"""
         if node.told == told(attributes):
             return False
@@ -324,12 +324,12 @@ class Nodes:
                 raise self._elsewhere(node)
             # A read that reaches the client says when locks are lost.
             direct = past_pages or self._is_shared(node.ino)
-            return Way(False, direct, self._knows_other(node, attributes), node.backing)
+            return Way(False, direct, self.knows_other(node, attributes), node.backing)
         if node.superseded:
             raise self._elsewhere(node)
         if node.users and node.content is not content:
             return Way(False, True, False)
-        look_again = self._knows_other(node, attributes)
+        look_again = self.knows_other(node, attributes)
         if past_pages:
             node.pages = None
             return Way(False, True, look_again)

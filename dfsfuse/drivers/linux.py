@@ -130,6 +130,7 @@ class Driver:
         self.pruning, self.forgetting = Pruning(self.nodes, notifier), Forgetting(self.nodes, notifier)
         self.files = Files(filesystem, self.nodes, self.interrupts, self.forgetting, self.backing)
         filesystem.on_broken(self.forgetting.broken)
+        filesystem.on_broken(self.files.spares.broken)
         self.ready, self.unfit = False, ""
         self._handlers = self._table()
 

@@ -35,6 +35,7 @@ from dfsfuse.drivers.fuse_late_reads import Read
 from dfsfuse.drivers.fuse_lending import BESIDE, Lending, Lingering
 from dfsfuse.drivers.fuse_node import Name, Node, Way
 from dfsfuse.drivers.fuse_nodes import Nodes, Result
+from dfsfuse.drivers.fuse_spares import Opened, Spares
 from dfsfuse.errors import AlreadyExists, DfsError, Stale
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes
@@ -45,7 +46,6 @@ log = logging.getLogger(__name__)
 
 _AGAIN_S, _STALE_MAX = 1.0, 1000
 """How long after ESTALE the kernel's second try comes; of how many threads that is remembered."""
-_MISSED_BYTES_MIN, _MISSED_BYTES_MAX = LEAST_BYTES // 4, 16 << 20
 _Stale = tuple[Name | None, int, float]
 """(name, number of the node, when a thread was told that it leads elsewhere)."""
 _NEVER: _Stale = (None, 0, -math.inf)
@@ -53,26 +53,6 @@ _NEVER: _Stale = (None, 0, -math.inf)
 _WRITE_DATA = BODY + fuse.fuse_write_in.size
 ROOT_UID = 0
 """Has the capabilities that let set-id bits stay at a write, and trusted attributes be listed."""
-
-
-class _Opened:
-    """An open file of the kernel's, and how it was opened; `mixed`: past the pages of its node, as these are another
-    version's. `taken`: nobody has to hear any more that the kernel has taken the answer to the open. `asked` counts the
-    bytes that the kernel has asked for."""
-
-    __slots__ = ("handle", "node", "way", "mixed", "taken", "asked")
-
-    def __init__(self, handle: Handle, node: Node, way: Way):
-        self.handle, self.node, self.way = handle, node, way
-        self.taken, self.asked = not way.drop, 0
-        self.mixed = way.direct and node.content not in (None, handle.content)
-
-    def has_missed(self) -> bool:
-        """Has the kernel asked for much that it might have kept?"""
-        size = self.handle.content.size
-        if size < LEAST_BYTES or self.way.direct:
-            return False
-        return self.asked - size * (not self.way.keep) > max(_MISSED_BYTES_MIN, min(size // 4, _MISSED_BYTES_MAX))
 
 
 class Files:
@@ -86,8 +66,9 @@ class Files:
         self._lending = Lending(filesystem, backing)
         closed = functools.partial(self._give_up, close=self._closed)
         self._lingering = Lingering(filesystem.files.in_kernel.may_close, closed)
+        self.spares = Spares(filesystem, nodes, closed)
         self._copy_range = getattr(filesystem, "copy_range", None)
-        self._opened: dict[int, _Opened] = {}
+        self._opened: dict[int, Opened] = {}
         self._stale: dict[int, _Stale] = {}
         filesystem.program_locks.on_content_changed(self._forget_pages)
         self._numbers = itertools.count(1)
@@ -112,7 +93,7 @@ class Files:
             fuse.FUSE_RELEASE: (self.release, beyond(fuse.fuse_release_in)),
         }
 
-    def _get(self, fh: int) -> _Opened:
+    def _get(self, fh: int) -> Opened:
         opened = self._opened.get(fh)
         if opened is None:
             raise refusal(errno.EBADF)
@@ -127,6 +108,10 @@ class Files:
         flags, open_flags = fuse.fuse_open_in.unpack_from(request.buffer, BODY)
         node = self._nodes.get(request.nodeid)
         writes = (flags & os.O_ACCMODE) != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        fh = self.spares.take(node, flags, request.pid)
+        if fh:
+            request.undo = functools.partial(self._give_up, fh)
+            return replies.open_out(fh, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH)
         try:
             if not writes:
                 return self._open(request, node, flags, open_flags)
@@ -264,7 +249,7 @@ class Files:
             self._fs.program_locks.release(handle)
             raise
         fh = next(self._numbers)
-        self._opened[fh] = _Opened(handle, node, way)
+        self._opened[fh] = Opened(handle, node, way)
         request.undo = functools.partial(self._give_up, fh)
         flags = fuse.FOPEN_KEEP_CACHE * way.keep | fuse.FOPEN_DIRECT_IO * way.direct
         flags |= fuse.FOPEN_PASSTHROUGH * (way.backing > 0)
@@ -360,7 +345,10 @@ class Files:
         return b""
 
     def release(self, request: Request) -> bytes:
-        self._close(fuse.fuse_release_in.unpack_from(request.buffer, BODY)[0])
+        fh = fuse.fuse_release_in.unpack_from(request.buffer, BODY)[0]
+        opened = self._opened.get(fh)
+        if opened is None or not self.spares.keep(fh, opened):
+            self._close(fh)
         return b""
 
     def _close(self, fh: int) -> None:
@@ -379,7 +367,7 @@ class Files:
         try:
             self._fs.program_locks.release(opened.handle)
         finally:
-            if opened.asked > _MISSED_BYTES_MIN and opened.has_missed() and self._backing.on:
+            if self._backing.on and opened.has_missed():
                 self._nodes.pages_gone(opened.node, opened.handle.content)
             ended = self._nodes.close(opened.node, opened.way)
             if ended:

@@ -10,7 +10,7 @@ import msgspec
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_replies as replies
 from dfsfuse.drivers.fuse_channel import BODY, Handlers, Interrupts, Request, beyond, refusal
-from dfsfuse.drivers.fuse_node import Node
+from dfsfuse.drivers.fuse_node import Name, Node
 from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.drivers.fuse_second_looks import SecondLooks
 from dfsfuse.drivers.linux_files import ROOT_UID, Files
@@ -200,9 +200,16 @@ class Names:
 
     def _remove(self, request: Request, folder: bool) -> bytes:
         parent, name = self._nodes.get(request.nodeid).ino, request.name()
+        self._close_spare((parent, name))
         self._fs.remove((parent, (name,)), folder, request.pid)
         self._nodes.removed((parent, name))
         return b""
+
+    def _close_spare(self, name: Name) -> None:
+        """What nobody has open is not kept when its name goes."""
+        node = self._nodes.named.get(name)
+        if node is not None:
+            self._files.spares.drop(node.ino)
 
     def rename(self, request: Request) -> bytes:
         newdir = fuse.fuse_rename_in.unpack_from(request.buffer, BODY)[0]
@@ -216,6 +223,7 @@ class Names:
         old_name, new_name = request.two_names(start)
         old = self._nodes.get(request.nodeid).ino, old_name
         new = self._nodes.get(newdir).ino, new_name
+        self._close_spare(new)
         self._fs.rename((old[0], (old[1],)), (new[0], (new[1],)), flags, request.pid)
         self._nodes.renamed(old, new, bool(flags & RENAME_EXCHANGE))
         return b""
