@@ -96,10 +96,10 @@ class FileSystem:
 
     # -- looking
 
-    def lookup(self, place: Place) -> Attributes:
-        """Attributes of what is at a place: at most HOLD_S old, or as a program here has just written them."""
+    def lookup(self, place: Place, shown: Callable[[], bytes] | None = None) -> Attributes:
+        """Attributes of what is at a place, as in looks.py."""
         check_names(place)
-        return self._looks.lookup(place)
+        return self._looks.lookup(place, shown)
 
     def attributes_of(self, handle: Handle) -> Attributes:
         """fstat: what the handle has open, wherever its name leads now."""

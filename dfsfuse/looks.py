@@ -8,6 +8,7 @@ Threads: `_root` and `_silent_until` are simple values whose races do no harm.
 """
 
 import time
+from collections.abc import Callable
 
 from dfsfuse import errors
 from dfsfuse.absences import Absences
@@ -31,26 +32,40 @@ class Looks:
         self._silent_until = 0.0
         self._root: Attributes | None = None
 
-    def lookup(self, place: Place) -> Attributes:
+    def lookup(self, place: Place, shown: Callable[[], bytes] | None = None) -> Attributes:
         """Attributes of what is at a place: promised, or at most HOLD_S old, or as a program here has just written
-        them."""
+        them. `shown` tells its path for people, where the place does not."""
         if place != _ROOT:
-            return self._look_up(place)
+            return self._look_up(place, shown=shown)
         self._root = self.last(ROOT_INO, self._root)
         return self._root
 
-    def _look_up(self, place: Place, timeout_s: float | None = None) -> Attributes:
+    def _look_up(
+        self, place: Place, timeout_s: float | None = None, shown: Callable[[], bytes] | None = None
+    ) -> Attributes:
         for _ in range(_LOOKS_MAX):
             known = self._attributes.get(place)
             if known is None:
                 if self._attributes.is_absent(place):
                     raise errors.NotFound(f"no file or folder {shown_name(place[1][-1])}")
-                known = (self._files.refresh(place) if timeout_s is None else None) or self.ask(place, timeout_s)
+                known = self._ask(place, shown) if timeout_s is None else self.ask(place, timeout_s)
             shown = self.as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
             if self._attributes.is_newest(known):
                 break
         return shown
+
+    def _ask(self, place: Place, shown: Callable[[], bytes] | None) -> Attributes:
+        try:
+            brought = self._files.refreshing.look(place, shown)
+        except errors.NotFound:
+            self._absences.missed(place)
+            raise
+        if brought is not None:
+            return brought
+        known = self.ask(place)
+        self._files.refreshing.asked(place, known)
+        return known
 
     def ask(self, place: Place, timeout_s: float | None = None) -> Attributes:
         """What the directory says now."""

@@ -66,7 +66,7 @@ class OpenFiles:
         self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
         self.sync, self.give_owed, self.is_locking = sending.sync_all, sending.give_owed, openings.is_locking
-        self.in_kernel, self.refresh = KernelFiles(cache), Refreshing(attributes, cache, openings, fetching).look
+        self.in_kernel, self.refreshing = KernelFiles(cache), Refreshing(attributes, cache, openings, fetching)
 
     # -- opening
 

@@ -20,6 +20,7 @@ from dfsfuse.cache import Cache
 from dfsfuse.chunks import Entry, entry_count
 from dfsfuse.content import Base, Content
 from dfsfuse.content_file import Overtaken
+from dfsfuse.following import Following
 from dfsfuse.manifests import Entries, SegmentIds
 from dfsfuse.meanwhile import Meanwhile
 from dfsfuse.messages import (
@@ -65,6 +66,7 @@ class Openings:
         self._session, self._attributes, self._cache = session, attributes, cache
         self._on_locking: Callable[[Version], None] = lambda newest: None
         self._locking: set[int] = set()
+        self.following = Following()
         session.on_new_session(self._open_again)
 
     def on_locking(self, tell: Callable[[Version], None]) -> None:
@@ -91,9 +93,12 @@ class Openings:
         who has it open would see what is newer."""
         for _ in range(_ANSWERS_MAX):
             try:
-                return self._open_newest(place, ino, token, shown, atime_ns, fenced, looks)
+                newest, content = self._open_newest(place, ino, token, shown, atime_ns, fenced, looks)
             except Overtaken:
                 continue
+            if not looks:
+                self.following.opened(content.ino)
+            return newest, content
         raise errors.Stale("programs here commit the file each time it is opened")
 
     def _open_newest(

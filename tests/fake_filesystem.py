@@ -236,7 +236,7 @@ class FakeFileSystem:
 
     # -- what drivers call
 
-    def lookup(self, place: Place) -> Attributes:
+    def lookup(self, place: Place, shown: Callable[[], bytes] | None = None) -> Attributes:
         known = self.inodes[self._at(place)]
         content = self.contents.get(known.ino)
         if content is None:

@@ -787,7 +787,7 @@ def test_a_look_up_of_another_program_that_was_begun_before(kernel, found_out):
     kernel.lookup(b"file")
     look_up = kernel.fs.lookup
 
-    def slow(place):
+    def slow(place, shown):
         found = look_up(place)
         kernel.fs.names[1, b"file"] = two
         kernel.fs.lookup = look_up
@@ -1138,7 +1138,7 @@ def test_errors_of_the_file_system(kernel):
         (ZeroDivisionError(), errno.EIO),
     ):
 
-        def fail(place, raised=raised):
+        def fail(place, shown, raised=raised):
             raise raised
 
         kernel.fs.lookup = fail

@@ -242,3 +242,66 @@ def test_a_write_that_is_not_sent_stays(here: Machine, there: Machine) -> None:
     assert here.stat("/file").size == len(b"mine!")
     here.close(handle)
     assert there.read("/file") == b"mine!"
+
+
+# -- files that are new here
+
+
+@pytest.fixture
+def follower(here: Machine, there: Machine) -> Machine:
+    """Has looked up and read two of the files that `there` has written."""
+    for number in range(9):
+        there.write(f"/new{number}", b"content")
+    for number in range(2):
+        here.stat(f"/new{number}")
+        assert here.read(f"/new{number}") == b"content"
+    return here
+
+
+def test_the_look_is_the_open_where_files_are_opened_one_after_the_other(follower: Machine) -> None:
+    """Goal: one request answers the look and the open of a file that was never seen here, and its content comes along;
+    where its path for people is what the driver tells."""
+    before = asked_for(follower, "Open")
+    place = place_of("/new2")
+    assert follower.files.lookup(place, lambda: b"/shown").size == len(b"content")
+    assert follower.read("/new2") == b"content"
+    assert asked_for(follower, "Open") == [before[0] + 1, before[1]]
+    assert follower.cache.current(follower.volume.at("new2").ino).where == b"/shown"
+
+
+def test_who_looks_without_opening_is_soon_left_alone(follower: Machine) -> None:
+    """Goal: a listing with attributes after some opens brings three files at most, and then none."""
+    before = asked_for(follower, "Open")[0]
+    for number in range(2, 9):
+        follower.stat(f"/new{number}")
+    assert asked_for(follower, "Open")[0] - before == 3
+
+
+@pytest.mark.parametrize("size", [0, SMALL_BYTES + 1])
+def test_what_was_listed_and_is_not_small_is_not_brought(follower: Machine, there: Machine, size: int) -> None:
+    """Goal: what a listing has told counts."""
+    there.write("/other", bytes(size))
+    list(follower.files.list_folder(place_of("/")))
+    follower.files._attributes.end_lease()
+    received = follower.servers.received_bytes
+    assert follower.stat("/other").size == size
+    assert follower.servers.received_bytes == received
+
+
+def test_a_folder_is_looked_up_as_always(follower: Machine, there: Machine) -> None:
+    """Goal: what has no content is told all the same, and soon nobody tries to open such names."""
+    for name in "abcd":
+        there.make(f"/{name}")
+    before = asked_for(follower, "Open", "Lookup")
+    for name in "abcd":
+        assert follower.stat(f"/{name}").ino == there.stat(f"/{name}").ino
+    opens, looks, _ = asked_for(follower, "Open", "Lookup")
+    assert (opens - before[0], looks - before[1]) == (3, 4)
+
+
+def test_what_is_not_there_is_asked_for_once(follower: Machine) -> None:
+    """Goal: the answer to the open says that nothing is there."""
+    before = asked_for(follower, "Open", "Lookup")
+    with pytest.raises(errors.NotFound):
+        follower.stat("/missing")
+    assert asked_for(follower, "Open", "Lookup") == [before[0] + 1, *before[1:]]

@@ -185,12 +185,16 @@ class Files:
         """The kernel has looked a name up, and will not open it: what the thread opens next is another open(2)."""
         self._stale.pop(thread, None)
 
+    def shown(self, folder: Node, name: bytes) -> bytes:
+        """The path for people of a name in a folder."""
+        return self._nodes.place_of(folder)[1].rstrip(b"/") + b"/" + name
+
     def create(self, request: Request) -> bytes:
         """Holds the folder's lock in the kernel, so it never waits: if the name has come to exist, ESTALE makes the
         kernel look it up and open it, which waits outside that lock."""
         flags, mode, umask, _ = fuse.fuse_create_in.unpack_from(request.buffer, BODY)
         folder, name = self._nodes.get(request.nodeid), request.name(BODY + fuse.fuse_create_in.size)
-        shown = self._nodes.place_of(folder)[1].rstrip(b"/") + b"/" + name
+        shown = self.shown(folder, name)
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         try:
             place, privileged = (folder.ino, (name,)), request.uid == ROOT_UID

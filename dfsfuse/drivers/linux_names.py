@@ -65,7 +65,7 @@ class Names:
         folder, name = self._nodes.get(request.nodeid), request.name()
         parent, begun_at = folder.ino, time.monotonic()
         try:
-            attributes = self._fs.lookup((parent, (name,)))
+            attributes = self._fs.lookup((parent, (name,)), lambda: self._files.shown(folder, name))
         except NotFound:
             self._files.not_there(request.pid)
             self._second_looks.not_found(request.pid, folder)
