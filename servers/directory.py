@@ -37,7 +37,7 @@ from servers.group import Group
 from servers.promises import Promises, Touch
 from servers.records import ServerRecord
 from servers.store import Store, Transaction
-from servers.touched import touched
+from servers.touched import beside, touched
 from servers.upkeep import Upkeep
 
 HEARTBEAT_S_MAX = 3.0
@@ -102,7 +102,8 @@ class Directory:
         self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         self.attendance = Attendance(store, now_s)
-        self.promises = Promises(PROMISE_LEASE_S, now_ns, store.read(sessions.watching_sessions), now_s)
+        watched = store.read(sessions.watching_sessions)
+        self.promises = Promises(PROMISE_LEASE_S, now_ns, watched, now_s, self._beside)
 
     # -- the tree and its content
 
@@ -175,6 +176,9 @@ class Directory:
                 sessions.remember(tx, request, row)
 
         self._store.transact(run)
+
+    def _beside(self, touch: Touch) -> list[int]:
+        return self._store.read(lambda tx: beside(tx, touch))
 
     def touched(self, request: Message) -> list[Touch]:
         return self._store.read(lambda tx: touched(tx, request))

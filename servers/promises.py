@@ -2,7 +2,9 @@
 
 A promise about an inode covers its attributes, the version of its content, and the entries of a folder. It is given
 with an answer, while the session watches; it ends when the session has been told of a change of the inode. An entry is
-told by its name, and the promise about the folder goes on.
+told by its name, and the promise about the folder goes on, until the session has heard NAMES_MAX names of the folder
+without asking for anything there: then it is told of the folder as a whole, and of what is beside that name, so that
+who unpacks or removes a tree that others have once looked at does not wait for them with each file.
 
 Nothing is promised about what a change is under way to, from when it is told until it is made: so whoever asks after an
 event, and is promised something, has seen the state after the change.
@@ -17,7 +19,7 @@ Threads: none; all state belongs to the one thread (event loop) that calls. `now
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
@@ -25,6 +27,8 @@ from dfsfuse import errors
 from dfsfuse.messages import EVERYTHING, Broken, Watch, Watched
 
 PER_SESSION_MAX = 1 << 20
+NAMES_MAX = 16
+_FOLDERS_MAX = 1024
 GRACE_S = 0.1
 """What clocks of two hosts may drift apart during a lease."""
 
@@ -36,15 +40,24 @@ Waits = dict[tuple[int, int], int]
 
 
 class _Watcher:
-    """`told`: what it has not heard, with the event's number, in order. `inos`: what it is promised."""
+    """`told`: what it has not heard, with the event's number, in order. `inos`: what it is promised. `names`: by
+    folder, how many names it was told since it has last asked for something there."""
 
-    __slots__ = ("epoch", "until_s", "number", "heard", "told", "inos")
+    __slots__ = ("epoch", "until_s", "number", "heard", "told", "inos", "names")
 
     def __init__(self, epoch: int, until_s: float):
         self.epoch, self.until_s = epoch, until_s
         self.number = self.heard = 0
         self.told: dict[Touch, int] = {}
         self.inos: set[int] = set()
+        self.names: Counter[int] = Counter()
+
+    def is_tired_of(self, folder: int) -> bool:
+        """One more name there concerns it. Has it heard so many that it rather hears no more?"""
+        if len(self.names) > _FOLDERS_MAX:
+            self.names.clear()
+        self.names[folder] += 1
+        return self.names[folder] > NAMES_MAX
 
     def tell(self, touch: Touch) -> None:
         """Once, as long as it has not been heard."""
@@ -62,10 +75,18 @@ class _Watcher:
 
 
 class Promises:
-    """`epoch`: larger than any of an earlier start. `watched`: the sessions that have watched before it."""
+    """`epoch`: larger than any of an earlier start. `watched`: the sessions that have watched before it. `beside` tells
+    inodes with names after one in its folder."""
 
-    def __init__(self, lease_s: float, epoch: int, watched: Iterable[int], now_s: float):
-        self._lease_s = lease_s + GRACE_S
+    def __init__(
+        self,
+        lease_s: float,
+        epoch: int,
+        watched: Iterable[int],
+        now_s: float,
+        beside: Callable[[Touch], list[int]] = lambda touch: [],
+    ):
+        self._lease_s, self._beside = lease_s + GRACE_S, beside
         self._epochs = count(epoch)
         self._watchers: dict[int, _Watcher] = {}
         self._latest: dict[int, int] = {}
@@ -118,6 +139,7 @@ class Promises:
         for ino in inos:
             self._holders.setdefault(ino, set()).add(session)
             watcher.inos.add(ino)
+            watcher.names.pop(ino, None)
         return True
 
     def gone(self, ino: int) -> None:
@@ -155,13 +177,25 @@ class Promises:
 
     def _tell(self, session: int, watcher: _Watcher, touches: list[Touch]) -> int:
         """The number of the event that it is to hear; 0: none concerns it."""
+        concerning = [touch for touch in touches if touch[0] in watcher.inos]
+        for touch in concerning:
+            self._tell_one(session, watcher, touch)
         for touch in touches:
-            if touch[0] in watcher.inos:
-                watcher.tell(touch)
-                self._telling.add(session)
-                if not touch[1]:
-                    self._let_go(session, watcher, touch[0])
+            if concerning and touch[1] and watcher.is_tired_of(touch[0]):
+                self._tell_folder(session, watcher, touch)
         return max((watcher.unheard(ino) for ino, _ in touches), default=0)
+
+    def _tell_one(self, session: int, watcher: _Watcher, touch: Touch) -> None:
+        watcher.tell(touch)
+        self._telling.add(session)
+        if not touch[1]:
+            self._let_go(session, watcher, touch[0])
+
+    def _tell_folder(self, session: int, watcher: _Watcher, touch: Touch) -> None:
+        """All that it is promised of a folder, and of what follows a name there."""
+        for ino in (touch[0], *self._beside(touch)):
+            if ino in watcher.inos:
+                self._tell_one(session, watcher, (ino, b""))
 
     def tell_all(self, now_s: float) -> None:
         """Everything may have changed; nobody is waited for."""

@@ -16,6 +16,8 @@ from servers.records import entry_key
 from servers.store import Transaction
 from servers.tree import resolve
 
+_BESIDE_MAX = 256
+
 
 def touched(tx: Transaction, request: Message) -> list[Touch]:
     find = _FINDERS.get(type(request))
@@ -25,6 +27,13 @@ def touched(tx: Transaction, request: Message) -> list[Touch]:
         return find(tx, request)
     except errors.DfsError:
         return []
+
+
+def beside(tx: Transaction, touch: Touch) -> list[int]:
+    """The inodes of the names that follow one in its folder, _BESIDE_MAX of them."""
+    folder, name = touch
+    rows = tx.range(entry_key(folder, name + b"\0"), entry_key(folder + 1, b""), _BESIDE_MAX)
+    return [records.unpack_entry(row)[0] for _, row in rows]
 
 
 def _at(tx: Transaction, base: int, names: list[bytes]) -> list[Touch]:

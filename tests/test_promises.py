@@ -6,7 +6,8 @@ import pytest
 
 from dfsfuse import errors
 from dfsfuse.messages import EVERYTHING, Broken, Watch
-from servers.promises import GRACE_S, Promises
+from servers import promises
+from servers.promises import GRACE_S, NAMES_MAX, Promises
 
 LEASE_S = 4.0
 A, B, C = 1, 2, 3
@@ -210,12 +211,58 @@ def test_an_ended_session_and_an_inode_that_is_gone_leave_nothing():
     assert not clients.core._watchers
 
 
+def tells(clients: Clients, *touches: tuple[int, bytes], by: int = B) -> list[Broken]:
+    """What A hears of a change, before it is made; nothing if it is not waited for."""
+    if not clients.waits(clients.tell(*touches, by=by)):
+        return []
+    events = clients.watch(A).events
+    assert clients.watch(A) is None
+    return events
+
+
+def test_who_asks_for_nothing_in_a_folder_is_soon_told_no_more():
+    """Goal: a session that has once looked around does not hold up each of the many changes of a folder: with one name
+    more than it is told one by one it is told of the folder, and of what follows there that it was promised."""
+    clients, beside = Clients().begin(A, B), {b"16": [200, 201, 202]}
+    clients.core._beside = lambda touch: beside.get(touch[1], [])
+    assert clients.promise(A, FOLDER, *range(100, 120), 200, 202, 300)
+    for number in range(NAMES_MAX):
+        events = [Broken(FOLDER, b"%d" % number), Broken(100 + number)]
+        assert tells(clients, (FOLDER, b"%d" % number), (100 + number, b"")) == events
+    last = tells(clients, (FOLDER, b"16"), (116, b""))
+    assert last == [Broken(FOLDER, b"16"), Broken(116), Broken(FOLDER), Broken(200), Broken(202)]
+    for ino in (200, 201, 202):
+        assert tells(clients, (FOLDER, b"of %d" % ino), (ino, b"")) == []
+    assert tells(clients, (FOLDER, b"of 300"), (300, b"")) == [Broken(300)]
+
+
+def test_who_goes_on_asking_is_told_each_name():
+    """Goal: whoever uses a folder keeps what he knows of its other names."""
+    clients = Clients().begin(A, B)
+    for number in range(3 * NAMES_MAX):
+        assert clients.promise(A, FOLDER)
+        assert tells(clients, (FOLDER, b"%d" % number)) == [Broken(FOLDER, b"%d" % number)]
+
+
+def test_the_folders_that_are_counted_are_few(monkeypatch):
+    """Goal: a session that is told of names in more and more folders takes no more and more memory."""
+    monkeypatch.setattr(promises, "_FOLDERS_MAX", 10)
+    clients = Clients().begin(A, B)
+    for folder in range(100, 200):
+        assert clients.promise(A, folder)
+        assert tells(clients, (folder, b"name"))
+    assert len(clients.core._watchers[A].names) <= 11
+
+
 @pytest.mark.parametrize("seed", range(300))
-def test_nobody_uses_what_has_changed(seed):
+def test_nobody_uses_what_has_changed(seed, monkeypatch):
     """Goal: S2, S14, against the simplest model: clients cache numbers under promise, events and acknowledgements come
-    late or never, leases lapse, the directory restarts; when a change is made no client can use the former number."""
+    late or never, leases lapse, the directory restarts; when a change is made no client can use the former number.
+    Numbers are in a folder, which is inode 3, and whose names are told one by one, or no more."""
+    monkeypatch.setattr(promises, "NAMES_MAX", 2)
     draw, now_s = random.Random(seed), 100.0
-    core, epochs = Promises(LEASE_S, 1, (), now_s), 1
+    beside = lambda touch: draw.choices((1, 2, 4), k=2)  # noqa: E731
+    core, epochs = Promises(LEASE_S, 1, (), now_s, beside), 1
     values = dict.fromkeys(range(1, 4), 0)
     cached: dict[int, dict[int, int]] = {A: {}, B: {}}
     state = {session: [0, 0, 0.0] for session in cached}  # epoch, heard, lease until
@@ -229,7 +276,7 @@ def test_nobody_uses_what_has_changed(seed):
             _watch(core, session, state, cached[session], now_s)
         elif act == "restart":
             epochs += 1_000_000
-            core = Promises(LEASE_S, epochs, (A, B), now_s)
+            core = Promises(LEASE_S, epochs, (A, B), now_s, beside)
         elif act == "change":
             now_s = _change(core, session, ino, values, state, cached, draw, now_s)
 
@@ -250,7 +297,7 @@ def _watch(core, session, state, cached, now_s) -> None:
 
 
 def _change(core, by, ino, values, state, cached, draw, now_s) -> float:
-    touches = [(ino, b"")]
+    touches = [(3, b"%d" % ino), (ino, b"")] if ino < 3 else [(3, b"")]
     waits = core.tell(touches, by, now_s)
     with core.changing(touches):
         while core.waits_until(waits, now_s) is not None:
@@ -260,9 +307,10 @@ def _change(core, by, ino, values, state, cached, draw, now_s) -> float:
                 _watch(core, session, state, cached[session], now_s)
                 if core.promise(session, [ino], now_s):
                     cached[session][ino] = values[ino]
-    values[ino] += 1
-    cached[by].pop(ino, None)
-    for session, known in cached.items():
-        usable = now_s < state[session][2]
-        assert not usable or ino not in known, f"session {session} may use what has changed"
+    for changed in {touch[0] for touch in touches}:
+        values[changed] += 1
+        cached[by].pop(changed, None)
+        for session, known in cached.items():
+            usable = now_s < state[session][2]
+            assert not usable or changed not in known, f"session {session} may use what has changed"
     return now_s

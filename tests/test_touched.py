@@ -6,12 +6,13 @@ import stat
 import msgspec
 import pytest
 
+import servers.touched
 from dfsfuse import errors, messages
 from dfsfuse.messages import RENAME_EXCHANGE, ROOT_INO
 from servers import records, rename, tree, xattrs
 from servers.records import attributes_of
 from servers.store.memory import MemoryStore
-from servers.touched import touched
+from servers.touched import beside, touched
 
 _APPLY = {
     messages.Create: tree.create,
@@ -95,3 +96,25 @@ def test_reading_touches_nothing():
         assert store.read(lambda tx, r=request: touched(tx, r)) == []
     locking = msgspec.structs.replace(opened, locking=True)
     assert store.read(lambda tx: touched(tx, locking)) == [(made.attributes.ino, b"")]
+
+
+def test_what_is_beside_a_name(monkeypatch):
+    """Goal: the inodes of the names that follow it in order, in its folder alone, and no more than a few."""
+    monkeypatch.setattr(servers.touched, "_BESIDE_MAX", 3)
+    store = MemoryStore()
+
+    def make(tx) -> dict[bytes, int]:
+        records.create_volume(tx, bytes(16), 0, 0, 1)
+        folder = tree.create(tx, messages.Create(names=[b"d"], ino=0, mode=stat.S_IFDIR | 0o755), 1).attributes.ino
+        names = [b"a", b"b", b"b\1", b"c", b"d", b"e", b"\xff"]
+        made = {
+            name: tree.create(tx, messages.Create(base=folder, names=[name], ino=0, mode=stat.S_IFREG), 1)
+            for name in names
+        }
+        tree.create(tx, messages.Create(names=[b"z"], ino=0, mode=stat.S_IFREG), 1)
+        return {b"/": folder} | {name: reply.attributes.ino for name, reply in made.items()}
+
+    inos = store.transact(make)
+    following = {b"b": [b"b\1", b"c", b"d"], b"bb": [b"c", b"d", b"e"], b"e": [b"\xff"], b"\xff": []}
+    for name, names in following.items():
+        assert store.read(lambda tx, name=name: beside(tx, (inos[b"/"], name))) == [inos[each] for each in names]
