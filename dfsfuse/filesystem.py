@@ -168,12 +168,7 @@ class FileSystem:
         self._check_change(old)
         self._check_change(new)
         request = Link(base=old[0], names=list(old[1]), new_base=new[0], new_names=list(new[1]))
-        with self._attributes.changing(old, made=new) as asked_at:
-            try:
-                attributes: Attributes = self.session.change(request, Attributes)
-            finally:
-                self._attributes.forget_place(new)
-            self._attributes.put_changed(attributes, asked_at)
+        _, attributes = self._make(new, lambda: (None, self.session.change(request, Made)), old)
         self.files.named(attributes.ino, new)
         return self._looks.as_written(attributes)
 
@@ -273,10 +268,12 @@ class FileSystem:
             raise errors.ReadOnly("this mount only reads")
         check_names(place)
 
-    def _make(self, place: Place, make: Callable[[], tuple[Result, Made]]) -> tuple[Result, Attributes]:
-        """A new inode: what the directory answered is known for the fstat that follows, and for the kernel, which asks
-        for the folder's attributes then."""
-        with self._attributes.changing(made=place) as asked_at:
+    def _make(
+        self, place: Place, make: Callable[[], tuple[Result, Made]], *changed: Place
+    ) -> tuple[Result, Attributes]:
+        """A new name, of a new inode or of one that is `changed`: what the directory answered is known for the fstat
+        that follows, and for the kernel, which asks for the folder's attributes then."""
+        with self._attributes.changing(*changed, made=place) as asked_at:
             try:
                 result, made = make()
             except BaseException:

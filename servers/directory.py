@@ -69,6 +69,7 @@ _QUERIES: dict[type[Message], Callable[[Transaction, Any, int], Message]] = {
 
 _REPLIES: dict[type[Message], type[Message]] = {
     messages.Create: messages.Made,
+    messages.Link: messages.Made,
     messages.Remove: messages.Removed,
     messages.Rename: messages.Renamed,
 }

@@ -250,7 +250,7 @@ def _new_inode(request: Create, folder: Inode, now_ns: int) -> Inode:
     )
 
 
-def link(tx: Transaction, request: Link, now_ns: int) -> Attributes:
+def link(tx: Transaction, request: Link, now_ns: int) -> Made:
     """One more name for an inode."""
     ino, inode = at_place(tx, request.base, request.names)
     parent, folder, name = free_place(tx, request.new_base, request.new_names)
@@ -262,7 +262,7 @@ def link(tx: Transaction, request: Link, now_ns: int) -> Attributes:
         raise errors.TooManyLinks(f"the file has {inode.nlink} names already")
     inode.linkable = False
     add_name(tx, parent, folder, name, ino, inode, now_ns)
-    return attributes_of(ino, inode)
+    return Made(attributes_of(ino, inode), attributes_of(parent, folder))
 
 
 def add_name(tx: Transaction, parent: int, folder: Inode, name: bytes, ino: int, inode: Inode, now_ns: int) -> None:

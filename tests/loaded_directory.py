@@ -92,7 +92,7 @@ class LoadedClient:
         self._change("rename", Rename(names=self._at(old), new_names=self._at(new), flags=flags), Renamed)
 
     def link(self, old: str, new: str) -> None:
-        self._change("link", Link(names=self._at(old), new_names=self._at(new)), Attributes)
+        self._change("link", Link(names=self._at(old), new_names=self._at(new)), Made)
 
     def write(self, path: str, size: int) -> None:
         known = self._lookup(path)

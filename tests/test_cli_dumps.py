@@ -68,7 +68,7 @@ rpc, at = Rpc(token), 0
 while True:
     rpc.call(url, "rename", Rename(names=[b"moves%d" % at], new_names=[b"moves%d" % (1 - at)]), Renamed, 30)
     at = 1 - at
-    rpc.call(url, "link", Link(names=[b"moves%d" % at], new_names=[b"other"]), Attributes, 30)
+    rpc.call(url, "link", Link(names=[b"moves%d" % at], new_names=[b"other"]), Made, 30)
     print("one", flush=True)
     rpc.call(url, "remove", Remove(names=[b"other"]), Removed, 30)
 """

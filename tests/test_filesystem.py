@@ -28,6 +28,7 @@ from dfsfuse.messages import (
 from dfsfuse.places import place_of
 from servers import records
 from servers.quota import INODES_FREE
+from servers.store.memory import MemoryStore
 
 FOR_EVER_S = 1e9
 CAPABILITY = b"\1\0\0\2" + bytes(16)
@@ -70,6 +71,19 @@ def test_what_was_just_made_is_known_by_its_inode_alone(machine: Machine, other:
     machine.close(handle)
     other.files.remove(place_of("/f"), folder=False)
     assert gone(machine, "/f")
+
+
+def test_a_link_tells_what_has_become_of_its_folder(tmp_path: Path) -> None:
+    """Goal: git names each object by a link and an unlink: the folder's times, and the file by its new name, are known
+    after the link without asking."""
+    machine = Machine(Volume(MemoryStore()), Servers(), tmp_path / "watches", 0.0, watches=True)
+    folder = machine.make("/d").ino
+    machine.write("/d/tmp", b"object")
+    before, modified = machine.session.asked.total(), machine.stat("/d").mtime_ns
+    machine.files.link((machine.stat("/d/tmp").ino, ()), (folder, (b"object",)))
+    assert machine.files.lookup((folder, ())).mtime_ns > modified
+    assert machine.files.lookup((folder, (b"object",))).nlink == 2
+    assert machine.session.asked.total() == before + 1
 
 
 def test_own_changes_are_seen_at_once(machine: Machine) -> None:

@@ -92,7 +92,7 @@ class Volume:
     def link(self, old: str | int, new: str) -> Attributes:
         """Another name for what has a path, or an inode number."""
         base, below = (old, []) if isinstance(old, int) else (messages.ROOT_INO, names(old))
-        return self.change(messages.Link(base=base, names=below, new_names=names(new)))
+        return self.change(messages.Link(base=base, names=below, new_names=names(new))).attributes
 
     def make_unnamed(self, session: int, folder: str = "", sequence: int = 1, **more: Any) -> Attributes:
         """A file without a name, open in `session`."""

@@ -115,7 +115,7 @@ class Create(Change, kw_only=True):
 
 
 class Made(Message):
-    """What was made, and the folder that it is in since; both as of one moment."""
+    """What was made, or got a name, and the folder that it is in since; both as of one moment."""
 
     attributes: Attributes
     folder: Attributes
