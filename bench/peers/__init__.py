@@ -1,0 +1,1 @@
+"""dfsfuse beside other file systems (README.md here)."""
