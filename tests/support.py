@@ -201,6 +201,21 @@ class MountedCluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def dead(self, *names: str) -> Iterator[None]:
+        """Within the block these servers are dead, and nobody starts them: their supervisor stands still."""
+        supervisor = homes.read_cluster(self.home).supervisor_pid
+        pids = {name: self.servers()[name].pid for name in names}
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            yield
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+            for name, pid in pids.items():
+                self.wait_for(name, other_than=pid)
+
     def end(self) -> None:
         """Everything that names the folder is ended, and the folder removed."""
         clean_up(self.folder)
@@ -282,3 +297,28 @@ def small_disk(point: Path, megabytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", point], check=True)
+
+
+def fill_disk(file: Path) -> None:
+    """With this file, to the last byte of its disk."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for size in (1 << 20, 4096, 512, 1):
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(descriptor, bytes(size))
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def after_a_power_cut(image: Path, point: Path) -> Iterator[Path]:
+    """What a `small_disk` has been given until now, and nothing of what the kernel still has in memory, as a disk of
+    its own on `point`."""
+    copy = point.with_name(point.name + ".img")
+    shutil.copy(image, copy)
+    point.mkdir()
+    subprocess.run(["mount", "-o", "loop", copy, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)
+        copy.unlink()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -17,18 +16,8 @@ from dfsfuse import home as homes
 @contextlib.contextmanager
 def killed_for_good(dfs: Dfs, *names: str) -> Iterator[None]:
     """Within the block these servers are dead, and nobody starts them; after it they are up again."""
-    cluster = dfs.cluster
-    supervisor = homes.read_cluster(dfs.home).supervisor_pid
-    pids = {name: cluster.servers()[name].pid for name in names}
-    os.kill(supervisor, signal.SIGSTOP)
-    try:
-        for pid in pids.values():
-            os.kill(pid, signal.SIGKILL)
+    with dfs.cluster.dead(*names):
         yield
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
-        for name, pid in pids.items():
-            cluster.wait_for(name, other_than=pid)
     wait_until(lambda: all(service["up"] for service in status(dfs)["services"]), "all are up again")
     wait_until(lambda: not dfs.run("locks").returncode, "the lock service is found again")
 
