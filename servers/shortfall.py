@@ -66,6 +66,16 @@ def _short(tx: Transaction, name: str, state: ServerState, position: bytes, limi
     return _Step(found, rows[-1][0][len(first) :] if rows else b"", len(rows) == limit)
 
 
+def forget(tx: Transaction, name: str, chunks: list[bytes]) -> None:
+    """Of these chunks what nobody needs any more needs no short row, also where no pass follows, as nobody has it."""
+    if not tx.range(*records.within(short_key(name, b"")), 1):
+        return
+    for chunk in chunks:
+        key = short_key(name, chunk)
+        if tx.get(key) is not None and not references.is_held(tx, references.ONLY_GROUP, chunk):
+            tx.delete(key)
+
+
 def _all(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
     if not state.catching_up:
         return _Step([], b"", False)
