@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import requests
 from chunk_homes import kept
 from file_group import DEADLINE_S, TOKEN, FileServer, free_port, knows_two_others, wait_until
 from support import ROOT
+from volume_checks import assert_at_rest
 
 from dfsfuse import messages
 from dfsfuse.chunks import ENTRY_BYTES, Piece, chunk_name
@@ -180,11 +182,31 @@ class KeptGroup:
                 lambda n=name: self.servers[n].status().chunks == len(self.expected()), f"{name} has nothing else"
             )
 
+    def check(self) -> None:
+        """AssertionError for what the checker finds, when all servers are back and have nothing left to do."""
+        for name, server in self.servers.items():
+            if server.process.poll() is not None:
+                self.start(name)
+        self.wait_whole()
+        assert not self.status().lost_files, self.status().lost_files
+        assert_at_rest(self.url, TOKEN)
+
     def end(self) -> None:
         for server in self.servers.values():
             server.end()
         self.directory.kill()
         self.directory.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def kept_group(folder: Path, pace: Pace = QUICK) -> Iterator[KeptGroup]:
+    """Within the block; after it everything that is needed must be everywhere, and nothing else."""
+    group = KeptGroup(folder, pace)
+    try:
+        yield group
+        group.check()
+    finally:
+        group.end()
 
 
 def _is_ready(server: FileServer) -> bool:

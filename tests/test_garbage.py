@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from file_group import wait_until
-from kept_group import QUICK, KeptGroup, noise
+from kept_group import QUICK, KeptGroup, kept_group, noise
 
 from dfsfuse import messages
 from dfsfuse.chunks import Piece
@@ -20,11 +20,8 @@ from servers.packs import PACK_BYTES_MAX
 
 @pytest.fixture
 def group(folder: Path) -> Iterator[KeptGroup]:
-    made = KeptGroup(folder)
-    try:
+    with kept_group(folder) as made:
         yield made
-    finally:
-        made.end()
 
 
 def test_what_was_removed_is_deleted_everywhere(group: KeptGroup):
@@ -137,8 +134,7 @@ def is_nowhere(group: KeptGroup, chunk: bytes) -> bool:
 def test_a_database_that_commits_all_day(folder: Path):
     """Goal: a file that is changed again and again, for many times what it holds: what disks have is bounded by what is
     live, and some packs."""
-    group = KeptGroup(folder, QUICK)
-    try:
+    with kept_group(folder, QUICK) as group:
         pages = noise(16, 100_000)
         written = 0
         while written < 260 << 20:
@@ -149,8 +145,6 @@ def test_a_database_that_commits_all_day(folder: Path):
         group.wait_nothing_else()
         for name in "ABC":
             wait_until(lambda n=name: disk_bytes(folder / n) < (128 << 20) + 3 * 2_000_000, "the disk is free again")
-    finally:
-        group.end()
 
 
 def disk_bytes(home: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from chunk_homes import damage, kept
 from file_group import wait_until
-from kept_group import QUICK, RESTING, KeptGroup, noise
+from kept_group import QUICK, RESTING, KeptGroup, kept_group, noise
 from support import small_disk
 
 from dfsfuse import errors, messages
@@ -28,11 +28,8 @@ from servers.repair import Repairs
 
 @pytest.fixture
 def group(folder: Path) -> Iterator[KeptGroup]:
-    made = KeptGroup(folder)
-    try:
+    with kept_group(folder) as made:
         yield made
-    finally:
-        made.end()
 
 
 def test_a_server_that_was_away_gets_what_it_missed(group: KeptGroup):
@@ -158,8 +155,7 @@ def test_spoiled_chunks_are_found_and_replaced(group: KeptGroup, spoil, size: in
 def test_a_broken_chunk_that_is_read_is_replaced_at_once(folder: Path):
     """Goal: S16. Without any scrubbing: who reads a broken chunk gets an error, never its bytes; and then it is there
     again."""
-    group = KeptGroup(folder, RESTING)
-    try:
+    with kept_group(folder, RESTING) as group:
         for size in (20_000, PACK_BYTES_MAX):
             (data,) = chunks = noise(1, size)
             group.store(f"f{size}", chunks)
@@ -169,14 +165,11 @@ def test_a_broken_chunk_that_is_read_is_replaced_at_once(folder: Path):
             assert (status, messages.from_msgpack(body, dict)["code"]) == (500, errors.ChunkCorrupt.code)
             wait_until(lambda: group.expected() <= group.has("B"), "it is there again")
             assert group.servers["B"].get(chunk_name(data)) == data
-    finally:
-        group.end()
 
 
 def test_what_was_set_aside_before_a_kill_is_replaced_after_it(folder: Path):
     """Goal: a chunk that was set aside, and not replaced when the server was killed, is replaced after its start."""
-    group = KeptGroup(folder, RESTING)
-    try:
+    with kept_group(folder, RESTING) as group:
         (data,) = chunks = noise(1, PACK_BYTES_MAX)
         group.store("f", chunks)
         group.wait_everything_everywhere()
@@ -185,14 +178,11 @@ def test_what_was_set_aside_before_a_kill_is_replaced_after_it(folder: Path):
         shutil.move(folder / "B" / "chunks" / name[:2] / name, folder / "B" / "corrupt" / name)
         group.start("B")
         wait_until(lambda: name in group.has("B"), "it is there again")
-    finally:
-        group.end()
 
 
 def test_what_nobody_can_give_is_told_and_fetched_later(folder: Path):
     """Goal: a broken chunk whose other copies cannot be reached is short, and had from the first that returns."""
-    group = KeptGroup(folder, RESTING)
-    try:
+    with kept_group(folder, RESTING) as group:
         (data,) = chunks = noise(1)
         group.store("f", chunks)
         group.wait_everything_everywhere()
@@ -206,22 +196,17 @@ def test_what_nobody_can_give_is_told_and_fetched_later(folder: Path):
         wait_until(lambda: group.has("B") == group.expected(), "B has it again")
         group.start("A")
         group.wait_whole()
-    finally:
-        group.end()
 
 
 def test_scrubbing_goes_on_where_it_was(folder: Path):
     """Goal: a restart repeats little of a pass; a pass that has ended is not begun again before its time."""
-    group = KeptGroup(folder, QUICK._replace(scrub_every_s=1e6))
-    try:
+    with kept_group(folder, QUICK._replace(scrub_every_s=1e6)) as group:
         group.store("f", noise(3))
         for name in "ABC":
             wait_until(lambda n=name: group.server(n).scrubbed_ago_s >= 0, "a whole pass")
         group.kill("A")
         group.start("A")
         wait_until(lambda: group.server("A").scrubbed_ago_s > 0.5, "the pass of before counts")
-    finally:
-        group.end()
 
 
 def test_what_is_told_to_be_here_is_not_deleted_any_more(tmp_path: Path):

@@ -8,6 +8,7 @@ import contextlib
 import random
 
 import pytest
+from model_checker import found_by_checker
 from model_references import referenced
 from model_servers import Servers
 from volumes import Volume, piece
@@ -233,6 +234,7 @@ class Run:
             self.servers.collect(name, inventory=True)
             assert set(self.servers.of[name].chunks) == self.volume.store.read(referenced), name
         self.volume.check()
+        assert found_by_checker(self.servers) == []
 
 
 @pytest.mark.parametrize("start", range(0, 400, 20))
