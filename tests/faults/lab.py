@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support import ROOT, Mount, alive, wait_until
+from support import ROOT, Mount, alive, fill_disk, wait_until
 
 from dfsfuse import errors, messages
 from dfsfuse.rpc import Rpc
@@ -54,12 +54,7 @@ class Server:
 
     def fill_disk(self) -> None:
         """To the last byte."""
-        filler = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for size in (1 << 20, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    os.write(filler, bytes(size))
-        os.close(filler)
+        fill_disk(self._filler)
 
     def free_disk(self) -> None:
         self._filler.unlink()
@@ -111,6 +106,22 @@ class Lab:
         wait_until(self.is_whole, f"all servers are up; {self.what_lacks()}", START_S)
         for name in CLIENTS:
             self.mount(name, timeout_s=timeout_s)
+
+    def restart_files(self) -> None:
+        """The file servers, one after the other. After its start each goes through all that it has: it finds what was
+        uploaded and never committed, for which it would else take its time (a day)."""
+        for name in FILES:
+            server = self.servers[name]
+            server.signal(signal.SIGKILL)
+            server.start()
+            wait_until(lambda s=server: self._is_back(s), f"{name} is back", START_S)
+        wait_until(self.is_whole, f"all servers are up; {self.what_lacks()}", START_S)
+
+    def _is_back(self, server: Server) -> bool:
+        """The directory has heard of this process."""
+        with contextlib.suppress(errors.DfsError):
+            return server.process.pid in {each.pid for each in self.status().cluster.files}
+        return False
 
     def mount(self, name: str, host: str = "", timeout_s: float = 30) -> Mount:
         """A client with a cache of its own, on the host of its name, or on another one's."""
