@@ -1,16 +1,20 @@
-"""The checks at the end of a run of faults find what they look for: the same loads on a local disk, then damage."""
+"""The checks of a run of faults find what they look for: the same loads on a local disk, then damage; and logs."""
 
+import ast
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from faults import checks
+from faults import checks, rounds, run
+from faults.faults import NO_ROOM, NONE, Errors, a_dozen, lost_locks
 from faults.git import Git
 from faults.journal import DONE, WRONG, Journal, Reader
 from faults.loads import FOLDERS, KINDS, Load, content
 from faults.running import LOADS
+from support import ROOT
 
 STEPS = 4
 
@@ -121,3 +125,48 @@ def test_a_reader_tells_of_what_is_too_old(disk: Disk) -> None:
     disk.run(KINDS["readers"](disk.folder, readers.journal, 1))
     found = [line for line in Reader(readers.journal).new() if line.state == WRONG]
     assert len(found) == STEPS
+
+
+def logged() -> list[str]:
+    """All that servers and clients can write into their logs, with 7 for whatever is filled in."""
+    files = [*ROOT.glob("dfsfuse/**/*.py"), *ROOT.glob("servers/**/*.py")]
+    calls = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    said = [call.args[0] for call in calls if re.fullmatch(r"log\.(debug|info|warning|error)", ast.unparse(call.func))]
+    return [re.sub(r"%[\d.]*[a-z]", "7", text.value) for text in said if isinstance(text, ast.Constant)]
+
+
+@pytest.mark.parametrize("what", run.TAKEN_FOR_DEAD)
+def test_what_tells_of_a_death_is_logged(what: str) -> None:
+    """Goal: what the run over slow links looks for in logs is what the product writes there, word by word: else it
+    would look in vain for ever."""
+    assert any(re.search(what, line) for line in logged())
+
+
+@pytest.mark.parametrize(("allowed", "load", "error"), [
+    (NONE, "counters", "[Errno 28] No space left on device"),
+    (NO_ROOM, "counters", "[Errno 5] Input/output error"),
+    (NO_ROOM, "sqlite-m1", "SQLITE_CORRUPT database disk image is malformed"),
+    (lost_locks("m1"), "counters", "[Errno 5] Input/output error"),
+    (lost_locks("m1"), "sqlite-m2", "SQLITE_IOERR_READ disk I/O error"),
+])  # fmt: skip
+def test_an_error_that_is_not_promised_ends_a_run(allowed: Errors, load: str, error: str) -> None:
+    """Goal: a step that ends with an error for which its fault gives no reason is a failure of the run."""
+    failing = SimpleNamespace(name=load, new_failures=lambda: [error])
+    with pytest.raises(AssertionError, match=load):
+        rounds.judge([failing], allowed, "in a test")
+
+
+def test_an_error_that_is_promised_is_counted() -> None:
+    """Goal: ENOSPC on a full disk is told, and no failure."""
+    failing = SimpleNamespace(name="counters", new_failures=lambda: ["[Errno 28] No space left on device"])
+    fine = SimpleNamespace(name="mover", new_failures=list)
+    assert rounds.judge([failing, fine], NO_ROOM, "in a test") == {"counters": ["[Errno 28] No space left on device"]}
+
+
+def test_the_dozen() -> None:
+    """Goal: what CI runs has a primary that nobody reaches, that a client does not reach, and that the directory does
+    not reach; and no fault in it is one that programs may be told of."""
+    names = [fault.name for fault in a_dozen()]
+    assert len(set(names)) == 12
+    assert {"cut A from all", "cut m1 - A", "cut A - directory"} <= {*names}
+    assert {fault.errors for fault in a_dozen()} == {NONE}

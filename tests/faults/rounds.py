@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 from support import wait_until
 
-from .faults import Fault
+from .faults import NONE, Errors, Fault
 from .lab import Lab
 from .running import CALLS, Running
 
-GOES_ON_S = 10.0
-"""Twice what S9 promises for a file server; this machine has other things to do."""
 RESUMES_S = 20.0
 PROGRAMS_S = 60.0
 """The same for programs, whose steps are many calls."""
@@ -52,7 +50,7 @@ def one(lab: Lab, loads: list[Running], fault: Fault) -> Outcome:
     began_s = time.monotonic()
     fault.do(lab)
     done_s = time.monotonic()
-    go_on(filter(fault.lets_go_on, loads), done_s, GOES_ON_S, f"during {fault.name}")
+    go_on(filter(fault.lets_go_on, loads), done_s, fault.go_on_s, f"during {fault.name}")
     wait_until(lambda: time.monotonic() >= done_s + fault.hold_s, "the fault has lasted", fault.hold_s + 1)
     fault.undo(lab)
     undone_s = time.monotonic()
@@ -61,16 +59,25 @@ def one(lab: Lab, loads: list[Running], fault: Fault) -> Outcome:
     wait_whole(lab, f"after {fault.name}")
     whole_s = time.monotonic()
     check(lab, loads)
-    return Outcome(
-        fault, undone_s - done_s, {load.name: load.stood_still_s(began_s, again_s) for load in loads},
-        resumed_s, whole_s - undone_s, {load.name: said for load in loads if (said := load.failures(began_s))},
-    )  # fmt: skip
+    stood_s = {load.name: load.stood_still_s(began_s, again_s) for load in loads}
+    failures = judge(loads, fault.errors, f"with {fault.name}")
+    return Outcome(fault, undone_s - done_s, stood_s, resumed_s, whole_s - undone_s, failures)
+
+
+def judge(loads: Iterable[Running], allowed: Errors, when: str) -> dict[str, list[str]]:
+    """Load -> errors with which its steps have ended since they were judged last. AssertionError for one that is not
+    allowed."""
+    failures = {load.name: said for load in loads if (said := load.new_failures())}
+    wrong = [f"{name}: {error}" for name, said in failures.items() for error in said if not allowed.allow(name, error)]
+    assert not wrong, f"errors {when}, where none is allowed but {allowed}: {wrong[:5]}"
+    return failures
 
 
 def calm(loads: list[Running], for_s: float) -> dict[str, float]:
     """Nothing happens for so long: the longest time without a step of each load."""
     began_s = time.monotonic()
     wait_until(lambda: time.monotonic() >= began_s + for_s, "some time without faults", for_s + 1)
+    judge(loads, NONE, "without a fault")
     return {load.name: load.update().stood_still_s(began_s, began_s + for_s) for load in loads}
 
 

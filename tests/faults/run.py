@@ -1,12 +1,13 @@
 """A whole run: servers, clients and loads, what happens to them, and the look at what is there afterwards."""
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
 
 from . import checks, report, rounds
-from .faults import LONG_S, Fault, long_cuts
+from .faults import LONG_S, NONE, Fault, long_cuts
 from .lab import CLIENTS, Lab
 from .running import CALLS, LOADS, Running
 
@@ -16,7 +17,11 @@ SLOW_S = 10.0
 ROUND_TRIP_S = 0.2
 AGAIN_S = 3.0
 _BEGAN_S = time.monotonic()
-_TAKEN_FOR_DEAD = ("does not answer", "is passed over", "cannot be renewed", "has lapsed")
+TAKEN_FOR_DEAD = (
+    "does not answer", "is passed over until it answers", "cannot be renewed", "has ended at the directory",
+    "the write lock of .* is lost", "locks of process .* are lost",
+)  # fmt: skip
+"""What servers and clients write into their logs when they give somebody up, or have been given up: expressions."""
 
 
 def under_faults(lab: Lab, faults: list[Fault], seed: int) -> None:
@@ -30,9 +35,6 @@ def under_faults(lab: Lab, faults: list[Fault], seed: int) -> None:
             outcomes.append(rounds.one(lab, loads, fault))
             tell(report.line(number, outcomes[-1]))
     tell("the worst of each:\n" + report.table(outcomes))
-    rounds.wait_whole(lab, "at the end")
-    found = checks.check_volume(lab)
-    tell(f"dfs check: nothing is wrong in {found['rows']} rows and {found['chunks']} chunks on each file server")
     _look(lab, loads, *CLIENTS, "m3")
 
 
@@ -58,10 +60,8 @@ def over_slow_links(lab: Lab, seed: int) -> None:
         tell(f"round trips of {ROUND_TRIP_S:g} s for {SLOW_S:g} s: {report.waited(rounds.calm(loads, SLOW_S))}")
         rounds.go_on(loads, time.monotonic(), rounds.RESUMES_S, "at the end")
         rounds.check(lab, loads)
-    failures = {load.name: load.failures(0) for load in loads if load.failures(0)}
-    assert not failures, f"errors: {failures}"
     for name, log in lab.logs().items():
-        wrong = [line for line in log[before[name] :].splitlines() if any(what in line for what in _TAKEN_FOR_DEAD)]
+        wrong = [line for line in log[before[name] :].splitlines() if tells_of_a_death(line)]
         assert not wrong, f"{name} takes somebody for dead: {wrong[:3]}"
     _look(lab, loads, "m3")
 
@@ -77,13 +77,14 @@ def _loads(lab: Lab, names: Iterable[str], seed: int) -> Iterator[list[Running]]
         yield loads
         for load in loads:
             load.end()
+        rounds.judge(loads, NONE, "at the end")
     finally:
         for load in loads:
             load.kill()
 
 
 def _look(lab: Lab, loads: list[Running], *clients: str) -> None:
-    """From these clients; m3 has nothing in its cache."""
+    """From these clients; m3 has nothing in its cache. Then, with all clients gone, the checker looks."""
     lab.mount("m3")
     for name in clients:
         looked = checks.check_client(lab.clients[name].point, loads)
@@ -91,12 +92,18 @@ def _look(lab: Lab, loads: list[Running], *clients: str) -> None:
     tell(f"conflict copies: {len(checks.copies(lab.clients['m3'].point))}")
     for name in list(lab.clients):
         lab.unmount(name)
+    found = checks.check_volume(lab)
+    tell(f"dfs check: nothing is wrong, short or in vain in {found['rows']} rows and {found['chunks']} chunks")
 
 
 def tell(line: str) -> None:
     """With the time since the run began."""
     sys.stdout.write(f"{time.monotonic() - _BEGAN_S:6.1f} s  {line}\n")
     sys.stdout.flush()
+
+
+def tells_of_a_death(line: str) -> bool:
+    return any(re.search(what, line) for what in TAKEN_FOR_DEAD)
 
 
 def ends_of_logs(lab: Lab) -> str:

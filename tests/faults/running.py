@@ -51,9 +51,15 @@ class Running:
         self.steps: list[Step] = []
         self.wrong: list[str] = []
         self._began_s = 0.0
+        self._judged = 0
 
     def update(self) -> "Running":
         """Read what it has written. AssertionError: it has ended by itself."""
+        self._read()
+        assert self._process.poll() is None, f"the load {self.name} has ended by itself: {self._said()}"
+        return self
+
+    def _read(self) -> None:
         for line in self._reader.new():
             if line.state == BEGAN:
                 self._began_s = line.at_s
@@ -61,8 +67,6 @@ class Running:
                 self.wrong.append(f"{self.name}: {line.why}")
             elif line.state in (DONE, FAILED):
                 self.steps.append(Step(self._began_s, line.at_s, line.state == DONE, line.why))
-        assert self._process.poll() is None, f"the load {self.name} has ended by itself: {self._said()}"
-        return self
 
     def _said(self) -> str:
         self._log.seek(0)
@@ -82,6 +86,12 @@ class Running:
     def failures(self, from_s: float) -> list[str]:
         """What steps that ended since then have complained of."""
         return [step.why for step in self._ended_after(from_s) if not step.done]
+
+    def new_failures(self) -> list[str]:
+        """The same of all that have ended since this was asked last, or since it began."""
+        self._read()
+        new, self._judged = self.steps[self._judged :], len(self.steps)
+        return [step.why for step in new if not step.done]
 
     def _ended_after(self, at_s: float) -> Iterator[Step]:
         return (step for step in self.steps if step.ended_s >= at_s)
