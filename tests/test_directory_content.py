@@ -109,6 +109,26 @@ def test_the_fence_rises_with_each_token(volume: Volume) -> None:
         volume.commit(ino, b"late", token=5)
 
 
+@pytest.mark.parametrize("first", [5, 6])
+def test_a_fence_that_a_power_cut_has_taken(volume: Volume, first: int) -> None:
+    """Goal: S6. Where the directory loses the open of a newer holder, as it had not synced it, the one before may
+    commit as long as nobody has; whoever is second is refused, so no version is overwritten that he does not know."""
+    ino = volume.make("f").ino
+    volume.commit(ino, b"old")
+    volume.open(ino, token=5)
+    on_disk = volume.store.read(lambda tx: tx.range(b"", b"\xff", 1000))
+    volume.open(ino, token=6)
+    contents = {token: volume.commit_request(ino, b"%d" % token, token=token) for token in (5, 6)}
+    with refused(volume, errors.LockLost):
+        volume.core.commit(contents[5], volume.tick(), volume.now_s)
+    volume.store.transact(lambda tx: [tx.put(key, value) for key, value in on_disk])
+    volume.restart()
+    assert volume.core.commit(contents.pop(first), volume.tick(), volume.now_s).version == 2
+    (second,) = contents.values()
+    with refused(volume, errors.VersionConflict):
+        volume.core.commit(second, volume.tick(), volume.now_s)
+
+
 def test_a_new_file_is_fenced_by_its_makers_token(volume: Volume) -> None:
     """Goal: create with a token opens for writing in the same transaction."""
     session = volume.begin()
