@@ -49,11 +49,11 @@ class Looks:
                 if self._attributes.is_absent(place):
                     raise errors.NotFound(f"no file or folder {shown_name(place[1][-1])}")
                 known = self._ask(place, shown) if timeout_s is None else self.ask(place, timeout_s)
-            shown = self.as_written(known)
+            found = self.as_written(known)
             # A program here may have committed meanwhile: nobody here sees the file older than its close() left it.
             if self._attributes.is_newest(known):
                 break
-        return shown
+        return found
 
     def _ask(self, place: Place, shown: Callable[[], bytes] | None) -> Attributes:
         try:

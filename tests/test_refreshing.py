@@ -1,6 +1,7 @@
 """Small files that programs here read and others change: brought with the first look, once for each reading."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from volumes import Volume
 from dfsfuse import errors
 from dfsfuse.fetching import Fetching
 from dfsfuse.handles import Handle
-from dfsfuse.messages import Open, Opened
-from dfsfuse.places import place_of
+from dfsfuse.messages import Attributes, Open, Opened
+from dfsfuse.places import Place, place_of
 from dfsfuse.refreshing import SMALL_BYTES
 from servers import open_rows
 from servers.store.memory import MemoryStore
@@ -267,6 +268,28 @@ def test_the_look_is_the_open_where_files_are_opened_one_after_the_other(followe
     assert follower.read("/new2") == b"content"
     assert asked_for(follower, "Open") == [before[0] + 1, before[1]]
     assert follower.cache.current(follower.volume.at("new2").ino).where == b"/shown"
+
+
+def test_a_look_that_is_made_again(follower: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where others have changed a file while its look was under way, the look is made again, as the first one."""
+    attributes, refreshing, asked_with = follower.files._attributes, follower.files.files.refreshing, []
+    real = attributes.is_newest
+
+    def look(place: Place, shown: Callable[[], bytes]) -> Attributes | None:
+        asked_with.append(shown)
+        return None if len(asked_with) == 1 else type(refreshing).look(refreshing, place, shown)
+
+    def is_newest(found: Attributes) -> bool:
+        if len(asked_with) == 1:
+            attributes.end_lease()
+            return False
+        return real(found)
+
+    monkeypatch.setattr(refreshing, "look", look)
+    monkeypatch.setattr(attributes, "is_newest", is_newest)
+    shown = lambda: b"/shown"  # noqa: E731
+    assert follower.files.lookup(place_of("/new2"), shown).size == len(b"content")
+    assert asked_with == [shown, shown]
 
 
 def test_who_looks_without_opening_is_soon_left_alone(follower: Machine) -> None:
