@@ -83,6 +83,12 @@ class LockLease:
             raise errors.Unreachable("the cluster has no lock service yet")
         return locks.url
 
+    def url_to_lock(self) -> str:
+        """Where a lock may be asked for now. Raises Unreachable as long as none would be kept, as the directory does
+        not answer: whoever asks waits for it as for the lock service itself."""
+        self._check_heard()
+        return self.url()
+
     def answer_s(self) -> float:
         """How long the service may take to answer what it answers at once."""
         return min(_ANSWER_S, self._session.timeout_s)

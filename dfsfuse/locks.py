@@ -269,7 +269,7 @@ class LockTable:
             nonlocal asked
             request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
             request.session, opening.asked_at = self._session.id, time.monotonic()
-            url, interrupted = self._lease.url(), opening.interrupted
+            url, interrupted = self._lease.url_to_lock(), opening.interrupted
             granted: Granted = self._session.rpc.call(url, "acquire", request, Granted, left_s, interrupted)
             self._check_session(request.session)
             return granted

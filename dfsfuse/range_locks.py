@@ -220,7 +220,7 @@ class RangeLockTable:
             asked_at = time.monotonic()
             request.waited_s = boottime_s() - began_s if failures else 0.0
             try:
-                url, patience_s = self._lease.url(), WAIT_S + self._lease.answer_s() + LEASE_S
+                url, patience_s = self._lease.url_to_lock(), WAIT_S + self._lease.answer_s() + LEASE_S
                 return self._session.rpc.call(url, "lock_range", request, RangeGranted, patience_s, interrupted)
             except errors.Busy as error:
                 raise errors.WouldBlock(str(error)) from None
@@ -278,7 +278,8 @@ class RangeLockTable:
         """As long as a restart of the service may take."""
 
         def attempt(left_s: float) -> Any:
-            return self._session.rpc.call(self._lease.url(), operation, request, reply, left_s)
+            url = self._lease.url_to_lock() if operation == "lock_range" else self._lease.url()
+            return self._session.rpc.call(url, operation, request, reply, left_s)
 
         return until_answered(attempt, timeout_s or LEASE_S + self._lease.answer_s())
 

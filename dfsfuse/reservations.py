@@ -54,9 +54,8 @@ class Reservations:
         def attempt(left_s: float) -> Reserved:
             nonlocal sent_s
             sent_s = boottime_s()
-            reply: Reserved = self._session.rpc.call(
-                self._lease.url(), "reserve", request, Reserved, left_s, interrupted
-            )
+            url = self._lease.url_to_lock()
+            reply: Reserved = self._session.rpc.call(url, "reserve", request, Reserved, left_s, interrupted)
             if not any(reply.tokens):
                 raise errors.Starting("the lock service waits for its sessions after a restart")
             return reply

@@ -240,7 +240,8 @@ def test_no_locks_without_the_directory(service):
     """Goal: S5. A directory that has not heard of a client for a minute tells a lock service that starts not to wait
     for it: by then the client has no locks any more, as it neither renews nor takes any."""
     lease = LockLease(service)
-    table = LockTable(service, lease, 10.0)
+    service.timeout_s = 0.1
+    table = LockTable(service, lease, 0.1)
     lock = table.acquire(7, PATH, 1)
     service.heard_s = boottime_s()
     lease.renew()
@@ -253,6 +254,16 @@ def test_no_locks_without_the_directory(service):
     service.heard_s = boottime_s()
     lease.renew()
     assert lock.until_s > until_s
+
+
+@pytest.mark.parametrize("ask", [lambda table: table.acquire(8, PATH, 1), lambda table: table.reserve(PATH, 1)])
+def test_a_directory_that_answers_again_is_waited_for(service, ask):
+    """Goal: S13. Who opens for writing when a long cut is over, and the directory has not been heard yet, waits for it
+    as for any server, and gets no error at once."""
+    table = LockTable(service, LockLease(service), 10.0)
+    service.heard_s = boottime_s() - HEARD_S - 1
+    threading.Timer(0.3, setattr, (service, "heard_s", math.inf)).start()
+    assert ask(table).valid(boottime_s())
 
 
 def test_a_service_that_has_started_is_told_once_more(service):
