@@ -60,10 +60,13 @@ class _Watcher:
         return self.names[folder] > NAMES_MAX
 
     def tell(self, touch: Touch) -> None:
-        """Once, as long as it has not been heard."""
-        if touch not in self.told:
-            self.number += 1
-            self.told[touch] = self.number
+        """An entry once, as long as it has not been heard. An inode each time: it was promised anew since,
+        to a session that may have taken the event in, and not have said so yet."""
+        if touch[1] and touch in self.told:
+            return
+        self.told.pop(touch, None)
+        self.number += 1
+        self.told[touch] = self.number
 
     def hear(self, number: int) -> None:
         self.heard = max(number, self.heard)

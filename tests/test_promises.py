@@ -236,6 +236,34 @@ def test_who_asks_for_nothing_in_a_folder_is_soon_told_no_more():
     assert tells(clients, (FOLDER, b"of 300"), (300, b"")) == [Broken(300)]
 
 
+def test_what_was_promised_anew_before_the_event_was_heard_is_told_anew():
+    """Goal: S2. Who has taken an event in, and asks again before the directory knows that, is promised the file anew:
+    the next change of it waits for an event of its own, also where the former one was only beside another change."""
+    clients = Clients().begin(A, B)
+    clients.core._beside = lambda touch: [200]
+    assert clients.promise(A, FOLDER, 200)
+    for number in range(NAMES_MAX):
+        assert tells(clients, (FOLDER, b"%d" % number))
+    assert clients.tell((FOLDER, b"last"), by=B)
+    assert Broken(200) in clients.watch(A).events
+    assert clients.promise(A, 200)
+    waits = clients.tell((200, b""), by=B)
+    assert clients.watch(A).events == [Broken(200)]
+    assert clients.waits(waits)
+    assert clients.watch(A) is None
+    assert not clients.waits(waits)
+
+
+def test_everything_that_is_void_once_more_is_told_once_more():
+    """Goal: as above, of what is not waited for."""
+    clients = Clients().begin(A)
+    for _ in range(2):
+        clients.core.tell_all(clients.now_s)
+        assert clients.watch(A).events == [Broken(EVERYTHING)]
+        assert clients.promise(A, FILE)
+    assert clients.watch(A) is None
+
+
 def test_who_goes_on_asking_is_told_each_name():
     """Goal: whoever uses a folder keeps what he knows of its other names."""
     clients = Clients().begin(A, B)
