@@ -138,10 +138,12 @@ class AttributeTable:
 
     def promised_version(self, ino: int) -> int:
         """The version of the content that is promised to be the newest, also while other things of the file are
-        changed here; 0 where none is."""
+        changed here; 0 where none is, and of a file without a name, of which there is nothing that could break it."""
         with self._mutex:
             known = self._inodes.get(ino).attributes
-            return known.version if known is not None and known.promised and self._lease.counts(self._clock()) else 0
+            if known is None or not (known.promised and known.nlink and self._lease.counts(self._clock())):
+                return 0
+            return known.version
 
     def promises(self, place: Place, ino: int) -> bool:
         """Is it promised that the place leads to this inode, and what its attributes are?"""
@@ -322,6 +324,7 @@ class AttributeTable:
         """No promise counts until the next lease, and none of before it does then."""
         with self._mutex:
             self._lease.end()
+        self._tell(EVERYTHING, b"")
 
     def in_doubt(self, doubt: Doubt) -> None:
         """A change of this client's may be made or not."""

@@ -8,6 +8,7 @@ Places are those of places.py. Raises errors of `dfsfuse.errors` alone. Permissi
     open files             openfiles.py
     locks of programs      program_locks.py
     what is not sent yet   unsent.py
+    what stays open        reopening.py
 
 Threads: any number of a driver's threads; the parts lock themselves.
 """
@@ -42,12 +43,12 @@ from dfsfuse.messages import (
     Rename,
     Renamed,
     has_namespace,
-    moves_atime,
 )
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.places import Place, check_names
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.removals import Removals
+from dfsfuse.reopening import Reopening
 from dfsfuse.session import Session
 from dfsfuse.space import Space
 from dfsfuse.waiting import never
@@ -74,9 +75,12 @@ class FileSystem:
     ):
         self.session, self.locks, self.files, self.program_locks = session, locks, files, program_locks
         self._attributes, self._read_only, self.known_files = attributes, read_only, attributes.items_max
+        self.cache_bytes = files.cache_bytes
         self.promises, self.on_broken = attributes.promises, attributes.on_broken
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)
+        reopening = Reopening(attributes, files, self._looks.as_written, read_only)
+        self.may_stay_open, self.opened_again = reopening.may_stay_open, reopening.opened_again
         self._giving = GivingAttributes(session, attributes, files, self._looks)
         self._xattrs = Xattrs(session, attributes, files, self.lookup)
         self._removals = Removals(session, files, lambda place: attributes.get(place) or self._looks.ask(place))
@@ -351,23 +355,6 @@ class FileSystem:
             self._attributes.forget_place(place)
             raise
         return handle, self._looks.as_written(attributes)
-
-    def opened_again(self, handle: Handle, place: Place, flags: int) -> Attributes | None:
-        """The attributes of what a program opens, where it can have the handle for reading that another one has just
-        closed: without asking, what that has open is known to be the newest, and to be at the place."""
-        content, known = handle.content, self._attributes.get(place)
-        flags |= os.O_NOATIME if self._read_only else 0
-        if known is None or not known.promised or known.ino != content.ino or flags != handle.flags:
-            return None
-        if (known.version, known.commit_id) != (content.version, content.commit_id) or content.failed is not None:
-            return None
-        if self.files.is_locking(known.ino) or not flags & os.O_NOATIME and moves_atime(known, time.time_ns()):
-            return None
-        return self._looks.as_written(known)
-
-    def is_newest(self, handle: Handle) -> bool:
-        """Is it promised that what it has open is the newest?"""
-        return self._attributes.promised_version(handle.content.ino) == handle.content.version
 
     def truncate(
         self,

@@ -60,7 +60,7 @@ class OpenFiles:
         sharing: Sharing,
     ):
         self._session, self._locks, self._attributes = session, locks, attributes
-        self._cache, self._openings, self._transfer = cache, openings, transfer
+        self._cache, self._openings, self._transfer, self.cache_bytes = cache, openings, transfer, cache.bytes_max
         self._sending, self._unsent, self.sharing, self._ahead = sending, unsent, sharing, Ahead(transfer)
         fetching = Fetching(cache, transfer, self._close)
         self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)

@@ -193,19 +193,19 @@ class FakeFileSystem:
         self._numbers = itertools.count(100)
         self.forgotten = 0
         self.promised: set[int] = set()
-        self.known_files = 100_000
+        self.known_files, self.cache_bytes = 100_000, 10 << 30
         self.broken: list[Callable[[int, bytes], None]] = []
         self.on_broken = self.broken.append
 
     def promises(self, place: Place, ino: int) -> bool:
         return ino in self.promised
 
-    def is_newest(self, handle: FakeHandle) -> bool:
+    def may_stay_open(self, handle: FakeHandle) -> bool:
         content = handle.content
         return content.ino in self.promised and self.contents[content.ino] is content
 
     def opened_again(self, handle: FakeHandle, place: Place, flags: int) -> Attributes | None:
-        fits = self.is_newest(handle) and flags == handle.flags and self._at(place) == handle.content.ino
+        fits = self.may_stay_open(handle) and flags == handle.flags and self._at(place) == handle.content.ino
         return self.lookup(place) if fits else None
 
     # -- for tests

@@ -1,14 +1,17 @@
 """Small files that programs have read and closed, kept open for the next program that opens them."""
 
 import os
+import resource
 from collections.abc import Iterator
 
 import pytest
+from fake_filesystem import FakeFileSystem
 from fuse_requests import Kernel, request_bytes
 
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers import fuse_spares
 from dfsfuse.drivers.fuse_backing import LEAST_BYTES
+from dfsfuse.drivers.fuse_channel import HEAD, Request
 from dfsfuse.messages import EVERYTHING, RENAME_EXCHANGE
 
 _KEPT = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
@@ -183,6 +186,59 @@ def test_the_oldest_is_closed_where_there_are_too_many(monkeypatch: pytest.Monke
         assert opens_and_closes(kernel) == []
     finally:
         kernel.close()
+
+
+@pytest.mark.parametrize("scarce", ["cache", "descriptors"])
+def test_where_there_is_little_of_something_few_are_kept(scarce: str, monkeypatch: pytest.MonkeyPatch):
+    """Goal: what nobody has open takes a quarter of a small cache at most, and of the files that the client may have
+    open at once: the rest is for what programs open."""
+    filesystem = FakeFileSystem()
+    if scarce == "cache":
+        filesystem.cache_bytes = 9 * (64 << 10)
+    else:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (9, 9))
+    kernel = Kernel(filesystem)
+    for number in range(5):
+        add(kernel, b"%d" % number)
+    assert len(kernel.driver.files.spares) == 2
+    kernel.close()
+
+
+def meanwhile(kernel: Kernel, opcode: int, body: bytes, ino: int) -> None:
+    """Another thread of the driver answers a request."""
+    request = Request(kernel.theirs.fileno())
+    message = request_bytes(opcode, body, ino)
+    request.end = HEAD + len(message)
+    request.buffer[HEAD : request.end] = message
+    kernel.driver.answer(request)
+    request.close()
+    assert [reply.error for reply in kernel.written()] == [0]
+
+
+@pytest.mark.parametrize("way", ["unlink", "rename", "truncate", "open"])
+def test_what_is_closed_while_the_file_goes_or_is_opened_for_writing(kernel: Kernel, way: str):
+    """Goal: S4, S11. A program closes the file just then: nothing is kept of it either."""
+    ino = add(kernel)
+    fh, _ = kernel.open(ino)
+    method = {"unlink": "remove"}.get(way, way)
+    act = getattr(kernel.fs, method)
+
+    def close_first(*arguments: object, **more: object) -> object:
+        meanwhile(kernel, fuse.FUSE_RELEASE, fuse.fuse_release_in.pack(fh, 0, 0, 0), ino)
+        assert len(kernel.driver.files.spares) == 1
+        return act(*arguments, **more)
+
+    setattr(kernel.fs, method, close_first)
+    if way == "unlink":
+        kernel.do(fuse.FUSE_UNLINK, b"file\0")
+    elif way == "rename":
+        kernel.fs.add(b"other")
+        kernel.do(fuse.FUSE_RENAME, fuse.fuse_rename_in.pack(1) + b"other\0file\0")
+    elif way == "truncate":
+        kernel.do(fuse.FUSE_SETATTR, fuse.fuse_setattr_in.pack(fuse.FATTR_SIZE, 0, 3, *[0] * 10), ino)
+    else:
+        kernel.do(fuse.FUSE_OPEN, fuse.fuse_open_in.pack(os.O_WRONLY, 0), ino)
+    assert len(kernel.driver.files.spares) == 0
 
 
 def test_the_end_of_the_mount_closes_all(kernel: Kernel):

@@ -209,6 +209,7 @@ STAMPS = {
     "dfsfuse.openfiles": "mtime, ctime and atime of what programs here do",
     "dfsfuse.allocation": "the same",
     "dfsfuse.filesystem": "the same",
+    "dfsfuse.reopening": "whether an open moves atime, by when files were read before",
     "dfsfuse.giving_attributes": "the same",
     "dfsfuse.drivers.linux_names": "the same",
     "dfsfuse.drivers.fusepy_callbacks": "the same",

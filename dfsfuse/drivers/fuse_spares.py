@@ -5,12 +5,13 @@ file comes to, where it is promised that nothing has changed, is what the close 
 put off: what is kept is open as far as the rest of the client knows, and the next open asks only whether it still is
 what the name leads to, and the newest.
 
-It is closed when that is not so, when the promise for it is broken, before this client opens the file otherwise,
-removes it or puts another one in its place, and when too many are kept.
+It is closed when that is not so, when the promise for it is broken, before this client opens the file otherwise, cuts
+it, removes it or puts another one in its place, and when too many are kept (reopening.py has what may be kept at all).
 
 Threads: any. `_mutex` guards the table, and nothing is closed under it.
 """
 
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from dfsfuse.drivers.fuse_backing import LEAST_BYTES
 from dfsfuse.drivers.fuse_node import Node, Way
 from dfsfuse.drivers.fuse_nodes import Nodes
 from dfsfuse.filesystem import FileSystem
-from dfsfuse.messages import EVERYTHING
+from dfsfuse.messages import EVERYTHING, ROOT_INO
 from dfsfuse.openfiles import Handle
 
 SPARES_MAX = 1024
@@ -27,6 +28,8 @@ SPARES_MAX = 1024
 _MISSED_BYTES_MIN, _MISSED_BYTES_MAX = LEAST_BYTES // 4, 16 << 20
 _BYTES_MAX = 64 << 10
 """So what is kept is 64 MiB of the cache at most."""
+_SHARE = 4
+"""What is kept takes a quarter of the cache at most, and of the descriptors that this process may have."""
 
 
 class Opened:
@@ -51,12 +54,13 @@ class Opened:
 
 class Spares:
     """By inode number, those that were closed last. `close` closes one, by its number among the open files; it never
-    raises. `spares_max` 0: none are kept."""
+    raises. `spares_max`: where there is room for so many; 0: none are kept."""
 
     def __init__(
         self, filesystem: FileSystem, nodes: Nodes, close: Callable[[int], None], spares_max: int = SPARES_MAX
     ):
-        self._fs, self._nodes, self._close, self._max = filesystem, nodes, close, spares_max
+        self._fs, self._nodes, self._close = filesystem, nodes, close
+        self._max = min(spares_max, filesystem.cache_bytes // _BYTES_MAX // _SHARE, _descriptors() // _SHARE)
         self._mutex = threading.Lock()
         self._kept: OrderedDict[int, tuple[int, Opened]] = OrderedDict()
 
@@ -75,8 +79,8 @@ class Spares:
         for each in (former, surplus):
             if each is not None:
                 self._close(each[0])
-        if not self._fs.is_newest(opened.handle):
-            # It may have been broken before this was kept, and is not broken again.
+        if not self._fs.may_stay_open(opened.handle):
+            # What was broken, removed or opened for writing before this was kept is not dropped for that any more.
             self.drop(ino)
         return True
 
@@ -103,6 +107,9 @@ class Spares:
     def _is_newest(self, opened: Opened, flags: int) -> bool:
         node, handle = opened.node, opened.handle
         handle.place, _ = self._nodes.place_of(node)
+        if handle.place[0] != ROOT_INO or not handle.place[1]:
+            # Whether the name by which the kernel has come leads to it only the kernel can find out.
+            return False
         attributes = self._fs.opened_again(handle, handle.place, flags)
         if attributes is None or self._fs.program_locks.is_shared(node.ino):
             return False
@@ -124,3 +131,9 @@ class Spares:
     def drop_all(self) -> None:
         for ino in list(self._kept):
             self.drop(ino)
+
+
+def _descriptors() -> int:
+    """How many files this process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit >= 0 else SPARES_MAX * _SHARE

@@ -252,6 +252,9 @@ class Files:
         except OSError:
             self._fs.program_locks.release(handle)
             raise
+        if handle.writable:
+            # One that another program has closed since this open was begun.
+            self.spares.drop(node.ino)
         fh = next(self._numbers)
         self._opened[fh] = Opened(handle, node, way)
         request.undo = functools.partial(self._give_up, fh)

@@ -1,9 +1,11 @@
 """The Linux driver's requests on names and attributes."""
 
+import contextlib
 import errno
 import functools
 import stat
 import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -167,7 +169,10 @@ class Names:
             interrupted = self._interrupts.of(request)
             self._fs.truncate(place, size, request.pid, interrupted, privileged, ino=node.ino, shown=shown)
 
-        self._files.through_name(request.pid, node, truncate)
+        try:
+            self._files.through_name(request.pid, node, truncate)
+        finally:
+            self._files.spares.drop(node.ino)
 
     # -- changing names
 
@@ -200,15 +205,22 @@ class Names:
 
     def _remove(self, request: Request, folder: bool) -> bytes:
         parent, name = self._nodes.get(request.nodeid).ino, request.name()
-        self._close_spare((parent, name))
-        self._fs.remove((parent, (name,)), folder, request.pid)
+        with self._name_goes((parent, name)):
+            self._fs.remove((parent, (name,)), folder, request.pid)
         self._nodes.removed((parent, name))
         return b""
 
-    def _close_spare(self, name: Name) -> None:
-        """What nobody has open is not kept when its name goes."""
+    @contextlib.contextmanager
+    def _name_goes(self, name: Name) -> Iterator[None]:
+        """What nobody has open is not kept when its name goes, nor what a program closes while it goes."""
         node = self._nodes.named.get(name)
-        if node is not None:
+        if node is None:
+            yield
+            return
+        self._files.spares.drop(node.ino)
+        try:
+            yield
+        finally:
             self._files.spares.drop(node.ino)
 
     def rename(self, request: Request) -> bytes:
@@ -223,8 +235,8 @@ class Names:
         old_name, new_name = request.two_names(start)
         old = self._nodes.get(request.nodeid).ino, old_name
         new = self._nodes.get(newdir).ino, new_name
-        self._close_spare(new)
-        self._fs.rename((old[0], (old[1],)), (new[0], (new[1],)), flags, request.pid)
+        with self._name_goes(new):
+            self._fs.rename((old[0], (old[1],)), (new[0], (new[1],)), flags, request.pid)
         self._nodes.renamed(old, new, bool(flags & RENAME_EXCHANGE))
         return b""
 
