@@ -88,8 +88,8 @@ def test_an_answer_that_an_event_has_overtaken(kernel: Kernel) -> None:
     ino = promised(kernel, b"file")
     lookup = kernel.fs.lookup
 
-    def broken_meanwhile(place):
-        known = lookup(place)
+    def broken_meanwhile(*args):
+        known = lookup(*args)
         for tell_broken in kernel.fs.broken:
             tell_broken(ino, b"")
         return known
