@@ -290,7 +290,7 @@ class Cache:
         except errors.NoSpace:
             return
         for content in self._settled.values():
-            content.row_current = True
+            content.row_current, content.row_stale = True, False
         self._settled.clear()
 
     def _save_committed(self, content: Content) -> None:

@@ -36,6 +36,9 @@ class Reopening:
         content = handle.content
         if content.writers or content.changed or content.failed is not None:
             return False
+        if content.token and not content.row_current:
+            # The index has it as what may have been written, which it hears to be over when nobody has it in use.
+            return False
         known = self._attributes.get((content.ino, ()))
         return known is not None and known.nlink > 0 and _is_newest(handle, known)
 

@@ -750,6 +750,8 @@ def test_a_newer_version_is_taken_up_while_the_index_is_told(
         client.open("f")
 
     client.cache.maintain()
+    # As it was when it was found to be in use.
+    noted.row_stale = True
     monkeypatch.setattr(client.cache, "in_use", in_use)
     monkeypatch.setattr(index, "forget_present", cleared)
     monkeypatch.setattr(index, "_values", valued)

@@ -12,6 +12,7 @@ from filesystems import Machine
 from fuse_requests import Kernel, request_bytes
 from volumes import Volume
 
+from dfsfuse.cache_index import unsent_in
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.places import place_of
 from servers import open_rows
@@ -116,10 +117,8 @@ def test_what_is_written_meanwhile_is_not_kept(mount: Mount) -> None:
     mount.kernel.release(fh)
     assert mount.kept == 0
     mount.here.put(handle, b"CONTENT")
-    fh, _ = mount.kernel.open(mount.ino)
     mount.here.close(handle)
-    mount.kernel.release(fh)
-    assert mount.kept == 1
+    assert mount.there.read("/file") == b"CONTENT"
 
 
 def test_a_truncation_by_name_closes_it(mount: Mount) -> None:
@@ -169,3 +168,18 @@ def test_what_no_names_lead_to_is_opened_as_ever(mount: Mount) -> None:
     (reply,) = mount.kernel.send(request_bytes(fuse.FUSE_OPEN, opening, mount.ino, pid=78))
     assert reply.error == errno.ESTALE
     assert mount.kept == 0
+
+
+def test_what_was_written_here_is_clean_before_it_is_kept(mount: Mount) -> None:
+    """Goal: S15. What is kept open is in use, and a crash would find what was last known of it: so first the index has
+    heard that all of it is sent. Else `dfs status` told of it as left open by a killed client, and what a power cut has
+    taken of it from this disk became a copy."""
+    mount.here.write("/mine", b"content")
+    mount.ino = mount.kernel.lookup(b"mine")
+    mount.kernel.release(mount.open())
+    mount.here.cache.maintain()
+    assert unsent_in(mount.here.home / "index.db") == []
+    mount.kernel.lookup(b"mine")
+    mount.keep()
+    mount.here.cache.maintain()
+    assert unsent_in(mount.here.home / "index.db") == []
