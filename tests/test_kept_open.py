@@ -183,3 +183,18 @@ def test_what_was_written_here_is_clean_before_it_is_kept(mount: Mount) -> None:
     mount.keep()
     mount.here.cache.maintain()
     assert unsent_in(mount.here.home / "index.db") == []
+
+
+def test_a_look_after_the_lease_has_ended_tells_the_newest_size(mount: Mount) -> None:
+    """Goal: S14. A client that was cut off has not heard of a change. What it looks up when it is back is told as it
+    is: a version that no program has open any more does not matter to the size, though it is kept still."""
+    mount.keep()
+    here = mount.here
+    here.volume.core.promises.end(here.session.id)
+    here.files._attributes._lease.end()
+    here.files.forget_names()
+    mount.there.write("/file", b"newer content")
+    mount.kernel.lookup(b"file")
+    told = mount.kernel.do(fuse.FUSE_GETATTR, bytes(16), mount.ino)
+    assert fuse.fuse_attr.unpack_from(told, len(told) - fuse.fuse_attr.size)[1] == len(b"newer content")
+    assert mount.kept == 0

@@ -61,14 +61,14 @@ Result = TypeVar("Result")
 class Nodes:
     """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
     by locks? `crowded` is set while there are more than `nodes_max`. `lasting`: the kernel can be told that what it was
-    told is over, so what is promised may be told for long. `named`: by their names, for others to read."""
+    told is over, so what is promised may be told for long. `named`: by names. `let_go` closes what is only kept."""
 
     def __init__(
         self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: float = math.inf
     ):
         self._hold_s, self._is_shared, self._max = hold_s, is_shared, nodes_max
         self.crowded = threading.Event()
-        self.lasting = False
+        self.lasting, self.let_go = False, lambda ino: None
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
@@ -239,8 +239,7 @@ class Nodes:
 
     def removed(self, name: Name) -> None:
         with self._mutex:
-            node = self.named.get(name)
-            if node is not None:
+            if (node := self.named.get(name)) is not None:
                 self._take_name(node)
 
     def renamed(self, old: Name, new: Name, exchanged: bool) -> None:
@@ -273,7 +272,9 @@ class Nodes:
         content, shared = node.content, self._is_shared(node.ino)
         asks = shared or node.several
         if content is not None and attributes.size != content.size and not shared:
-            attributes = msgspec.structs.replace(attributes, size=content.size, promised=False)
+            self.let_go(node.ino)
+            size = (node.content or attributes).size
+            attributes = msgspec.structs.replace(attributes, size=size, promised=False)
         elif attributes.promised and not self.lasting:
             attributes = msgspec.structs.replace(attributes, promised=False)
         node.holds, node.asks = node.holds or not asks, asks

@@ -67,6 +67,7 @@ class Files:
         closed = functools.partial(self._give_up, close=self._closed)
         self._lingering = Lingering(filesystem.files.in_kernel.may_close, closed)
         self.spares = Spares(filesystem, nodes, closed)
+        nodes.let_go = self.spares.drop
         self._copy_range = getattr(filesystem, "copy_range", None)
         self._opened: dict[int, Opened] = {}
         self._stale: dict[int, _Stale] = {}
