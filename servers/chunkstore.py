@@ -364,6 +364,12 @@ class ChunkStore:
                 self.receipts.synced = number
         return number
 
+    @property
+    def is_synced(self) -> bool:
+        """Is there nothing for `sync` to do? Each chunk that came has a receipt; what could not be written waits."""
+        waiting = self._packs.unsynced + self._files.unsynced
+        return not waiting and not self._packs.is_learning and self.receipts.synced == self.receipts.next - 1
+
     def close(self) -> None:
         """Nobody uses it any more. What was not synced is as after a kill: it is in the kernel's memory."""
         self._packs.close()

@@ -23,6 +23,7 @@ from servers import check, content, dump, tracing
 from servers.callbacks import Callbacks
 from servers.directory import Directory
 from servers.http import App, Operation, serve
+from servers.regular_syncs import sync_regularly
 from servers.store import Store
 from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
@@ -30,7 +31,6 @@ from servers.surveys import Surveys
 
 log = logging.getLogger(__name__)
 
-SYNC_EVERY_S = 1.0
 SETTLE_EVERY_S = 0.5
 _TIDY_EVERY_S = 5.0
 _NOTED_AT_ONCE, _ASKED_AT_ONCE = 10, 50
@@ -253,12 +253,7 @@ class DirectoryService:
 
     async def sync_for_ever(self) -> None:
         """A disk that fails is told to those who ask for durability, and is tried again for all others."""
-        while True:
-            await asyncio.sleep(SYNC_EVERY_S)
-            try:
-                await self._sync.wait()
-            except errors.DfsError as error:
-                log.error("sync: %s", error)
+        await sync_regularly(lambda: self._store.is_synced, self._sync.wait)
 
     async def settle_for_ever(self) -> None:
         while True:

@@ -43,6 +43,7 @@ from servers.inspection import Inspection
 from servers.packs import PACK_BYTES_MAX
 from servers.peers import Peers
 from servers.registration import first_registration, heartbeat, reachable_url
+from servers.regular_syncs import sync_regularly
 from servers.repair import Repairs
 from servers.replication import ACTING, COPY, PRIMARY, Replication
 from servers.scrub import Scrub
@@ -54,7 +55,6 @@ INLINE_BYTES = PACK_BYTES_MAX
 BUFFERS = 4
 READ_BUFFERS = 3
 STALL_S = 10.0
-SYNC_EVERY_S = 1.0
 CONFIRM_MAX = 16384
 """Chunks in one confirmation: 64 GiB of content."""
 CONFIRM_S = 1.0
@@ -119,7 +119,7 @@ class FileService:
         """What goes on for ever."""
         return [
             self._stay_registered(),
-            self._sync_regularly(),
+            sync_regularly(lambda: self._store.is_synced, functools.partial(self._in, self._syncer, self._store.sync)),
             self._replication.watch(),
             self._repairs.work(),
             self._collector.work(),
@@ -139,14 +139,6 @@ class FileService:
         self._scrub.is_syncing = any(server.syncing for server in mine)
         self._repairs.heard(reply)
         self._collector.heard(reply)
-
-    async def _sync_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(SYNC_EVERY_S)
-            try:
-                await self._in(self._syncer, self._store.sync)
-            except errors.DfsError as error:
-                log.error("sync: %s", error)
 
     # -- operations
 

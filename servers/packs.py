@@ -88,6 +88,11 @@ class Packs:
         """Records that the next sync is for."""
         return len(self._fresh) + len(self._pending)
 
+    @property
+    def is_learning(self) -> bool:
+        """Are there names in the index that are not known yet? Some are learnt with each sync."""
+        return not self._all_known
+
     # -- storing and finding
 
     def put(self, name: bytes, data: bytes | bytearray | memoryview) -> bool:

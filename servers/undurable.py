@@ -19,7 +19,8 @@ from servers.server_states import ServerState
 from servers.store import Reader, Transaction
 
 ROUND_NS = 250_000_000
-BETWEEN_MAX = 16
+BETWEEN_MAX, _LATEST = 16, 8
+"""How many contents are kept between; and how many of the latest, of two seconds, when older ones are thinned out."""
 States = dict[str, ServerState]
 
 
@@ -88,7 +89,7 @@ class Undurable(msgspec.Struct, array_like=True):
         while steps and steps[-1].round == latest.round and (latest.durable or not steps[-1].durable):
             steps.pop()
         steps.append(latest)
-        return steps if len(steps) <= BETWEEN_MAX else [*steps[:-1:2], latest]
+        return steps if len(steps) <= BETWEEN_MAX else [*steps[:-_LATEST:2], *steps[-_LATEST:]]
 
 
 def content_of(inode: Inode) -> Content:

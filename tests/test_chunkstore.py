@@ -324,6 +324,25 @@ def test_sync_reports_the_last_receipt(store: ChunkStore, name: bytes, data: byt
     assert store.sync() == number
 
 
+def test_an_idle_store_is_synced(store: ChunkStore, name: bytes, data: bytes):
+    """Goal: who asks whether there is anything to sync is told of what an earlier process may have left, of what was
+    stored and of what was confirmed; and of nothing else."""
+    assert not store.is_synced
+    store.sync()
+    assert store.is_synced
+    store.store(name, data)
+    assert not store.is_synced
+    store.sync()
+    store.read(name)
+    store.delete([name], store.receipts.first)
+    assert store.is_synced
+    store.confirm([name])
+    assert not store.is_synced
+    store.sync()
+    store.delete([name], store.receipts.next)
+    assert store.is_synced
+
+
 def test_the_first_sync_covers_what_an_earlier_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Goal: chunks of a killed process, whose names nobody knows any more, are on disk after the next one's sync."""
     ChunkStore(tmp_path).store(LARGE_NAME, LARGE)

@@ -13,6 +13,7 @@ from dfsfuse.chunks import chunk_name
 from dfsfuse.messages import Attributes
 from servers import content, references
 from servers import undurable as undurable_rows
+from servers.store.memory import MemoryStore
 
 
 @pytest.fixture(params=ENGINES)
@@ -255,6 +256,30 @@ def test_a_file_that_is_committed_all_the_time_loses_the_last_second_alone(serve
     servers.settle()
     assert volume.open(ino).manifest.entries[0][0].chunk in {chunk_name(b"%d" % n) for n in range(189, 200)}
     assert len(servers.of["A"].chunks) == 1
+
+
+@pytest.mark.parametrize("phase_ms", range(0, 500, 100))
+def test_a_directory_that_hears_of_no_sync_loses_no_more(phase_ms: int) -> None:
+    """Goal: S10: while the directory does not hear file servers, which clients reach, contents pile up of which it does
+    not know that they are on disks. When power of all is cut the file has one that is half a second old, until the next
+    sync, and a quarter more, as the last one of each is kept."""
+    for commits in range(60, 90, 2):
+        volume = Volume(MemoryStore())
+        servers = Servers(volume)
+        servers.settle()
+        ino, began_ns = volume.make("f").ino, 10**12 + phase_ms * 1_000_000
+        for number in range(commits):
+            volume.now_ns = began_ns + number * 70_000_000
+            if number * 70 // 500 != (number - 1) * 70 // 500:
+                for server in servers.of.values():
+                    server.sync()
+            request = volume.commit_request(ino, b"%d" % number, receipts=[servers.store(b"%d" % number)])
+            volume.core.commit(request, volume.now_ns, volume.now_s)
+        for server in servers.of.values():
+            server.start(power_cut=True)
+        servers.settle()
+        found = volume.open(ino).manifest.entries[0][0].chunk
+        assert found in {chunk_name(b"%d" % number) for number in range(commits - 11, commits)}
 
 
 def test_what_was_committed_durably_is_not_undone(servers: Servers) -> None:

@@ -372,6 +372,32 @@ def test_what_a_failed_sync_may_have_lost_is_written_anew(tmp_path: Path, monkey
         opened.close()
 
 
+def test_an_idle_store_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who asks whether there is anything to sync is told of all that was written, also by an earlier process and
+    while a sync goes on, and what a sync that failed has left; not of what was only read, or rolled back."""
+    store = SqliteStore(tmp_path / "store.db")
+    assert not store.is_synced
+    store.sync()
+    assert store.is_synced
+    with pytest.raises(ValueError, match="no"):
+        store.transact(lambda tx: (tx.put(b"a", b"1"), int("no")))
+    store.transact(lambda tx: tx.get(b"a"))
+    assert store.is_synced
+    fill(store, b"a")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", _fails)
+        with pytest.raises(ServerError):
+            store.sync()
+    assert not store.is_synced
+    store.sync()
+    fill(store, b"b")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _: fill(store, b"c"))
+        store.sync()
+    assert not store.is_synced
+    store.close()
+
+
 def _fails(_: int) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -52,6 +52,10 @@ class Store(Protocol):
     def sync(self) -> None:
         """Return when all that was transacted before the call is on disk. May be called from another thread."""
 
+    @property
+    def is_synced(self) -> bool:
+        """Is nothing there that `sync` would have to bring to the disk?"""
+
     def close(self) -> None: ...
 
 

@@ -88,5 +88,9 @@ class MemoryStore:
     def sync(self) -> None:
         pass
 
+    @property
+    def is_synced(self) -> bool:
+        return True
+
     def close(self) -> None:
         pass

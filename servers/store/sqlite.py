@@ -1,8 +1,9 @@
 """The embedded engine: one table of keys and values in SQLite, in write-ahead-log mode.
 
 synchronous=NORMAL: a commit is in the log file, so a killed process loses nothing; the log reaches the disk by `sync`,
-which the directory calls at least each second and for every durable operation. So several durable commits share one
-fdatasync, and none of them holds up the others (https://sqlite.org/wal.html; docs/PERFORMANCE.md has the costs).
+which the directory calls twice a second where there is something new, and for every durable operation. So several
+durable commits share one fdatasync, and none of them holds up the others (https://sqlite.org/wal.html;
+docs/PERFORMANCE.md has the costs).
 
 The kernel reports once that the log could not be written, and takes the lost pages for clean. After that no fdatasync
 of the log says anything, so all of it is brought into the database, and the log begins anew.
@@ -49,6 +50,11 @@ class SqliteTransaction:
     def make_room(self) -> None:
         if len(self._known) > _KNOWN_MAX:
             self._known.clear()
+
+    @property
+    def writes(self) -> bool:
+        """Has it written anything?"""
+        return bool(self._written)
 
     def commit(self) -> None:
         if self._written:
@@ -97,7 +103,8 @@ class SqliteTransaction:
 class SqliteStore:
     """Threads: `transact` belongs to the thread that made the store. `sync` may be called from any; `_syncing` lets one
     in at a time, and its checkpoint has a connection of its own, which the writer never waits for. Snapshots are read
-    and closed in any thread; `_snapshots` is a list whose changes are atomic."""
+    and closed in any thread; `_snapshots` is a list whose changes are atomic. `_commits` is counted up by the writer
+    once a commit is in the log; `_synced_commits`, of how many of these the log is on the disk, by who syncs."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -111,6 +118,8 @@ class SqliteStore:
         self._log_file = os.open(f"{path}-wal", os.O_RDONLY)
         self._syncing = threading.Lock()
         self._log_is_doubtful = False
+        # What an earlier process has not synced counts as one.
+        self._commits, self._synced_commits = 1, 0
         self._snapshots: list[SqliteSnapshot] = []
 
     def transact(self, operation: Callable[[Transaction], Result]) -> Result:
@@ -118,6 +127,7 @@ class SqliteStore:
             self._transaction.begin()
             result = operation(self._transaction)
             self._transaction.commit()
+            self._commits += self._transaction.writes
             return result
         except sqlite3.Error as error:
             self._roll_back()
@@ -157,13 +167,19 @@ class SqliteStore:
         """Raises NoSpace or ServerError where the disk fails."""
         try:
             with self._syncing:
+                commits = self._commits
                 self._sync_log()
+                self._synced_commits = commits
                 if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
                     self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except OSError as error:
             raise from_os_error(error, "bringing the directory's log to the disk") from error
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
+
+    @property
+    def is_synced(self) -> bool:
+        return self._synced_commits == self._commits
 
     def _sync_log(self) -> None:
         if self._log_is_doubtful:

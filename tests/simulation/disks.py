@@ -36,6 +36,10 @@ def _directory_store() -> type:
         def sync(self) -> None:
             self._disk.replaced.clear()
 
+        @property
+        def is_synced(self) -> bool:
+            return not self._disk.replaced
+
     return Store
 
 
@@ -123,6 +127,8 @@ class Home:
 
 class Shelf:
     """servers.packs.Packs as far as ChunkStore uses it."""
+
+    is_learning = False
 
     def __init__(self, home: Home, on_broken: Callable[[bytes], None]):
         from servers.pack_file import Place

@@ -22,8 +22,9 @@ from simulation.naming import IN
 from simulation.network import Network
 from simulation.programs import LOGS, TABLES, Program, Turns, place
 
-WINDOW_S = 1.6
-"""What a power cut may take: servers sync each second, and a sync takes a moment."""
+WINDOW_S = 1.0
+"""What a power cut may take (S10). A sync begins each half second and takes 20 ms at most here; and of the contents
+that follow each other within a quarter of a second the last one is kept: 0.8 s in all."""
 HANG_S = 40.0
 """No call takes longer: there are time-outs of 6 s, which follow each other where an open meets several servers."""
 LOOK_S = 0.03
