@@ -1,11 +1,12 @@
 """Are contents as they must be: manifests, segments, what is kept beside them, and references? Pure over a snapshot."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from dfsfuse import chunks
 from dfsfuse.chunks import NAME_BYTES
 from dfsfuse.messages.checks import Problem
-from servers import open_rows, records, references, versions
+from servers import open_rows, records, references, short_rows, versions
 from servers.records import Inode
 from servers.references import ONLY_GROUP
 from servers.store import Reader
@@ -56,6 +57,7 @@ def problems(tx: Reader) -> Found:
     yield from _of_segments(tx)
     yield from _of_kept(tx)
     yield from _of_references(tx)
+    yield from _of_short_rows(tx)
 
 
 def _of_segments(tx: Reader) -> Found:
@@ -113,6 +115,32 @@ def _of_references(tx: Reader) -> Found:
             what = f"{_text(target)} is needed by what does not need it"
             ino = records.as_number(holder[1:9]) if holder[:1] in b"iu" else 0
             yield Problem(kind="held_stray", ino=ino, what=what, mend="it is not, any more", name=key)
+
+
+def _of_short_rows(tx: Reader) -> Found:
+    lacking: Counter[str] = Counter()
+    for key, _ in records.rows(tx, b"q"):
+        yield None
+        server, chunk = short_rows.of_key(key)
+        if references.is_held(tx, ONLY_GROUP, chunk):
+            lacking[server] += 1
+        else:
+            what = f"server {server} is to look for {_text(chunk)}, which nobody needs"
+            yield Problem(
+                kind="short_stray", path=b"/", what=what, mend="it is not, any more", name=chunk, server=server
+            )
+    for server in sorted({*lacking, *short_rows.short_servers(tx)}):
+        known, found = short_rows.count(tx, server), lacking[server]
+        if known != found:
+            what = f"server {server} counts as lacking {known} chunks, and lacks {found}"
+            amounts = [records.get_counter(tx, count_mended(server)), found - known]
+            mend = f"it counts {found}"
+            yield Problem(kind="short_count", path=b"/", what=what, mend=mend, server=server, amounts=amounts)
+
+
+def count_mended(server: str) -> bytes:
+    """The name of the counter of how often the number of this server's short rows was repaired."""
+    return b"short_mended\0" + server.encode()
 
 
 def split(key: bytes) -> tuple[bytes, bytes]:

@@ -89,7 +89,7 @@ def put_segments(tx: Transaction, request: PutSegments, group: Group) -> Nothing
         references.put_segment(tx, inode.group, segment.id, segment.entries, segment.first)
     needs = [group.needs(chunk_names, receipts) for chunk_names in new]
     versions.note_segments(tx, request.ino, inode.group, request.session, request.segments, needs)
-    group.note_short(tx, receipts)
+    group.note_short(tx, receipts, set().union(*(chunks.chunks_of(segment.entries) for segment in request.segments)))
     inode.beside = True
     put_inode(tx, request.ino, inode)
     return Nothing()
@@ -173,9 +173,10 @@ def commit(tx: Transaction, request: Commit, group: Group, now_ns: int) -> Attri
 def _needs(tx: Transaction, inode: Inode, request: Commit, group: Group) -> Needs:
     """What the new content needs to be durable; NotEnoughCopies or ReceiptsVoid where that is not there."""
     base = chunks.chunks_of(_part(tx, manifest_of(inode), 0))
-    new = chunks.chunks_of(request.manifest.entries) - base
+    listed = chunks.chunks_of(request.manifest.entries)
+    new = listed - base
     receipts = group.checked(new, request.receipts)
-    group.note_short(tx, receipts)
+    group.note_short(tx, receipts, listed)
     segments = set(request.manifest.segments) - set(inode.segments) - {b""}
     uploaded = versions.uploaded_needs(tx, request.ino, request.session, segments, group.states)
     group.check_uploaded(uploaded)

@@ -31,7 +31,7 @@ from dfsfuse.messages import (
     StatusReply,
     moves_atime,
 )
-from servers import content, quota, records, rename, sessions, tree, upgrade, xattrs
+from servers import content, quota, records, rename, sessions, short_rows, tree, upgrade, xattrs
 from servers.attendance import PROMISE_LEASE_S, Attendance
 from servers.group import Group
 from servers.promises import Promises, Touch
@@ -100,6 +100,7 @@ class Directory:
         self._cluster: tuple[float, Cluster | None] = (now_s, None)
         store.transact(lambda tx: records.create_volume(tx, volume, uid, gid, now_ns))
         upgrade.build_references(store)
+        upgrade.count_short_rows(store)
         self.upkeep = Upkeep(store, self.copies_min)
         self._volume, self._known = store.read(_volume_and_servers)
         self.attendance = Attendance(store, now_s)
@@ -268,7 +269,7 @@ class Directory:
         )
 
     def repair(self, request: messages.Repair, now_ns: int, now_s: float) -> messages.RepairWork:
-        reply = self.upkeep.repair(request, self.group(now_s).names, now_ns)
+        reply = self.upkeep.repair(request, self.group(now_s).names, now_ns, now_s)
         if reply.complete:
             self._cluster = (now_s, None)
         return reply
@@ -312,7 +313,7 @@ class Directory:
 
     def status(self, directory: Server, now_s: float) -> StatusReply:
         used = self._store.read(records.usage)
-        short = self._store.read(lambda tx: len(tx.range(*records.within(b"q"), 10_000)))
+        short = self._store.read(lambda tx: sum(short_rows.count(tx, name) for name in short_rows.short_servers(tx)))
         return StatusReply(
             cluster=self.cluster(now_s),
             directory=directory,

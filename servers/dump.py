@@ -23,7 +23,7 @@ from dfsfuse.messages.dumps import (
     DumpVolume,
     DumpXattr,
 )
-from servers import records
+from servers import records, short_rows
 from servers.records import Inode
 from servers.store import Reader
 
@@ -96,5 +96,4 @@ def _names(tx: Reader) -> Iterator[DumpLine]:
 
 def _shorts(tx: Reader) -> Iterator[DumpLine]:
     for key, _ in records.rows(tx, b"q"):
-        server, _, chunk = key[1:].partition(b"\0")
-        yield DumpLine(short=DumpShort(server.decode(), chunk))
+        yield DumpLine(short=DumpShort(*short_rows.of_key(key)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dfsfuse import errors
 from dfsfuse.messages import ChunkReceipts, Cluster, Server
-from servers import records
+from servers import short_rows
 from servers.server_states import ServerState
 from servers.store import Reader, Transaction
 from servers.undurable import Needs
@@ -108,19 +108,17 @@ class Group(NamedTuple):
     def _is_unsure(self, name: str, needs: Needs) -> bool:
         return name in self.states and self.states[name].is_unsure(needs.numbers[name])
 
-    def note_short(self, tx: Transaction, receipts: Numbers) -> None:
-        """A server without a receipt lacks the chunk; one with a receipt does not (any more)."""
-        for chunk, numbers in receipts.items():
-            for name in self.names:
-                key = records.short_key(name, chunk)
-                if name not in numbers:
-                    tx.put(key, b"")
-                elif tx.get(key) is not None:
-                    tx.delete(key)
+    def note_short(self, tx: Transaction, receipts: Numbers, listed: set[bytes]) -> None:
+        """A server without a receipt lacks the chunk, if what is committed lists it; one with a receipt does not (any
+        more)."""
+        names, short = self.names, {*short_rows.short_servers(tx)}
+        lacking = ((chunk, name) for chunk in receipts.keys() & listed for name in names)
+        short_rows.put(tx, [(name, chunk) for chunk, name in lacking if name not in receipts[chunk]])
+        short_rows.delete(tx, [(name, chunk) for chunk, has in receipts.items() for name in has.keys() & short])
 
     def is_missing(self, tx: Reader, name: str, chunk: bytes) -> bool:
         """Is this server not known to have the chunk?"""
-        return self._may_lack(name, chunk) or tx.get(records.short_key(name, chunk)) is not None
+        return self._may_lack(name, chunk) or short_rows.get(tx, name, chunk) is not None
 
     def _may_lack(self, name: str, chunk: bytes) -> bool:
         state = self.states.get(name)
@@ -128,6 +126,6 @@ class Group(NamedTuple):
 
     def missing(self, tx: Reader, name: str, chunks: set[bytes]) -> int:
         """How many of these `is_missing`. Mostly a server has all, and there is nothing to look for."""
-        if not tx.range(*records.within(records.short_key(name, b"")), 1):
+        if not short_rows.is_short(tx, name):
             return sum(self._may_lack(name, chunk) for chunk in chunks)
         return sum(self.is_missing(tx, name, chunk) for chunk in chunks)

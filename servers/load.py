@@ -12,13 +12,13 @@ from blake3 import blake3
 
 from dfsfuse import errors
 from dfsfuse.messages import from_json
-from dfsfuse.messages.dumps import DUMP_FORMAT, DumpEnd, DumpInode, DumpLine, DumpName, DumpVolume
-from servers import records, references, undurable
+from dfsfuse.messages.dumps import DUMP_FORMAT, DumpEnd, DumpInode, DumpLine, DumpName, DumpShort, DumpVolume
+from servers import records, references, short_rows, undurable
 from servers.dump import SAME
 from servers.records import Inode, Usage
 from servers.references import ONLY_GROUP
 from servers.store import Store, Transaction
-from servers.upgrade import note_references
+from servers.upgrade import note_all
 
 LEAPS = 1 << 20
 _BATCH = 1000
@@ -104,7 +104,7 @@ def _load_row(tx: Transaction, row: DumpLine, number: int, used: Usage) -> None:
     elif row.name is not None:
         _load_name(tx, row.name, number)
     elif row.short is not None:
-        tx.put(records.short_key(row.short.server, row.short.chunk), b"")
+        _load_short(tx, row.short)
     else:
         raise errors.BadRequest(f"line {number} is no line of a dump")
 
@@ -128,11 +128,17 @@ def _load_name(tx: Transaction, row: DumpName, number: int) -> None:
     tx.put(records.parent_key(row.ino, row.folder, row.name), b"")
 
 
+def _load_short(tx: Transaction, row: DumpShort) -> None:
+    """What was kept beside the newest contents is not among what is loaded, and nobody needs it."""
+    if references.is_held(tx, ONLY_GROUP, row.chunk):
+        short_rows.note(tx, [(row.server, row.chunk)])
+
+
 def _finish(tx: Transaction, volume: DumpVolume, used: Usage, leap: int) -> None:
     tx.put(b"mvolume", volume.volume)
     records.put_counter(tx, b"next_inode", volume.next_inode + (leap << 32))
     records.put_counter(tx, b"next_session", volume.next_session + (leap << 32))
     records.put_counter(tx, b"start_number", volume.start_number + leap)
-    note_references(tx)
+    note_all(tx)
     records.put_record(tx, b"musage", used)
     records.put_record(tx, b"mquota", records.Limits(volume.inodes_max, volume.bytes_max))

@@ -4,7 +4,7 @@
 
 A copy of which a client could not find everything (dfsfuse/salvage.py) is among them too.
 
-A server that has looked for a chunk in vain says so: its short row has the value LOOKED_FOR then. Once all servers of
+A server that has looked for a chunk in vain says so: its short row (short_rows.py) tells that then. Once all servers of
 the group have said so, the chunk is lost. A file whose newest content had it goes back to the newest one before it that
 is whole (undurable.py), if there is one; as a version of its own, so that no cache takes one for the other.
 """
@@ -13,20 +13,20 @@ import msgspec
 
 from dfsfuse.chunks import chunk_name, chunks_of
 from dfsfuse.messages import COMMIT_ID_BYTES, LostFile
-from servers import records, references, undurable, versions
-from servers.records import Inode, short_key
+from servers import records, references, short_rows, undurable, versions
+from servers.records import Inode
+from servers.short_rows import LOOKED_FOR
 from servers.store import Transaction
 from servers.tree import path_to
 from servers.undurable import Content, Undurable
 
-LOOKED_FOR = b"1"
 FILES_MAX = 10_000
 """Of one chunk, and of what is told."""
 
 
 def lacks(tx: Transaction, server: str, chunk: bytes, group: list[str], now_ns: int) -> None:
     """This server has looked for the chunk in vain."""
-    tx.put(short_key(server, chunk), LOOKED_FOR)
+    short_rows.put(tx, [(server, chunk)], LOOKED_FOR)
     if not _is_lost(tx, chunk, group):
         return
     for ino in references.inodes_with(tx, references.ONLY_GROUP, chunk, FILES_MAX):
@@ -37,7 +37,7 @@ def lacks(tx: Transaction, server: str, chunk: bytes, group: list[str], now_ns: 
 
 
 def _is_lost(tx: Transaction, chunk: bytes, group: list[str]) -> bool:
-    return all(tx.get(short_key(name, chunk)) == LOOKED_FOR for name in group)
+    return all(short_rows.get(tx, name, chunk) == LOOKED_FOR for name in group)
 
 
 def _lists(tx: Transaction, content: Content | Inode, chunk: bytes) -> bool:
@@ -51,15 +51,11 @@ def _lists(tx: Transaction, content: Content | Inode, chunk: bytes) -> bool:
 def has(tx: Transaction, server: str, chunk: bytes, group: list[str]) -> bool:
     """This server has the chunk. Had it looked for it in vain before? Then others may find it now, and no file is lost
     for it any more."""
-    known = tx.get(short_key(server, chunk))
-    if known is None:
-        return False
-    tx.delete(short_key(server, chunk))
+    known = short_rows.get(tx, server, chunk)
+    short_rows.delete(tx, [(server, chunk)])
     if known != LOOKED_FOR:
         return False
-    for name in group:
-        if tx.get(short_key(name, chunk)) == LOOKED_FOR:
-            tx.put(short_key(name, chunk), b"")
+    short_rows.put(tx, [(name, chunk) for name in group if short_rows.get(tx, name, chunk) == LOOKED_FOR])
     _found(tx, chunk)
     return True
 

@@ -7,9 +7,10 @@ nothing.
 
 from collections.abc import Callable
 
+from dfsfuse.chunks import NAME_BYTES
 from dfsfuse.messages import ROOT_INO
 from dfsfuse.messages.checks import Problem
-from servers import check_content, mend_names, records, references, tracing, tree, versions
+from servers import check_content, mend_names, records, references, short_rows, tracing, tree, versions
 from servers.records import get_inode, put_inode
 from servers.references import ONLY_GROUP
 from servers.store import Transaction
@@ -90,7 +91,7 @@ def _go_on_behind(tx: Transaction, problem: Problem, now_ns: int) -> bool:
 
 
 def _hold(tx: Transaction, problem: Problem, now_ns: int) -> bool:
-    """Servers may have deleted it as garbage: each looks for it."""
+    """Servers may have deleted a chunk as garbage: each looks for it. A segment may be about to be taken apart."""
     target, holder = problem.name, references.inode_holder(problem.ino)
     if not problem.ino:
         target, holder = problem.name[16:], b"s" + problem.name[:16]
@@ -98,8 +99,10 @@ def _hold(tx: Transaction, problem: Problem, now_ns: int) -> bool:
     if known is not None or target not in check_content.held_by(tx, holder):
         return False
     references.hold(tx, ONLY_GROUP, [target], holder)
-    for server in records.file_servers(tx):
-        tx.put(records.short_key(server, target), b"")
+    if len(target) == NAME_BYTES:
+        short_rows.put(tx, [(server, target) for server in records.file_servers(tx)])
+    else:
+        references.keep_whole(tx, target)
     return True
 
 
@@ -147,6 +150,25 @@ def _keep_no_more(tx: Transaction, problem: Problem, now_ns: int) -> bool:
     return True
 
 
+def _look_no_more(tx: Transaction, problem: Problem, now_ns: int) -> bool:
+    """It was not counted."""
+    key = short_rows.key(problem.server, problem.name)
+    if tx.get(key) is None or references.is_held(tx, ONLY_GROUP, problem.name):
+        return False
+    tx.delete(key)
+    return True
+
+
+def _add_to_short(tx: Transaction, problem: Problem, now_ns: int) -> bool:
+    """Once, as with the sums of the volume."""
+    mended = check_content.count_mended(problem.server)
+    if len(problem.amounts) != 2 or records.get_counter(tx, mended) != problem.amounts[0]:
+        return False
+    records.put_counter(tx, mended, problem.amounts[0] + 1)
+    short_rows.add_to_count(tx, problem.server, problem.amounts[1])
+    return True
+
+
 def _note_missing(tx: Transaction, problem: Problem, now_ns: int) -> bool:
     return tracing.note_missing(tx, problem.server, problem.name)
 
@@ -173,5 +195,7 @@ _REPAIRS: dict[str, Repair] = {
     "segment_stray": _take_apart,
     "kept_stray": _keep_no_more,
     "beside": _say_beside,
+    "short_stray": _look_no_more,
+    "short_count": _add_to_short,
     "copy_missing": _note_missing,
 }

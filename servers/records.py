@@ -6,16 +6,15 @@ e ino:8 name                    entry: ino:8 of what the name points to, its typ
 p ino:8 parent:8 name           parent row, empty value: a name that leads to `ino`
 x ino:8 name                    the value of an extended attribute
 g segment-id                    Segment entries of a large manifest
-q server 0 chunk                short row, empty value: this file server lacks this chunk
 r session:8 slot:4              slot row: sequence:8 and the reply, or error, to it
 s session:8                     SessionRecord
 k key                           session:8 that was begun under this client-made key
 v name                          ServerRecord
 m name                          a single value: next_inode, next_session, start_number, volume, usage, quota
 
-Open rows (o), rows of kept contents (d, h, u), references (c, y), garbage (n), lost files (l) and file servers' states
-(w) are told where they are written: open_rows.py, versions.py, references.py, garbage_log.py, losses.py,
-server_states.py; so are further single values.
+Open rows (o), rows of kept contents (d, h, u), references (c, y), garbage (n), short rows (q), lost files (l) and file
+servers' states (w) are told where they are written: open_rows.py, versions.py, references.py, garbage_log.py,
+short_rows.py, losses.py, server_states.py; so are further single values.
 """
 
 import stat
@@ -153,10 +152,6 @@ def parent_key(ino: int, parent: int, name: bytes) -> bytes:
 
 def xattr_key(ino: int, name: bytes) -> bytes:
     return b"x" + number(ino) + name
-
-
-def short_key(server: str, chunk: bytes) -> bytes:
-    return b"q" + server.encode() + b"\0" + chunk
 
 
 def slot_key(session: int, slot: int) -> bytes:

@@ -8,15 +8,15 @@ A holder is `i ino:8` (a content that the inode keeps lists it), `s segment:16` 
 `u ino:8 session:8` (a segment that the session has put and not committed yet).
 
 There are rows and no counters: putting or deleting one again changes nothing, and a checker can see who holds what. A
-chunk that loses its last row is garbage at once (garbage_log.py). A segment can list 16,384 chunks, so it is taken
-apart by steps, in transactions of their own.
+chunk that loses its last row is garbage at once (garbage_log.py), and no server is to look for it any more
+(short_rows.py). A segment can list 16,384 chunks, so it is taken apart by steps, in transactions of their own.
 """
 
 from collections.abc import Iterable, Iterator
 
 from dfsfuse import errors
 from dfsfuse.chunks import NAME_BYTES, Entry, chunks_of
-from servers import garbage_log, records
+from servers import garbage_log, records, short_rows
 from servers.store import Reader, Transaction
 
 ONLY_GROUP = 1
@@ -52,14 +52,18 @@ def hold(tx: Transaction, group: int, targets: Iterable[bytes], holder: bytes) -
 
 def drop(tx: Transaction, group: int, targets: Iterable[bytes], holder: bytes) -> None:
     """What nobody holds then is garbage; a segment is taken apart by `work_off`."""
+    gone: list[bytes] = []
     for target in targets:
         tx.delete(key(group, target, holder))
         if is_held(tx, group, target):
             continue
         if len(target) == NAME_BYTES:
             garbage_log.append(tx, group, target)
+            gone.append(target)
         else:
             tx.put(b"y" + target, group.to_bytes(2, "big") + bytes(4))
+    if gone:
+        short_rows.forget(tx, gone)
 
 
 def is_held(tx: Reader, group: int, target: bytes) -> bool:
@@ -115,11 +119,16 @@ def _beyond(first: bytes, chunk: bytes) -> bytes:
 def put_segment(tx: Transaction, group: int, segment_id: bytes, entries: list[Entry], first: int = 0) -> None:
     """The segment's row, where it goes on with these entries as number `first`, and references to what they list. What
     is there already is the same. The caller holds the segment."""
-    tx.delete(b"y" + segment_id)
+    keep_whole(tx, segment_id)
     known = records.get_segment(tx, segment_id) or []
     if not known or first + len(entries) > len(known):
         records.put_segment(tx, segment_id, known[:first] + entries)
     hold(tx, group, chunks_of(entries), segment_holder(segment_id))
+
+
+def keep_whole(tx: Transaction, segment_id: bytes) -> None:
+    """The segment is held again: it is not taken apart, or not any further."""
+    tx.delete(b"y" + segment_id)
 
 
 def is_work_left(tx: Transaction) -> bool:

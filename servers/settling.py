@@ -8,7 +8,7 @@ of chunks, so these rows are put some at a time, and the last step lets go.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from servers import records, undurable, versions
+from servers import records, short_rows, undurable, versions
 from servers.records import Inode
 from servers.store import Transaction
 from servers.undurable import Content, Needs, Undurable, targets_of
@@ -86,13 +86,11 @@ def _look_later(
     for part in range(begun.part, len(undurable.parts(content)) if begun.late else 0):
         done = begun.done if part == begun.part else 0
         new = sorted(undurable.new_in_part(tx, content, part, before))
-        keys = [records.short_key(name, chunk) for chunk in new for name in sorted(begun.late)]
-        for key in keys[done : done + left]:
-            if tx.get(key) is None:
-                tx.put(key, b"")
-        if done + left < len(keys):
+        rows = [(name, chunk) for chunk in new for name in sorted(begun.late)]
+        short_rows.note(tx, rows[done : done + left])
+        if done + left < len(rows):
             return begun._replace(part=part, done=done + left), 0
-        left -= len(keys) - done
+        left -= len(rows) - done
     return None, left
 
 

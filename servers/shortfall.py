@@ -16,8 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dfsfuse import errors
-from servers import records, references, undurable
-from servers.records import short_key
+from servers import records, references, short_rows, undurable
 from servers.server_states import ServerState
 from servers.store import Transaction
 from servers.undurable import Needs, Undurable
@@ -53,17 +52,8 @@ def page(tx: Transaction, name: str, state: ServerState, after: bytes, limit: in
 
 
 def _short(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
-    """What nobody needs any more needs no short row."""
-    first, end = records.within(short_key(name, b""))
-    rows = tx.range(first + position + b"\0" if position else first, end, limit)
-    found: list[bytes] = []
-    for key, _ in rows:
-        chunk = key[len(first) :]
-        if references.is_held(tx, references.ONLY_GROUP, chunk):
-            found.append(chunk)
-        else:
-            tx.delete(key)
-    return _Step(found, rows[-1][0][len(first) :] if rows else b"", len(rows) == limit)
+    found = short_rows.chunks_after(tx, name, position, limit)
+    return _Step(found, found[-1] if found else b"", len(found) == limit)
 
 
 def forget(tx: Transaction, name: str, chunks: list[bytes]) -> None:
@@ -112,7 +102,7 @@ def _finish(tx: Transaction, name: str, state: ServerState, position: bytes, lim
 
 
 def _lacks(tx: Transaction, name: str, chunks: set[bytes]) -> bool:
-    return any(tx.get(short_key(name, chunk)) is not None for chunk in chunks)
+    return any(short_rows.get(tx, name, chunk) is not None for chunk in chunks)
 
 
 def _conclude(needs: Needs, name: str, state: ServerState, lacks: bool) -> None:

@@ -3,7 +3,7 @@
 from dfsfuse import errors
 from dfsfuse.chunks import NAME_BYTES
 from dfsfuse.messages import ChunkTrace, Trace, Traced
-from servers import check, records, references
+from servers import check, records, references, short_rows
 from servers.group import Group
 from servers.references import ONLY_GROUP
 from servers.store import Reader, Transaction
@@ -31,10 +31,6 @@ def _trace(tx: Reader, chunk: bytes, group: Group) -> ChunkTrace:
 
 def note_missing(tx: Transaction, server: str, chunk: bytes) -> bool:
     """The server does not have it, and was not known to lack it: it will be told to look for it."""
-    key = records.short_key(server, chunk)
     if len(chunk) != NAME_BYTES or server not in records.file_servers(tx):
         return False
-    if tx.get(key) is not None or not references.is_held(tx, ONLY_GROUP, chunk):
-        return False
-    tx.put(key, b"")
-    return True
+    return references.is_held(tx, ONLY_GROUP, chunk) and short_rows.note(tx, [(server, chunk)])

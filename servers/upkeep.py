@@ -1,12 +1,14 @@
 """That every file server has all chunks that somebody needs, and none that nobody needs. Pure; over one store.
 
 A file server works through what it lacks, and through the garbage log, by itself and at its own pace; here it is told
-what there is. What it tells in its heartbeats is kept in memory: how far it has synced, and that it may be asked again.
+what there is. What it tells in its heartbeats is kept in memory: how far it has synced, and that it may be asked again;
+and so is how fast passes go.
 
 Threads: one.
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -30,19 +32,19 @@ from servers import (
     garbage_log,
     losses,
     mend,
-    records,
     references,
     server_states,
     settling,
+    short_rows,
     shortfall,
     undurable,
 )
+from servers.pace import Pace
 from servers.references import ONLY_GROUP
 from servers.server_states import ServerState
 from servers.store import Store, Transaction
 from servers.undurable import Needs
 
-COUNTED_MAX = 10_000
 LATE_S = 3.0
 """A server that has not synced for so long is not waited for."""
 _PAGE_MAX = 1000
@@ -62,6 +64,7 @@ class Upkeep:
         self._moved_s: dict[str, float] = {}
         self._may_find, self._looking = set(self.states), set[str]()
         self._to_confirm = set[str]()
+        self._paces = defaultdict[str, Pace](Pace)
         self._settled = settling.Place()
 
     # -- what servers tell
@@ -104,7 +107,8 @@ class Upkeep:
         def run(tx: Transaction) -> tuple[ServerState, Reply]:
             changed = msgspec.structs.replace(state)
             reply = change(tx, changed)
-            server_states.put(tx, name, changed)
+            if changed != self.states.get(name):
+                server_states.put(tx, name, changed)
             return changed, reply
 
         self.states[name], reply = self._store.transact(run)
@@ -143,7 +147,7 @@ class Upkeep:
         return name in self._may_find
 
     def _is_short(self, name: str) -> bool:
-        return bool(self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), 1)))
+        return self._store.read(lambda tx: short_rows.is_short(tx, name))
 
     def collects(self, name: str) -> bool:
         """Is there something in the garbage log that this server has not read?"""
@@ -152,13 +156,14 @@ class Upkeep:
     def _garbage(self, name: str) -> int:
         return self._store.read(garbage_log.end) - self.states[name].collected
 
-    def repair(self, request: Repair, group: list[str], now_ns: int) -> RepairWork:
+    def repair(self, request: Repair, group: list[str], now_ns: int, now_s: float) -> RepairWork:
         """NotFound for a server that is not registered with this start."""
         name, state = request.server, self._state(request.server)
         if state.first != request.first_number:
             raise errors.NotFound(f"{name} has not registered since it started; register, then repair")
         if not request.after:
             self._looking.add(name)
+            self._paces[name].forget()
 
         def run(tx: Transaction, changed: ServerState) -> RepairWork:
             if _note_answers(tx, request, group, now_ns):
@@ -167,14 +172,20 @@ class Upkeep:
             page = shortfall.page(tx, name, changed, request.after, _limited(request.limit))
             if not page.after:
                 _complete(changed)
-            left = len(tx.range(*records.within(records.short_key(name, b"")), COUNTED_MAX))
+            left = short_rows.count(tx, name)
             return RepairWork(chunks=page.chunks, after=page.after, left=left, complete=not page.after)
 
         work = self._change(name, state, run)
-        if work.complete and name in self._looking:
+        self._paces[name].note(_left(self.states[name], work.left), now_s)
+        if work.complete:
+            self._pass_has_ended(name)
+        return work
+
+    def _pass_has_ended(self, name: str) -> None:
+        self._paces[name].forget()
+        if name in self._looking:
             for flags in (self._looking, self._may_find, self._to_confirm):
                 flags.discard(name)
-        return work
 
     def files_with(self, chunks: list[bytes]) -> list[int]:
         """Inode numbers of files that have these in one of their contents."""
@@ -261,11 +272,9 @@ class Upkeep:
         return [self._condition(name) for name in group if name in self.states]
 
     def _condition(self, name: str) -> ServerCondition:
-        state = self.states[name]
-        short = self._store.read(lambda tx: tx.range(*records.within(records.short_key(name, b"")), COUNTED_MAX))
-        gone_through = int.from_bytes(state.cursor[:4].ljust(4, b"\0"), "big") / 2**32 if state.catching_up else 1.0
-        garbage = min(self._garbage(name), COUNTED_MAX)
-        return ServerCondition(name=name, short=len(short), garbage=garbage, caught_up=gone_through)
+        short = self._store.read(lambda tx: short_rows.count(tx, name))
+        caught_up, left_s = _caught_up(self.states[name]), self._paces[name].left_s()
+        return ServerCondition(name=name, short=short, garbage=self._garbage(name), caught_up=caught_up, left_s=left_s)
 
     def lost_files(self) -> list[LostFile]:
         return self._store.read(losses.told)
@@ -273,6 +282,16 @@ class Upkeep:
 
 def _limited(limit: int) -> int:
     return max(1, min(limit, _PAGE_MAX))
+
+
+def _caught_up(state: ServerState) -> float:
+    """Which part of all chunks it has gone through. Their names are hashes, so they are spread evenly."""
+    return int.from_bytes(state.cursor[:4].ljust(4, b"\0"), "big") / 2**32 if state.catching_up else 1.0
+
+
+def _left(state: ServerState, short: int) -> float:
+    """How much of a pass is left, in a unit that stays the same for all of it."""
+    return 1.0 - _caught_up(state) if state.catching_up else short
 
 
 def _complete(state: ServerState) -> None:

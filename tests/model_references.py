@@ -1,4 +1,7 @@
-"""An oracle for references: what must be held follows from inodes, kept contents, segments and uploads, and no more."""
+"""An oracle for references: what must be held follows from inodes, kept contents, segments and uploads, and no more;
+and short rows are of what is held, and counted."""
+
+from collections import Counter
 
 from dfsfuse.chunks import NAME_BYTES, chunks_of
 from servers import records, references, undurable, versions
@@ -19,6 +22,14 @@ def check_references(tx: Transaction, inodes: dict[int, Inode]) -> None:
     found = {key for key, _ in _rows(tx, b"c")}
     assert expected <= found, "something that is needed has no reference"
     assert found <= expected | partly, "a reference of nobody"
+    _check_short_rows(tx)
+
+
+def _check_short_rows(tx: Transaction) -> None:
+    rows = [key.partition(b"\0") for key, _ in _rows(tx, b"q")]
+    assert {chunk for _, _, chunk in rows} <= referenced(tx), "a server is to look for what nobody needs"
+    counted = {key[6:]: records.as_number(value) for key, value in _rows(tx, b"mshort\0")}
+    assert counted == Counter(server for server, _, _ in rows)
 
 
 def _of_inodes(tx: Transaction, inodes: dict[int, Inode]) -> set[bytes]:

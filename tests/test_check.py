@@ -11,7 +11,7 @@ from volumes import FOLDER, Volume, piece, volume_on
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
-from servers import check, mend, open_rows, records, references, tracing, versions
+from servers import check, mend, open_rows, records, references, short_rows, tracing, versions
 from servers.mend import _REPAIRS
 from servers.records import Usage, entry_key, parent_key
 from servers.store import Transaction
@@ -112,6 +112,15 @@ def nothing_beside(tx: Transaction, ino: Callable[[str], int]) -> None:
     records.put_inode(tx, ino("opened"), found)
 
 
+def lose_part(tx: Transaction, ino: Callable[[str], int]) -> None:
+    references.drop(tx, 1, [b"s" * 16], references.inode_holder(ino("large")))
+
+
+def stray_short(tx: Transaction, ino: Callable[[str], int]) -> None:
+    """As an earlier version has left it: counted, and of nobody."""
+    short_rows.put(tx, [("C", chunk_name(b"of nobody"))])
+
+
 BROKEN: dict[str, tuple[Break, set[str]]] = {
     "links of a file": (inode(nlink=9), {"nlink"}),
     "links of a folder": (of_folder, {"nlink"}),
@@ -139,10 +148,13 @@ BROKEN: dict[str, tuple[Break, set[str]]] = {
     "numbers to be given out": (lambda tx, ino: records.put_counter(tx, b"next_inode", 3), {"next_inode"}),
     "a chunk that counts as garbage": (lose_chunk, {"unheld"}),
     "a chunk of a segment that does": (lose_listed_chunk, {"unheld"}),
+    "a segment that counts as garbage": (lose_part, {"unheld"}),
     "a reference of nobody": (stray_holder, {"held_stray"}),
     "a segment of nobody": (stray_segment, {"segment_stray"}),
     "a version that its inode does not tell of": (nothing_beside, {"beside"}),
     "a version for nobody": (stray_version, {"kept_stray"}),
+    "what a server is to look for": (stray_short, {"short_stray", "short_count"}),
+    "how much a server lacks": (lambda tx, ino: short_rows.add_to_count(tx, "A", 3), {"short_count"}),
 }  # fmt: skip
 LOST: dict[str, tuple[Break, set[str]]] = {
     "a segment": (lambda tx, ino: tx.delete(b"g" + b"s" * 16), {"segment_missing", "held_stray"}),

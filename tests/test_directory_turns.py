@@ -127,7 +127,8 @@ def test_segments_come_in(directory: Directory, pieces: int) -> None:
 
 def test_a_late_server_is_told_what_to_look_for(directory: Directory) -> None:
     """Goal: the former content of a file is let go when the new one is on two disks; the third server has to look for
-    all of its chunks then. Afterwards it is told, what it lacks is counted, and all of it is removed."""
+    all of its chunks then. Afterwards it is told, what it lacks is counted, and all of it is removed: then it lacks
+    nothing."""
     volume, store = directory.volume, directory.store
     ino = directory.run(lambda: directory.make("f", PARTS))
     for name in "AB":
@@ -147,9 +148,18 @@ def test_a_late_server_is_told_what_to_look_for(directory: Directory) -> None:
     )
     assert directory.run(lambda: directory.ask("mappings", messages.ListMappings())).rows == [found]
     assert directory.most < ROWS_MAX
+    told = directory.run(lambda: directory.ask("status", messages.Nothing()))
+    assert (told.short_chunks, told.conditions[2].short) == (PARTS * SEGMENT_ENTRIES, PARTS * SEGMENT_ENTRIES)
+    assert directory.most < A_FEW_ROWS
+    first = directory.servers.of["C"].first
+    work = directory.run(lambda: directory.ask("repair", messages.Repair(server="C", first_number=first, limit=100)))
+    assert (len(work.chunks), work.left) == (100, PARTS * SEGMENT_ENTRIES)
+    assert directory.most < A_FEW_ROWS
     volume.remove("f")
     directory.run(lambda: directory.settle(lambda: not store.read(lambda tx: tx.range(b"y", b"z", 1))))
     assert directory.most < ROWS_MAX
+    assert store.read(lambda tx: tx.range(b"q", b"r", 1)) == []
+    assert directory.run(lambda: directory.ask("status", messages.Nothing())).short_chunks == 0
 
 
 def test_names_are_repaired(directory: Directory) -> None:

@@ -99,6 +99,84 @@ def test_a_server_that_failed_once_is_told_while_it_serves(servers: Servers) -> 
     assert not servers.register("C").repair
 
 
+def test_what_nobody_needs_any_more_is_not_short(servers: Servers) -> None:
+    """Goal: a file that is committed all day, and files that are made and removed, while a server is away leave no more
+    to look for than they have; `dfs status` counts that alone, and the server looks for nothing else."""
+    volume = servers.volume
+    servers.settle()
+    servers.of["C"].up = False
+    ino = volume.make("database").ino
+    for number in range(100):
+        commit(servers, ino, b"row %d" % number)
+        commit(servers, volume.make("made and removed").ino, b"draft %d" % number)
+        volume.remove("made and removed")
+        servers.beat()
+        settle(servers)
+        assert status(servers).short_chunks <= 5
+    assert (status(servers).short_chunks, short(servers)) == (1, {"C": 1})
+    assert len(volume.store.read(lambda tx: tx.range(b"q", b"r", 1000))) == 1
+    servers.of["C"].start()
+    servers.register("C")
+    assert servers.repair("C") == [chunk_name(b"row 99")]
+    assert short(servers) == {}
+
+
+def settle(servers: Servers) -> None:
+    """Until nothing is left to be done at the directory."""
+    while servers.volume.core.settle(servers.volume.now_s):
+        pass
+
+
+def test_what_is_kept_for_somebody_stays_short(servers: Servers) -> None:
+    """Goal: an older content that somebody has open, and one that a power cut may bring back, are looked for as long as
+    they are kept, and not any longer."""
+    volume, session = servers.volume, servers.volume.begin()
+    servers.settle()
+    servers.of["C"].up = False
+    ino = volume.make("f").ino
+    commit(servers, ino, b"one")
+    volume.open(ino, session, opening=1)
+    servers.beat()
+    for data in (b"two", b"three", b"four"):
+        commit(servers, ino, data)
+    volume.now_s += 10
+    assert short(servers) == {"C": 4}
+    servers.beat()
+    settle(servers)
+    assert short(servers) == {"C": 2}
+    volume.close(session, ino, version=1)
+    assert short(servers) == {"C": 1}
+    volume.remove("f")
+    assert short(servers) == {}
+
+
+def test_a_chunk_that_is_needed_again_is_short_again(servers: Servers) -> None:
+    """Goal: what went with its last reference is known to be lacking when another commit needs it; and it is not where
+    that has a receipt of the server."""
+    volume = servers.volume
+    for on, lacking in (("AB", {"C": 1}), ("ABC", {})):
+        commit(servers, volume.make("f").ino, b"one", on="AB")
+        volume.remove("f")
+        assert short(servers) == {}
+        commit(servers, volume.make("f").ino, b"one", on=on)
+        assert short(servers) == lacking
+        volume.remove("f")
+
+
+def test_receipts_of_what_is_not_committed_leave_nothing(servers: Servers) -> None:
+    """Goal: a client may tell of chunks that it has sent and does not use: nobody needs them, so nobody lacks them."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    volume.commit(ino, b"one", receipts=[servers.store(b"one"), servers.store(b"unused", "AB")])
+    segment = messages.Segment(b"s" * 16, 0, [[piece(b"two")]])
+    base = volume.at("f")
+    request = messages.PutSegments(
+        session=0, ino=ino, base_version=base.version, base_commit_id=base.commit_id, segments=[segment],
+        receipts=[servers.store(b"two"), servers.store(b"unused", "AC")],
+    )  # fmt: skip
+    volume.core.put_segments(request, volume.now_s)
+    assert status(servers).short_chunks == 0
+
+
 def test_a_server_whose_receipt_has_become_void_is_told(servers: Servers) -> None:
     """Goal: a commit with enough receipts that count, and another one that counts no more, makes the server of that one
     look, without waiting for anything else to happen."""

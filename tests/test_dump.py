@@ -14,7 +14,18 @@ from volumes import ENGINES, FOLDER, LINK, Volume, on, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import Piece
 from dfsfuse.messages import Manifest, Segment
-from servers import dump, garbage_log, losses, open_rows, records, references, server_states, undurable, versions
+from servers import (
+    dump,
+    garbage_log,
+    losses,
+    open_rows,
+    records,
+    references,
+    server_states,
+    short_rows,
+    undurable,
+    versions,
+)
 from servers.load import LEAPS, load
 from servers.store.memory import MemoryStore
 
@@ -129,18 +140,21 @@ def test_what_ends_with_the_directory_is_left_out(volume: Volume) -> None:
     volume.commit(gone.ino, b"content")
     volume.open(gone.ino, session, opening=2)
     volume.remove("gone")
+    older = volume.make_unnamed(session, sequence=2)
+    volume.commit(older.ino, b"on two servers", receipts=[on("AB", b"on two servers")])
     volume.make("stays", session=session, slot=1, sequence=1)
     other = loaded(dumped(volume))
     other.check()
     assert other.paths() == ["/stays"]
     assert other.core.quota(messages.Quota()).used_inodes == 2
+    assert [volume.store.read(lambda tx: short_rows.count(tx, "C")) for volume in (volume, other)] == [1, 0]
     with pytest.raises(errors.SessionEnded):
         other.core.renew(messages.Renew(session=session), other.now_s)
 
 
 def test_each_kind_of_row_is_dumped_or_left_out_on_purpose() -> None:
     """Goal: who adds a kind of row decides whether dumps have it."""
-    modules = (garbage_log, losses, open_rows, references, server_states, undurable, versions)
+    modules = (garbage_log, losses, open_rows, references, server_states, short_rows, undurable, versions)
     kinds = {line[0] for line in records.__doc__.split("value\n")[1].splitlines() if line[1:2] == " "}
     kinds |= {kind for module in modules for kind in re.findall(r"^    ([a-z]) ", module.__doc__, flags=re.M)}
     assert kinds == {"i", "e", "p", "x", "g", "q", "c"} | {key.decode() for key in LEFT_OUT}

@@ -114,7 +114,7 @@ CORES = [
     "servers.attendance", "servers.open_rows", "servers.promises", "servers.touched",
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
     "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
-    "servers.server_states",
+    "servers.server_states", "servers.short_rows", "servers.pace",
     "servers.upkeep", "servers.settling", "servers.shortfall", "servers.losses", "servers.upgrade", "servers.dump",
     "servers.load",
     "servers.check", "servers.check_content", "servers.mend", "servers.mend_names", "servers.tracing",
@@ -143,7 +143,7 @@ def test_one_core_never_imports_another() -> None:
         if name.startswith("servers.") and name not in locks | {"servers.__main__"}:
             assert not project_imports(name) & locks, name
     parts = ("tree", "rename", "modes", "xattrs", "content", "quota", "sessions", "records", "versions", "undurable",
-             "references", "garbage_log", "group", "server_states", "upkeep", "shortfall", "losses",
+             "references", "garbage_log", "short_rows", "group", "server_states", "upkeep", "shortfall", "losses",
              "attendance", "open_rows")  # fmt: skip
     directory = {"servers.directory", *(f"servers.{part}" for part in parts)}
     for name in locks:

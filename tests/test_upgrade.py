@@ -8,9 +8,9 @@ from counted_rows import CountingStore
 from test_directory_content import large, put
 from volumes import ENGINES, Volume, volume_on
 
-from dfsfuse.chunks import ENTRY_BYTES
+from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.messages import Manifest, Segment
-from servers import upgrade
+from servers import short_rows, upgrade
 from servers.store import Result, Store, Transaction
 
 ROWS = 10
@@ -75,3 +75,29 @@ def test_references_are_made_by_steps(volume: Volume, monkeypatch: pytest.Monkey
     assert store.steps > len(before) / ROWS
     volume.restart()
     assert references_of(volume.store) == before
+
+
+def test_short_rows_are_counted_by_steps(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: in a volume that was made when nobody counted them they are counted, once, and those of what nobody needs
+    any more go; with a kill after each step, and again when the directory starts."""
+    monkeypatch.setattr(upgrade, "ROWS", ROWS)
+    needed = [chunk_name(b"content %d" % number) for number in range(20)]
+    rows = [("A", chunk) for chunk in needed] + [("C", chunk) for chunk in needed[:3]]
+    needless = [(server, chunk_name(b"gone %d" % number)) for server in "ABC" for number in range(20)]
+
+    def uncounted(tx: Transaction) -> None:
+        for row in rows + needless:
+            tx.put(short_rows.key(*row), b"")
+        tx.delete(b"mshort_counted")
+
+    volume.store.transact(uncounted)
+    store = KilledStore(volume.store)
+    for _ in range(100):
+        try:
+            upgrade.count_short_rows(store)
+            break
+        except Killed:
+            continue
+    volume.restart()
+    assert volume.store.read(lambda tx: [short_rows.count(tx, name) for name in "ABC"]) == [20, 0, 3]
+    assert store.steps > len(rows + needless) / ROWS

@@ -78,8 +78,8 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
         rpc = Rpc(endpoint.token)
         ask = Ask(rpc, endpoint.url, whole.cluster.volume) if whole is not None else Ask(rpc, None)
         uploads, copies = uploads_in(home, ask), copies_in(home, ask)
-        conditions = upkeep.conditions(whole, lambda: _ask_directory(rpc, endpoint)) if whole is not None else []
         rpc.close()
+    conditions = upkeep.conditions(whole) if whole is not None else []
     if whole is not None:
         _count_unsent(whole, uploads, caches_by_session(home, whole.cluster.volume))
     return Found(endpoint.url, services, whole, uploads, copies, conditions), trouble
@@ -103,7 +103,7 @@ def _count_unsent(whole: StatusReply, uploads: list[Upload], caches: dict[int, s
 def _ask(endpoint: Endpoint) -> tuple[list[Service], StatusReply | None, str]:
     rpc = Rpc(endpoint.token)
     try:
-        whole = _ask_directory(rpc, endpoint)
+        whole: StatusReply = rpc.call(endpoint.url, "status", Nothing(), StatusReply, ASK_S)
         locks = whole.cluster.locks or Server(kind="locks", name="locks", url="", up=False)
         others = [locks, *whole.cluster.files]
     except errors.Unreachable as error:
@@ -115,10 +115,6 @@ def _ask(endpoint: Endpoint) -> tuple[list[Service], StatusReply | None, str]:
         return [Service(whole.directory), *_ask_each(rpc, others)], whole, ""
     finally:
         rpc.close()
-
-
-def _ask_directory(rpc: Rpc, endpoint: Endpoint) -> StatusReply:
-    return rpc.call(endpoint.url, "status", Nothing(), StatusReply, ASK_S)
 
 
 def _last_known(endpoint: Endpoint) -> list[Server]:

@@ -1,56 +1,33 @@
-"""What `dfs status` tells of the copies: what file servers lack, how much of it is left, what was broken, what is lost.
+"""What `dfs status` tells of the copies: what file servers lack, how much of it is left, what was broken, what is
+lost."""
 
-How long it will take is measured: where something is under way the directory is asked twice, MEASURE_S apart.
-"""
-
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
-from dfsfuse import errors, gaps, tables
+from dfsfuse import gaps, tables
 from dfsfuse.messages import LostFile, Server, ServerCondition, StatusReply, bytes_as_text
 from dfsfuse.tables import age_text, shown, time_text
 
-MEASURE_S = 1.0
-COUNTED_MAX = 10_000
-"""The directory counts no further."""
-
 
 class Condition(NamedTuple):
-    """One file server. `left_s`: how long it will take until it has everything; -1 where that cannot be told."""
+    """One file server, and what there is to be done at it."""
 
     server: Server
     told: ServerCondition
-    left_s: float = -1.0
 
     @property
     def lacks_something(self) -> bool:
         return self.server.syncing or self.told.short > 0
 
+    @property
+    def left_s(self) -> float:
+        """How long it will take until it has everything; -1 where that cannot be told, as where nothing goes on."""
+        return self.told.left_s if self.server.up and self.lacks_something else -1.0
 
-def conditions(whole: StatusReply, ask: Callable[[], StatusReply]) -> list[Condition]:
-    """Those of the file servers that tell of their disks. `ask` asks the directory once more."""
+
+def conditions(whole: StatusReply) -> list[Condition]:
+    """Those of the file servers that tell of their disks."""
     servers = {server.name: server for server in whole.cluster.files}
-    now = [Condition(servers[told.name], told) for told in whole.conditions if told.name in servers]
-    if not any(condition.lacks_something and condition.server.up for condition in now):
-        return now
-    time.sleep(MEASURE_S)
-    try:
-        later = {told.name: told for told in ask().conditions}
-    except errors.DfsError:
-        return now
-    return [one._replace(left_s=left_s(one.told, later.get(one.server.name))) for one in now]
-
-
-def left_s(before: ServerCondition, now: ServerCondition | None) -> float:
-    """How long it takes at the pace of MEASURE_S; -1 where there was no progress, or more than is counted is left."""
-    if now is None or (before.short, before.caught_up) == (0, 1.0):
-        return -1.0
-    if before.caught_up < 1.0:
-        done = now.caught_up - before.caught_up
-        return (1.0 - now.caught_up) / done * MEASURE_S if done > 0 else -1.0
-    done = before.short - now.short
-    return now.short / done * MEASURE_S if done > 0 else -1.0
+    return [Condition(servers[told.name], told) for told in whole.conditions if told.name in servers]
 
 
 # -- for people
@@ -70,12 +47,8 @@ def _row(condition: Condition) -> list[str]:
     server, told = condition.server, condition.told
     ago_s = server.scrubbed_ago_s
     verified = f"{age_text(ago_s)} ago" if ago_s >= 0 else "not yet"
-    counts = [_counted(told.short), _counted(told.garbage), str(server.broken_chunks), str(server.repaired_chunks)]
-    return [server.name, _state(condition), *counts, verified]
-
-
-def _counted(count: int) -> str:
-    return f"{count} or more" if count >= COUNTED_MAX else str(count)
+    counts = [told.short, told.garbage, server.broken_chunks, server.repaired_chunks]
+    return [server.name, _state(condition), *map(str, counts), verified]
 
 
 def _state(condition: Condition) -> str:
@@ -87,7 +60,7 @@ def _state(condition: Condition) -> str:
     state = "syncing" if server.syncing else "serves, repairing"
     if told.caught_up < 1.0:
         state += f", {100 * told.caught_up:.0f} % done"
-    return state + (f", {age_text(condition.left_s)} left" if condition.left_s >= 0 else "")
+    return state + (f", about {age_text(condition.left_s)} left" if condition.left_s >= 0 else "")
 
 
 def _lost_row(lost: LostFile) -> list[str]:

@@ -21,7 +21,7 @@ class Repair(Message, kw_only=True):
 
 class RepairWork(Message, kw_only=True):
     """Chunks to look for; none of them does not mean that the pass has ended. `complete` does: the server counts as
-    serving. `left`: chunks that it still lacks, as far as known, 10,000 at most."""
+    serving. `left`: chunks that it still lacks, as far as known."""
 
     chunks: list[bytes] = []
     after: bytes = b""
@@ -67,13 +67,15 @@ class Audited(Message):
 
 
 class ServerCondition(Message, kw_only=True):
-    """What is to be done at one file server: chunks that it lacks and that nobody needs any more (10,000 at most each),
-    and how much of all chunks it has gone through, from 0 to 1, where its disk is new."""
+    """What is to be done at one file server: how many chunks it lacks, and has that nobody needs any more; how much of
+    all chunks it has gone through, from 0 to 1, where its disk is new; and about how long it takes until it lacks
+    nothing, at the pace of now (-1: that cannot be told)."""
 
     name: str
     short: int = 0
     garbage: int = 0
     caught_up: float = 1.0
+    left_s: float = -1.0
 
 
 class LostFile(Message, kw_only=True):

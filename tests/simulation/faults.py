@@ -233,3 +233,11 @@ def late_syncs() -> None:
     from servers import regular_syncs
 
     replace(regular_syncs, "SYNC_EVERY_S", lambda every_s: 1.5)
+
+
+@fault(CHECK)
+def short_for_ever() -> None:
+    """What nobody needs any more goes on counting as lacking."""
+    from servers import short_rows
+
+    replace(short_rows, "forget", lambda forget: lambda tx, chunks: None)

@@ -138,9 +138,9 @@ def _check_receipts(world: "World", receipts: Any) -> None:
 
 def _is_known_to_lack(world: "World", server: str, chunk: bytes) -> None:
     """The directory has a row of each needed chunk that a server lacks."""
-    from servers import records
+    from servers import short_rows
 
-    row = world.servers.directory_disk.store.read(lambda tx: tx.get(records.short_key(server, chunk)))
+    row = world.servers.directory_disk.store.read(lambda tx: short_rows.get(tx, server, chunk))
     if row is None:
         world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, which the directory counts on"))
 
