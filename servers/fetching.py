@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dfsfuse import errors
+from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.messages import Server
 from servers.chunkstore import ChunkStore
 from servers.peers import Peers
@@ -35,7 +36,7 @@ class Fetching:
         """Those of these chunks that are here now; none of them was. Raises NoSpace: what is lacking then can be had
         when there is room."""
         left, got = list(names), set()
-        if left and not self._store.capacity()[0]:
+        if left and self._store.capacity()[0] < ENTRY_BYTES:
             raise errors.NoSpace(f"the disk is full; {len(left)} chunks or more are lacking here")
 
         async def work() -> None:

@@ -2,7 +2,7 @@
 
 A file server works through what it lacks, and through the garbage log, by itself and at its own pace; here it is told
 what there is. What it tells in its heartbeats is kept in memory: how far it has synced, and that it may be asked again;
-and so is how fast passes go.
+and so are who was passed over, and how fast passes go.
 
 Threads: one.
 """
@@ -40,6 +40,7 @@ from servers import (
     undurable,
 )
 from servers.pace import Pace
+from servers.passed_over import PassedOver
 from servers.references import ONLY_GROUP
 from servers.server_states import ServerState
 from servers.store import Store, Transaction
@@ -64,7 +65,7 @@ class Upkeep:
         self._moved_s: dict[str, float] = {}
         self._may_find, self._looking = set(self.states), set[str]()
         self._to_confirm = set[str]()
-        self._paces = defaultdict[str, Pace](Pace)
+        self._passed_over, self._paces = PassedOver(), defaultdict[str, Pace](Pace)
         self._settled = settling.Place()
 
     # -- what servers tell
@@ -85,6 +86,8 @@ class Upkeep:
         if moved or server.synced_number + 1 >= server.next_number:
             self._moved_s[server.name] = now_s
         self._synced[server.name] = server.synced_number
+        if (returned or server.is_full) and self._is_short(server.name):
+            self._passed_over.add(server.name, anew=returned)
 
     def _of_new_disk(self, server: Server, before: ServerState | None) -> ServerState:
         collected = self._store.read(garbage_log.end)
@@ -115,7 +118,8 @@ class Upkeep:
         return reply
 
     def is_syncing(self, name: str) -> bool:
-        return name in self.states and not self.states[name].complete
+        """May it lack so much that others are to serve?"""
+        return name in self._passed_over or (name in self.states and not self.states[name].complete)
 
     def numbers_from(self, server: Server) -> int:
         """From which number on its receipts have to be; 0 where they are."""
@@ -163,6 +167,7 @@ class Upkeep:
             raise errors.NotFound(f"{name} has not registered since it started; register, then repair")
         if not request.after:
             self._looking.add(name)
+            self._passed_over.pass_begins(name)
             self._paces[name].forget()
 
         def run(tx: Transaction, changed: ServerState) -> RepairWork:
@@ -182,6 +187,7 @@ class Upkeep:
         return work
 
     def _pass_has_ended(self, name: str) -> None:
+        self._passed_over.pass_ends(name)
         self._paces[name].forget()
         if name in self._looking:
             for flags in (self._looking, self._may_find, self._to_confirm):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from volumes import Volume
+from volumes import ROOM, Volume
 
 from dfsfuse import messages
 from dfsfuse.chunks import chunk_name
@@ -14,7 +14,7 @@ class DiskServer:
 
     def __init__(self, name: str):
         self.name, self.disks, self.starts = name, 0, 0
-        self.up = False
+        self.up, self.free_bytes = False, ROOM
         self.empty_disk()
 
     def empty_disk(self) -> None:
@@ -66,7 +66,7 @@ class Servers:
     def register(self, name: str) -> Registered:
         server = self.of[name]
         told = {"store": f"disk {name} {server.disks}", "first_number": server.first, "next_number": server.number}
-        request = self.volume.heartbeat(name, synced_number=server.synced, **told)
+        request = self.volume.heartbeat(name, synced_number=server.synced, free_bytes=server.free_bytes, **told)
         reply = self.volume.core.register(request, self.volume.now_s)
         if reply.numbers_from:
             server.number = reply.numbers_from

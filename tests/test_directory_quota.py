@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from test_directory_content import large, put
 from test_directory_tree import refused
-from volumes import ENGINES, FILE, FOLDER, LINK, Volume, on, piece, volume_on
+from volumes import ENGINES, FILE, FOLDER, LINK, ROOM, Volume, on, piece, volume_on
 
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Entry, Piece
@@ -91,7 +91,7 @@ def test_nothing_is_limited_unless_told(volume: Volume) -> None:
     """Goal: a new volume has no quota, and says what is used."""
     volume.commit(volume.make("f").ino, b"content")
     assert limit(volume) == QuotaReply(bytes_max=0, inodes_max=0, used_bytes=7, used_inodes=2)
-    assert space(volume) == (100, 100, 2, INODES_FREE)
+    assert space(volume) == (ROOM, ROOM, 2, INODES_FREE)
 
 
 def test_a_quota_is_kept(volume: Volume) -> None:
@@ -188,7 +188,7 @@ def test_statfs_follows_the_quota(volume: Volume) -> None:
     volume.commit(volume.make("f").ino, b"content")
     for limits, told in (
         ({"bytes_max": 50}, (50, 43, 2, INODES_FREE)),
-        ({"bytes_max": 1 << 40}, (100, 100, 2, INODES_FREE)),
+        ({"bytes_max": 1 << 40}, (ROOM, ROOM, 2, INODES_FREE)),
         ({"bytes_max": 3}, (3, 0, 2, INODES_FREE)),
         ({"inodes_max": 10}, (3, 0, 2, 8)),
         ({"inodes_max": 1}, (3, 0, 2, 0)),

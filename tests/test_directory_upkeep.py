@@ -9,7 +9,7 @@ from model_servers import Servers
 from volumes import ENGINES, Volume, piece, volume_on
 
 from dfsfuse import errors, messages
-from dfsfuse.chunks import chunk_name
+from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.messages import Attributes
 from servers import content, references
 from servers import undurable as undurable_rows
@@ -99,6 +99,9 @@ def test_a_server_that_failed_once_is_told_while_it_serves(servers: Servers) -> 
     assert not servers.register("C").repair
 
 
+# -- a server that is away for long
+
+
 def test_what_nobody_needs_any_more_is_not_short(servers: Servers) -> None:
     """Goal: a file that is committed all day, and files that are made and removed, while a server is away leave no more
     to look for than they have; `dfs status` counts that alone, and the server looks for nothing else."""
@@ -175,6 +178,99 @@ def test_receipts_of_what_is_not_committed_leave_nothing(servers: Servers) -> No
     )  # fmt: skip
     volume.core.put_segments(request, volume.now_s)
     assert status(servers).short_chunks == 0
+
+
+# -- a server that was passed over
+
+
+def fall_silent(servers: Servers, name: str, data: bytes, missed: str) -> None:
+    """It is not heard for a while, and not ended; a commit is made that the servers of `missed` do not get."""
+    for _ in range(2):
+        servers.volume.now_s += 2
+        for other in sorted(servers.of.keys() - {name}):
+            servers.register(other)
+    commit(servers, servers.volume.make(data.decode()).ino, data, on="".join(sorted({*"ABC"} - {*missed})))
+
+
+def test_a_server_that_was_silent_catches_up_before_it_serves(servers: Servers) -> None:
+    """Goal: S8. Who was stopped or cut off, and lacks what came meanwhile, is syncing when it is heard again, though
+    its process has not ended, and until it has looked for all of it."""
+    servers.settle()
+    fall_silent(servers, "A", b"one", missed="A")
+    assert [server.up for server in servers.volume.core.cluster(servers.volume.now_s).files] == [False, True, True]
+    assert servers.register("A").repair
+    assert syncing(servers) == "A"
+    work = servers.repair_step("A", messages.RepairWork())
+    assert servers.register("A").repair
+    assert syncing(servers) == "A"
+    while not work.complete:
+        work = servers.repair_step("A", work)
+    assert chunk_name(b"one") in servers.of["A"].chunks
+    assert syncing(servers) == ""
+    assert not servers.register("A").repair
+
+
+def test_a_server_that_was_silent_and_lacks_nothing_serves(servers: Servers) -> None:
+    """Goal: heartbeats that are late, as on a machine that is busy, change nothing by themselves."""
+    servers.settle()
+    for name in "ABC":
+        fall_silent(servers, name, b"without " + name.encode(), missed="")
+        assert not servers.register(name).repair
+        assert syncing(servers) == ""
+
+
+def test_what_came_while_it_was_silent_is_behind_no_pass(servers: Servers) -> None:
+    """Goal: a pass that was under way when it fell silent may have gone past what came then: it takes another one."""
+    servers.settle()
+    for number in range(5):
+        commit(servers, servers.volume.make(f"f{number}").ino, b"content %d" % number, on="AB")
+    servers.register("C")
+    work = servers.repair_step("C", messages.RepairWork(), limit=100)
+    while work.after[:1] != b"f":
+        work = servers.repair_step("C", work)
+    fall_silent(servers, "C", b"one", missed="C")
+    assert servers.register("C").repair
+    while not work.complete:
+        work = servers.repair_step("C", work)
+    assert syncing(servers) == "C"
+    assert servers.register("C").repair
+    assert {*servers.repair("C")} == {chunk_name(b"one")}
+    assert syncing(servers) == ""
+
+
+def test_a_directory_that_starts_knows_nobody(servers: Servers) -> None:
+    """Goal: a server may have been silent before the directory started: one that lacks something catches up first; if
+    all do, each of them is syncing, and commits go on."""
+    servers.settle()
+    for name in "ABC":
+        commit(servers, servers.volume.make(name).ino, name.encode(), on="ABC".replace(name, ""))
+        hear(servers)
+    assert syncing(servers) == ""
+    servers.volume.restart()
+    hear(servers)
+    assert syncing(servers) == "ABC"
+    assert commit(servers, servers.volume.at("A").ino, b"one").version == 2
+    servers.settle()
+    assert (syncing(servers), short(servers)) == ("", {})
+
+
+def test_a_server_without_room_catches_up_before_it_serves(servers: Servers) -> None:
+    """Goal: S8. A server with a full disk serves as long as it lacks nothing; from the first chunk that it lacks it is
+    syncing, until there is room and it has all it missed."""
+    servers.settle()
+    servers.of["A"].free_bytes = ENTRY_BYTES - 1
+    servers.register("A")
+    assert syncing(servers) == ""
+    commit(servers, servers.volume.make("f").ino, b"one", on="BC")
+    for _ in range(2):
+        assert servers.register("A").repair
+        assert syncing(servers) == "A"
+        servers.repair_step("A", messages.RepairWork())
+    servers.of["A"].free_bytes = ENTRY_BYTES
+    servers.register("A")
+    assert syncing(servers) == "A"
+    servers.repair("A")
+    assert (syncing(servers), short(servers)) == ("", {})
 
 
 def test_a_server_whose_receipt_has_become_void_is_told(servers: Servers) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,24 @@ def test_a_server_that_was_away_gets_what_it_missed(group: KeptGroup):
     group.wait_whole()
     assert group.has("C") == group.expected()
     assert group.servers["C"].status().received_chunks == 32
+
+
+def test_a_server_that_stood_still_catches_up_before_it_serves(group: KeptGroup):
+    """Goal: S8. A server that was stopped for longer than the directory waits for heartbeats, and goes on with the same
+    process, is syncing until it has what was committed meanwhile."""
+    group.wait_whole()
+    group.servers["A"].signal(signal.SIGSTOP)
+    group.store("missed", noise(3), through="B")
+    wait_until(lambda: not group.server("A").up, "A is not heard")
+    for name in "BC":
+        group.servers[name].signal(signal.SIGSTOP)
+    group.servers["A"].signal(signal.SIGCONT)
+    wait_until(lambda: group.server("A").up, "A is heard")
+    assert group.server("A").syncing, "nobody gives it what it lacks"
+    for name in "BC":
+        group.servers[name].signal(signal.SIGCONT)
+    group.wait_whole()
+    assert group.has("A") == group.expected()
 
 
 @pytest.mark.parametrize("name", ["A", "B"])

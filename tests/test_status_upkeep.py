@@ -37,6 +37,7 @@ def test_what_people_read(capsys: pytest.CaptureFixture):
         (server("C"), told("C", short=120, left_s=1.0)),
         (server("D", up=False), told("D", short=1_234_567, garbage=2_000_000, left_s=7.0)),
         (server("E", syncing=True), told("E", short=1_234_567, left_s=93_784.0)),
+        (server("F", syncing=True, free_bytes=5000), told("F", short=3)),
         lost=[
             LostFile(ino=5, path=b"/a", version=7, lost_ns=0, reverted=True),
             LostFile(ino=6, path=b"/b", version=1, lost_ns=0, reverted=False, gaps=[(0, 10), (20, 30)]),
@@ -44,12 +45,13 @@ def test_what_people_read(capsys: pytest.CaptureFixture):
     )
     upkeep.write(upkeep.conditions(whole), whole.lost_files)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines[2:7] == [
+    assert lines[2:8] == [
         "A serves 0 0 2 1 3 h 0 min ago",
         "B syncing, 20 % done, about 7.0 s left 0 0 0 0 not yet",
         "C serves, repairing, about 1.0 s left 120 0 0 0 not yet",
         "D away 1234567 2000000 0 0 not yet",
         "E syncing, about 26 h 3 min left 1234567 0 0 0 not yet",
+        "F syncing, its disk is full 3 0 0 0 not yet",
     ]
     assert lines[-2].endswith(" 7 /a the content before it, as a version of its own")
     assert " 1 /b a copy of what there is; bytes 0 to 9, 20 to 29 are zeros in it, as no file server has " in lines[-1]

@@ -114,7 +114,7 @@ CORES = [
     "servers.attendance", "servers.open_rows", "servers.promises", "servers.touched",
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
     "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
-    "servers.server_states", "servers.short_rows", "servers.pace",
+    "servers.server_states", "servers.short_rows", "servers.passed_over", "servers.pace",
     "servers.upkeep", "servers.settling", "servers.shortfall", "servers.losses", "servers.upgrade", "servers.dump",
     "servers.load",
     "servers.check", "servers.check_content", "servers.mend", "servers.mend_names", "servers.tracing",

@@ -22,6 +22,8 @@ ENGINES = ("memory", "sqlite")
 FOLDER = stat.S_IFDIR | 0o755
 FILE = stat.S_IFREG | 0o644
 LINK = stat.S_IFLNK | 0o777
+ROOM = 100 << 20
+"""What each file server has free."""
 
 
 def names(path: str) -> list[bytes]:
@@ -46,8 +48,8 @@ class Volume:
         self.core = self.reopened()
 
     def heartbeat(self, name: str, kind: str = "files", **what: Any) -> messages.Register:
-        server = Server(kind=kind, name=name, url=f"http://{name}", total_bytes=1000, free_bytes=100, **what)
-        return messages.Register(server=server)
+        told = {"total_bytes": 10 * ROOM, "free_bytes": ROOM, **what}
+        return messages.Register(server=Server(kind=kind, name=name, url=f"http://{name}", **told))
 
     def check(self) -> None:
         check_tree(self.store)

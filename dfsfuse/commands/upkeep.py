@@ -60,6 +60,8 @@ def _state(condition: Condition) -> str:
     state = "syncing" if server.syncing else "serves, repairing"
     if told.caught_up < 1.0:
         state += f", {100 * told.caught_up:.0f} % done"
+    if server.is_full:
+        state += ", its disk is full"
     return state + (f", about {age_text(condition.left_s)} left" if condition.left_s >= 0 else "")
 
 

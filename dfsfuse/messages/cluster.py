@@ -1,5 +1,6 @@
 """Messages about servers and sessions, and those of the file servers."""
 
+from dfsfuse.chunks import ENTRY_BYTES
 from dfsfuse.messages.base import Message
 from dfsfuse.messages.content import ChunkReceipts, Receipt
 from dfsfuse.messages.upkeep import LostFile, ServerCondition
@@ -30,6 +31,11 @@ class Server(Message, kw_only=True):
     broken_chunks: int = 0
     repaired_chunks: int = 0
     scrubbed_ago_s: float = -1.0
+
+    @property
+    def is_full(self) -> bool:
+        """Has a file server no room for the largest chunk?"""
+        return self.free_bytes < ENTRY_BYTES
 
 
 class Cluster(Message, kw_only=True):

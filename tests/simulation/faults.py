@@ -235,6 +235,14 @@ def late_syncs() -> None:
     replace(regular_syncs, "SYNC_EVERY_S", lambda every_s: 1.5)
 
 
+@fault("S8")
+def silence_forgotten() -> None:
+    """A server that was stopped or cut off serves as soon as it is heard again, whatever it lacks."""
+    from servers.passed_over import PassedOver
+
+    replace(PassedOver, "add", lambda add: lambda self, name, anew: None)
+
+
 @fault(CHECK)
 def short_for_ever() -> None:
     """What nobody needs any more goes on counting as lacking."""

@@ -29,7 +29,7 @@ def watch(world: "World") -> None:
 
 @functools.cache
 def _install() -> None:
-    for watch_it in (_watch_locks, _watch_grants, _watch_fences, _watch_deletions):
+    for watch_it in (_watch_locks, _watch_grants, _watch_fences, _watch_returns, _watch_deletions):
         watch_it()
 
 
@@ -143,6 +143,52 @@ def _is_known_to_lack(world: "World", server: str, chunk: bytes) -> None:
     row = world.servers.directory_disk.store.read(lambda tx: short_rows.get(tx, server, chunk))
     if row is None:
         world.broken(Violation(f"S8: {server} does not have chunk {chunk.hex()[:8]}, which the directory counts on"))
+
+
+def _watch_returns() -> None:
+    """S8: who was silent has looked for what it lacked when it was heard again before it serves."""
+    from servers.directory import HEARTBEAT_S_MAX, Directory
+
+    def watched_register(register: Callable) -> Callable:
+        def run(self: Any, request: Any, now_s: float) -> Any:
+            world, name = _watched.world, request.server.name
+            heard_s = world.heard.get((self, name), now_s - HEARTBEAT_S_MAX)
+            world.heard[self, name] = now_s
+            if now_s - heard_s >= HEARTBEAT_S_MAX:
+                world.missed[name] = _lacking(world, name)
+            reply = register(self, request, now_s)
+            _check_serving(world, self, reply.cluster)
+            return reply
+
+        return run
+
+    def watched_repair(repair: Callable) -> Callable:
+        def run(self: Any, request: Any, *arguments: Any) -> Any:
+            reply, missed = repair(self, request, *arguments), _watched.world.missed.get(request.server)
+            if missed:
+                missed.difference_update(request.have, request.lacks)
+            return reply
+
+        return run
+
+    _replace(Directory, "register", watched_register)
+    _replace(Directory, "repair", watched_repair)
+
+
+def _lacking(world: "World", server: str) -> set[bytes]:
+    from servers import short_rows
+
+    return set(world.servers.directory_disk.store.read(lambda tx: short_rows.chunks_after(tx, server, b"", 1000)))
+
+
+def _check_serving(world: "World", directory: Any, cluster: Any) -> None:
+    for server in cluster.files:
+        missed = world.missed.get(server.name)
+        if missed and server.up and not server.syncing and (directory, server.name) in world.heard:
+            missed &= _lacking(world, server.name)
+            if missed:
+                text = f"S8: {server.name} was silent, and serves without {[chunk.hex()[:8] for chunk in missed]}"
+                world.broken(Violation(text))
 
 
 def _watch_deletions() -> None:

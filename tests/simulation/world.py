@@ -41,6 +41,8 @@ class World:
         self.names = NameHistory()
         self.on_grant: Callable[[str, int], None] | None = None
         self.fences: dict[int, int] = {}
+        self.heard: dict[tuple[Any, str], float] = {}
+        self.missed: dict[str, set[bytes]] = {}
         self.commit_ids: set[bytes] = set()
         self.directory_cuts = 0
         self._cuts: list[float] = []
