@@ -63,7 +63,7 @@ class Upkeep:
         self.states: dict[str, ServerState] = store.read(server_states.load)
         self._synced: dict[str, int] = {}
         self._moved_s: dict[str, float] = {}
-        self._may_find, self._looking = set(self.states), set[str]()
+        self._may_find, self._looking, self._passing = set(self.states), set[str](), set[str]()
         self._to_confirm = set[str]()
         self._passed_over, self._paces = PassedOver(), defaultdict[str, Pace](Pace)
         self._settled = settling.Place()
@@ -165,10 +165,13 @@ class Upkeep:
         name, state = request.server, self._state(request.server)
         if state.first != request.first_number:
             raise errors.NotFound(f"{name} has not registered since it started; register, then repair")
-        if not request.after:
+        if not request.after or name not in self._passing:
+            # A directory that has lost power has lost what it was told in pages before: then it begins anew.
+            request = msgspec.structs.replace(request, after=b"")
             self._looking.add(name)
             self._passed_over.pass_begins(name)
             self._paces[name].forget()
+            self._passing.add(name)
 
         def run(tx: Transaction, changed: ServerState) -> RepairWork:
             if _note_answers(tx, request, group, now_ns):

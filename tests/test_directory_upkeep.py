@@ -11,7 +11,7 @@ from volumes import ENGINES, Volume, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.messages import Attributes
-from servers import content, references
+from servers import content, records, references
 from servers import undurable as undurable_rows
 from servers.store.memory import MemoryStore
 
@@ -346,6 +346,7 @@ def test_a_pass_of_a_former_start_is_refused(servers: Servers) -> None:
         servers.volume.core.repair(
             messages.Repair(server="C", first_number=7), servers.volume.now_ns, servers.volume.now_s
         )
+    servers.repair_step("C", messages.RepairWork())
     request = messages.Repair(server="C", first_number=servers.of["C"].first, after=b"x")
     with pytest.raises(errors.BadRequest):
         servers.volume.core.repair(request, servers.volume.now_ns, servers.volume.now_s)
@@ -413,6 +414,33 @@ def test_after_a_power_cut_of_all_the_version_before_is_back(servers: Servers) -
     assert servers.volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"one")
     with pytest.raises(errors.VersionConflict):
         commit(servers, ino, b"three", base_version=2, base_commit_id=gone[0].commit_id, commit_id=gone[1].commit_id)
+
+
+def test_a_pass_during_which_the_directory_loses_power(servers: Servers) -> None:
+    """Goal: S10: that a server has looked for something in vain is lost with the directory's last second: it is not
+    taken to have that when its pass goes on, or what was on disks before would be let go."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    commit(servers, ino, b"two")
+    for name, server in servers.of.items():
+        server.start(power_cut=True)
+        servers.register(name)
+    works = {}
+    for name in servers.of:
+        work = servers.repair_step(name, messages.RepairWork())
+        while not (told := volume.store.read(lambda tx: tx.range(*records.within(b"q"), 1))):
+            work = servers.repair_step(name, work)
+        volume.store.transact(lambda tx, key=told[0][0]: tx.delete(key))
+        works[name] = work
+    volume.restart()
+    hear(servers)
+    for name, work in works.items():
+        while not work.complete:
+            work = servers.repair_step(name, work)
+    servers.settle()
+    assert (volume.at("f").size, lost(servers)) == (3, [(b"/f", 2, True)])
+    assert volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"one")
 
 
 def test_a_file_that_is_committed_all_the_time_loses_the_last_second_alone(servers: Servers) -> None:
