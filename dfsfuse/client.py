@@ -20,6 +20,7 @@ from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.range_locks import RangeLockTable
 from dfsfuse.recalling import Recalling
 from dfsfuse.recovery import Recovery
+from dfsfuse.restoring import Restoring
 from dfsfuse.rpc import Rpc
 from dfsfuse.sending import Sending
 from dfsfuse.sent_bytes import SentBytes
@@ -97,13 +98,14 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         lease, locks = _locks(undo, session, options)
         committer = Committer(session, transfer, cache)
         copies = Copies(session, locks, cache, transfer, committer)
-        unsent = Unsent(session, locks, cache, committer, copies)
+        attributes, watching = _promises(undo, session, options)
+        openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
+        restoring = Restoring(session, openings, cache, transfer, committer)
+        unsent = Unsent(session, locks, cache, restoring, copies)
         undo.callback(unsent.close)
         session.on_servers_changed(unsent.hurry)
         session.rpc.on_return(unsent.hurry)
-        attributes, watching = _promises(undo, session, options)
-        openings, ranges = Openings(session, attributes, cache), RangeLockTable(session, lease, locks)
-        sending = Sending(attributes, cache, committer, copies)
+        sending = Sending(attributes, cache, restoring, copies)
         sharing = Sharing(locks, ranges, cache, openings, attributes, copies, sending, transfer.download)
         undo.callback(sharing.close)
         lease.on_wanted(sharing.wanted)

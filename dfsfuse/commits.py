@@ -105,9 +105,9 @@ class Committer:
         there is confirmed, and the rest sent again."""
         confirmed: Confirmed = {}
         for attempt in range(1, _ATTEMPTS + 1):
-            entries, receipts = self._upload(content, changes, size, confirmed, durable)
+            entries, receipts, synced = self._upload(content, changes, size, confirmed, durable)
             try:
-                return self._commit(content, commit_id, changes, size, durable, entries, receipts)
+                return self._commit(content, commit_id, changes, size, durable, entries, receipts, synced)
             except errors.ReceiptsVoid:
                 if attempt == _ATTEMPTS:
                     raise
@@ -123,6 +123,7 @@ class Committer:
         durable: bool,
         entries: Entries,
         receipts: list[ChunkReceipts],
+        synced: bool,
     ) -> Attributes:
         manifest = self._manifest(content, entries, changes, receipts)
         request = Commit(
@@ -143,7 +144,7 @@ class Committer:
             gaps=content.gaps,
             attributes=taken_along(content),
         )
-        return self._finish(content, InDoubt(request, entries))
+        return self._finish(content, InDoubt(request, entries, synced))
 
     def _finish(self, content: Content, doubt: InDoubt) -> Attributes:
         request = doubt.request
@@ -160,9 +161,11 @@ class Committer:
         with self._cache.open_rows() as rows:
             rows.committed(content, request.base_version, attributes.version, request.opening)
         self._session.committed(content.ino, request.base_version, attributes.version)
-        # The receipts that were synced are those of what was sent; what the base had is another matter.
-        durable = request.durable and (content.synced or not request.base_version)
+        # What was synced is what was sent; what the base had is another matter.
+        durable = request.durable and doubt.synced and (content.synced or not request.base_version)
         content.owed = None
+        with content.mutex:
+            content.ancestors.add(content.version, content.commit_id, request.session)
         content.unseen.blocks.committed(content.entries, doubt.entries, request.size)
         content.committed(attributes.version, request.commit_id, doubt.entries, doubt.segments, durable)
         if content.changed or content.unseen.writers:
@@ -189,9 +192,10 @@ class Committer:
 
     def _upload(
         self, content: Content, changes: Changed, size: int, confirmed: Confirmed, durable: bool
-    ) -> tuple[Entries, list[ChunkReceipts]]:
-        """The manifest's entries with the changed ones replaced, and receipts for what was sent, or was confirmed; with
-        `durable` that is on disks. A small change is brought there by the request that sends it."""
+    ) -> tuple[Entries, list[ChunkReceipts], bool]:
+        """The manifest's entries with the changed ones replaced, receipts for what was sent, or was confirmed, and with
+        `durable`, where that is on disks, whether all who gave receipts have it there. A small change is brought there
+        by the request that sends it."""
         entries, parts = content.entries.copy().fit(chunks.entry_count(size)), []
         for index, change in sorted(changes.items()):
             entries[index], to_send = plan(entries[index], change, index, chunks.entry_length(index, size))
@@ -206,8 +210,9 @@ class Committer:
             entries[part.index] = chunks.lay(entries[part.index], piece)
         receipts = list({row.chunk: row for row in sent.values()}.values())
         if durable and not synced:
-            self._transfer.sync(receipts)
-        return entries, receipts
+            on_disk = self._transfer.sync(receipts)
+            synced = all(receipt.server in on_disk for row in receipts for receipt in row.receipts)
+        return entries, receipts, synced
 
     def _send_parts(
         self, content: Content, parts: list[_Part], confirmed: Confirmed, synced: bool

@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from dfsfuse import chunks, disk_io, errors
+from dfsfuse.ancestors import Ancestors
 from dfsfuse.attempts import Attempts
 from dfsfuse.changes import Changes
 from dfsfuse.chunks import ENTRY_BYTES, HOLE, Ranges
@@ -61,7 +62,7 @@ class Content:
     `clears_capability`: any program since the capability was; `clearing` has both for the commit that is under way.
 
     `synced`: this version is on the disks; `attributes_synced`: so is what was set here of mode, owner, times and
-    extended attributes.
+    extended attributes. `ancestors`: ancestors.py.
 
     `handles` are what programs have open of it. `shared`: they use locks on it, so it may become another version while
     it is read; it is read under `mutex`. `drops` counts how often what was here was dropped for want of room, and
@@ -106,7 +107,7 @@ class Content:
         self.wanted = self.missed = False
         self.committed_s = 0.0
         self.synced = False
-        self.attributes_synced = True
+        self.attributes_synced, self.ancestors = True, Ancestors()
         self.owed: OwedAttributes | None = None
         self.failed: errors.DfsError | None = None
         self.silence: errors.Unreachable | None = None
@@ -351,6 +352,8 @@ class Content:
         """The servers have this now, on disk if `durable`. What was written during the upload stays dirty; the content
         may have grown."""
         with self.mutex:
+            if durable:
+                self.ancestors.forget()
             self.entries = entries.fit(max(len(entries), len(self.entries)))
             self.version, self.commit_id, self.segments = version, commit_id, segments
             self.taken, self.in_doubt, self.resizing, self.sending = Changes(), None, False, False

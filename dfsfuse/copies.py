@@ -209,6 +209,7 @@ class Copies:
             content.owed = None
             content.ino, content.token = lock.ino, lock.token
             content.version, content.commit_id, content.segments = 0, b"", SegmentIds()
+            content.ancestors.forget()
             content.entries = Entries(count=len(content.entries))
             content.present = Ranges([(0, len(content.entries))])
             take_from_disk(content, content.fd, 0, content.size)

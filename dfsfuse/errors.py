@@ -45,6 +45,7 @@
     |   +-- ChunkMissing           this server does not have the chunk
     |   +-- ChunkCorrupt           what is stored does not hash to its name
     |   +-- ChunkGone              no server of the group has the chunk any more
+    |   +-- Lost                   servers lost power, and with it what they had acknowledged
     |   +-- Starting               the service waits for its sessions after a restart
     |   +-- Internal               unexpected; the traceback is in the server's log
     +-- Unreachable            no answer
@@ -331,6 +332,12 @@ class ChunkGone(ServerError):
     """No file server has the chunk any more."""
 
     code = "chunk_gone"
+
+
+class Lost(ServerError):
+    """Servers lost power, and with it what they had acknowledged."""
+
+    code = "lost"
 
 
 class Starting(ServerError):

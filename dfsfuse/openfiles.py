@@ -33,6 +33,7 @@ from dfsfuse.refreshing import Refreshing
 from dfsfuse.sending import Sending
 from dfsfuse.session import Session
 from dfsfuse.sharing import Sharing
+from dfsfuse.syncing import Syncing
 from dfsfuse.transfer import Transfer
 from dfsfuse.unsent import Unsent
 from dfsfuse.waiting import Interrupted, never
@@ -62,6 +63,7 @@ class OpenFiles:
         self._session, self._locks, self._attributes = session, locks, attributes
         self._cache, self._openings, self._transfer, self.cache_bytes = cache, openings, transfer, cache.bytes_max
         self._sending, self._unsent, self.sharing, self._ahead = sending, unsent, sharing, Ahead(transfer)
+        self._syncing = Syncing(session, transfer, sending, unsent, sharing)
         fetching = Fetching(cache, transfer, self._close)
         self._reading = reading = Reading(transfer.latest, fetching, cache.bytes_max // 2)
         self.bring, self.read, self.read_into = fetching.bring, reading.read, reading.read_into
@@ -259,39 +261,19 @@ class OpenFiles:
 
     def flush(self, handle: Handle, durable: bool = False) -> None:
         """close() or fsync() on one descriptor: what was written so far becomes the file's next version."""
-        content = handle.content
+        content, sent = handle.content, False
         if handle.writable:
             self.check_writable(handle)
-            if (content.changed or content.unseen.writers) and self._may_commit(handle):
+            sent = not (content.changed or content.unseen.writers)
+            if not sent and self.sharing.may_commit(handle):
                 self._commit(handle, durable)
+                sent = True
             elif content.owed is not None:
                 self.give_owed(content)
         elif handle.failed is not None:
             raise handle.failed
-        if durable and not content.synced:
-            self._sync(content)
-        elif durable and not content.attributes_synced:
-            self._sync_attributes(content)
-
-    def _sync(self, content: Content) -> None:
-        """What others have committed of it, or this client without `durable`, comes to the disks."""
-        version = content.version
-        self._transfer.sync_file(self._session.whole_copies(content.ino))
-        self._session.sync()
-        with content.mutex:
-            content.synced = content.version == version
-
-    def _sync_attributes(self, content: Content) -> None:
-        content.attributes_synced = True
-        try:
-            self._session.sync()
-        except BaseException:
-            content.attributes_synced = False
-            raise
-
-    def _may_commit(self, handle: Handle) -> bool:
-        """What is unsent without a write lock is another handle's, and its to send."""
-        return handle.lock is not None or self.sharing.may_commit(handle)
+        if durable:
+            self._syncing.sync(content, sent)
 
     def _commit(self, handle: Handle, durable: bool) -> None:
         handle.owes = True
@@ -316,7 +298,7 @@ class OpenFiles:
         if handle.unseen:
             self._sending.let_go(handle)
         try:
-            if content.changed and content.failed is None and not handle.owes and self._may_commit(handle):
+            if content.changed and content.failed is None and not handle.owes and self.sharing.may_commit(handle):
                 self._commit(handle, False)
             elif content.owed is not None and not handle.owes:
                 self.give_owed(content)

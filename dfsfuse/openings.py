@@ -254,12 +254,13 @@ class Openings:
 
     # -- files on which programs use locks
 
-    def catch_up(self, content: Content, token: int, become: Callable[[Version], bool]) -> None:
+    def catch_up(self, content: Content, token: int, become: Callable[[Version], bool], locking: bool = True) -> None:
         """An open content becomes the newest version, if it is not that: `become` makes it so, or returns False. With a
-        token for writing: LockLost where a newer holder of the write lock has opened the file."""
+        token for writing: LockLost where a newer holder of the write lock has opened the file. `locking`: programs use
+        locks on it."""
         opening = self._cache.opening_begins(self._session.new_opening)
         try:
-            newest = self._newest(content, token, opening)
+            newest = self._newest(content, token, opening, locking)
             if newest is None:
                 return
             former = content.version
@@ -275,7 +276,7 @@ class Openings:
         finally:
             self._end(opening)
 
-    def _newest(self, content: Content, token: int, opening: int) -> Version | None:
+    def _newest(self, content: Content, token: int, opening: int, locking: bool) -> Version | None:
         """None: it is that, and has one more open row."""
         with content.mutex:
             held = Base(content.version, content.commit_id, content.entries.copy(), content.segments.copy())
@@ -286,7 +287,7 @@ class Openings:
             token=token,
             have_version=held.version,
             have_commit_id=held.commit_id,
-            locking=True,
+            locking=locking,
         )
         asked_at = self._attributes.now()
         opened = self._ask(request)

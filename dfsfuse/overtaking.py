@@ -65,6 +65,7 @@ def _overtake(content: Content, newest: Version, cache: Cache, patches: Patches)
             attributes.version, attributes.commit_id, newest.segments,
         )  # fmt: skip
         content.mtime_ns, content.mtime_set, content.synced = attributes.mtime_ns, False, False
+        content.ancestors.forget()
         content.unseen.mtime_ns, content.unseen.stirred = os.fstat(content.fd).st_mtime_ns, False
     # Nobody here writes to it before `mark_open`.
     cache.index.save_clean([content])

@@ -11,17 +11,18 @@ import time
 from dfsfuse import errors, lending, unseen_writes
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.cache import Cache
-from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.handles import Handle
+from dfsfuse.restoring import Restoring
 
 log = logging.getLogger(__name__)
 
 
 class Sending:
-    def __init__(self, attributes: AttributeTable, cache: Cache, committer: Committer, copies: Copies):
-        self._attributes, self._cache, self._committer, self._copies = attributes, cache, committer, copies
+    def __init__(self, attributes: AttributeTable, cache: Cache, restoring: Restoring, copies: Copies):
+        self._attributes, self._cache, self._restoring, self._copies = attributes, cache, restoring, copies
+        self.note_lost = restoring.note_lost
 
     def send(self, content: Content, durable: bool = False) -> None:
         """Commit, or keep what can never be committed. Another handle may have done either while this one waited, or
@@ -40,7 +41,7 @@ class Sending:
             asked_at = self._attributes.now()
             try:
                 with content.silence_noted():
-                    attributes = self._committer.commit(content, durable)
+                    attributes = self._restoring.commit(content, durable)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 if content.where:
                     self._copies.keep(content, "conflict", error)
@@ -51,7 +52,7 @@ class Sending:
     def give_owed(self, content: Content) -> None:
         """Attributes of a new file that were to go with its first commit (owed_attributes.py)."""
         asked_at = self._attributes.now()
-        attributes = self._committer.give_owed(content)
+        attributes = self._restoring.give_owed(content)
         if attributes is not None:
             self._attributes.put_changed(attributes, asked_at)
 

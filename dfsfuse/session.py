@@ -73,6 +73,7 @@ OPERATIONS: dict[type[Message], str] = {
     messages.Rename: "rename",
     messages.SetAttributes: "set_attributes",
     messages.Commit: "commit",
+    messages.Durable: "durable",
     messages.ListMappings: "mappings",
     messages.Quota: "quota",
     messages.GetXattr: "get_xattr",
@@ -247,11 +248,6 @@ class Session:
         with self._mutex:
             if slot[2] == self.id:
                 self._slots.append(slot)
-
-    def whole_copies(self, ino: int) -> set[str]:
-        """The file servers that have every chunk of a file, as far as the directory knows."""
-        found: messages.WhereReply = self._until_answered("where", messages.Lookup(ino), messages.WhereReply)
-        return {copy.server for copy in found.copies if copy.whole}
 
     def sync(self) -> None:
         """All that the directory has acknowledged is on its disk."""

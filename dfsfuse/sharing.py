@@ -185,9 +185,10 @@ class Sharing:
     # -- writing
 
     def may_commit(self, handle: Handle) -> bool:
-        """Whether there is a write lock under which what was written through a shared descriptor can be committed."""
+        """Whether there is a write lock under which what was written through the descriptor can be committed. What is
+        unsent without one is another descriptor's, and its to send."""
         share = handle.share
-        return share is not None and self._claim(share) is not None
+        return handle.lock is not None or (share is not None and self._claim(share) is not None)
 
     def _lock_of(self, share: Share) -> Lock | None:
         lock = share.lock or self._locks.held(share.ino)

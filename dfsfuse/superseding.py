@@ -42,6 +42,7 @@ def become(content: Content, newest: Attributes, entries: Entries, segments: Seg
             _reshape(content, fd, newest.size, entries, stale)
             content.version, content.commit_id, content.segments = newest.version, newest.commit_id, segments
             content.mtime_ns, content.synced, content.missed = newest.mtime_ns, False, False
+            content.ancestors.forget()
             content.read_elsewhere()
         size_bytes = os.fstat(fd).st_blocks * 512
     index.save_clean([content])

@@ -33,6 +33,9 @@ _CONFIRM_AT_ONCE = 1024
 Confirmed = dict[bytes, ChunkReceipts]
 """Chunks that are on enough servers: by name."""
 
+Check = Callable[[set[str], float], None]
+"""Is given the servers that have synced, and how long it may take (seconds); raises NotEnoughCopies."""
+
 Body = bytes | bytearray | memoryview
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,9 +66,10 @@ class Transfer:
         if known is None:
             stored = self._patience.until_answered(lambda left_s: self._upload_once(name, data, left_s, synced))
             return self._sent(name, data, stored)
-        if synced:
-            self.sync([known])
-        return known
+        if not synced:
+            return known
+        on_disk = self.sync([known])
+        return ChunkReceipts(name, [receipt for receipt in known.receipts if receipt.server in on_disk])
 
     def try_upload(self, data: Body) -> ChunkReceipts:
         """As `upload`, once: raises Unreachable at once where no server takes it."""
@@ -193,25 +197,26 @@ class Transfer:
             for row in reply.receipts:
                 found[row.chunk].receipts.extend(row.receipts)
 
-    def sync(self, receipts: Collection[ChunkReceipts]) -> None:
-        """What these receipts are for is on the disks of copies_min servers that have it."""
-        self._sync_until(lambda synced: _copies_on(synced, receipts) >= self._session.cluster.copies_min)
+    def sync(self, receipts: Collection[ChunkReceipts]) -> set[str]:
+        """What these receipts are for is on the disks of copies_min servers that have it; the names of all that have
+        synced. Where others have given receipts, a commit may rest on these, if one of those has started again."""
+        on_disk: set[str] = set()
 
-    def sync_file(self, whole: set[str]) -> None:
-        """A file is on the disks of copies_min servers, chunk by chunk; `whole` are those that have all of it. What one
-        of them lacks may be on any two others: then all must sync."""
+        def check(synced: set[str], left_s: float) -> None:
+            if _copies_on(synced, receipts) < self._session.cluster.copies_min:
+                raise errors.NotEnoughCopies(f"only {', '.join(sorted(synced)) or 'no server'} could sync")
+            on_disk.update(synced)
 
-        def enough(synced: set[str]) -> bool:
-            group = {server.name for server in self._group()}
-            return len(synced & whole) >= self._session.cluster.copies_min or synced >= group
+        self.sync_until(check)
+        return on_disk
 
-        self._sync_until(enough)
+    def sync_until(self, check: Check) -> None:
+        """The servers bring what they have to their disks, until enough have. Raises what `check` raises, but
+        NotEnoughCopies, after which it is tried again until the time-out."""
+        self._patience.until_answered(lambda left_s: self._sync_once(check, left_s))
 
-    def _sync_until(self, enough: Callable[[set[str]], bool]) -> None:
-        synced: set[str] = set()
-        self._patience.until_answered(lambda left_s: self._sync_once(enough, synced, left_s))
-
-    def _sync_once(self, enough: Callable[[set[str]], bool], synced: set[str], left_s: float) -> None:
+    def _sync_once(self, check: Check, left_s: float) -> None:
+        synced, deadline = set[str](), time.monotonic() + left_s
         failure: errors.DfsError = errors.Unreachable("the cluster has no file servers yet")
         for share_s, _, server in _shared(left_s, self._health.sorted(list(enumerate(self._group())))):
             try:
@@ -223,9 +228,10 @@ class Transfer:
                 failure = error
                 continue
             synced.update(reply.servers)
-            if enough(synced):
-                return
-            failure = errors.Unreachable(f"only {', '.join(sorted(synced)) or 'no server'} could sync")
+            try:
+                return check(synced, max(0.001, deadline - time.monotonic()))
+            except errors.NotEnoughCopies as error:
+                failure = errors.Unreachable(str(error))
         raise failure
 
     def status(self, server: Server) -> FilesStatus:

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from dfsfuse import errors
 from dfsfuse.backoff import Backoff
 from dfsfuse.cache import Cache
-from dfsfuse.commits import Committer
 from dfsfuse.content import Content
 from dfsfuse.copies import Copies
 from dfsfuse.locks import LockTable
 from dfsfuse.messages import Attributes, Open, Opened
+from dfsfuse.restoring import Restoring
 from dfsfuse.session import Session
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ LOOK_EVERY_S = 2.0
 class Unsent:
     """`start` begins the retries; `hurry` makes the next ones come at once."""
 
-    def __init__(self, session: Session, locks: LockTable, cache: Cache, committer: Committer, copies: Copies):
+    def __init__(self, session: Session, locks: LockTable, cache: Cache, restoring: Restoring, copies: Copies):
         self._session, self._locks, self._cache = session, locks, cache
-        self._committer, self._copies = committer, copies
+        self._restoring, self._copies = restoring, copies
         self._mutex = threading.Lock()
         self._waiting: list[Content] = []
         self._backoff = Backoff()
@@ -126,26 +126,37 @@ class Unsent:
         for content in due:
             self._try(content)
 
-    def _try(self, content: Content) -> None:
+    def send_now(self, content: Content) -> None:
+        """What a program waits for. Raises why it could not be sent: then it is tried again like all that waits."""
+        self.add(content)
+        error = self._try(content)
+        if error is not None:
+            raise error
+
+    def _try(self, content: Content) -> errors.DfsError | None:
+        """Why it could not be sent."""
         if self._stopping.is_set():
-            return
+            return errors.Unreachable("the client ends")
         try:
             with content.committing, content.silence_noted():
                 self._send(content)
             self._done(content)
+            return None
         except errors.Busy as error:
-            self._failed(content, error, self._backoff.waits)
+            return self._failed(content, error, self._backoff.waits)
         except errors.DfsError as error:
-            self._failed(content, error, self._backoff.failed)
+            return self._failed(content, error, self._backoff.failed)
         except Exception:
             log.exception("%s cannot be sent", os.fsdecode(content.where))
             with self._mutex:
                 self._backoff.failed(content)
+            return errors.Internal(f"{os.fsdecode(content.where)} cannot be sent; the client's log tells why")
 
-    def _failed(self, content: Content, error: errors.DfsError, note: Callable[[Content], None]) -> None:
+    def _failed(self, content: Content, error: errors.DfsError, note: Callable[[Content], None]) -> errors.DfsError:
         self._cache.index.set_failure(content.row, str(error))
         with self._mutex:
             note(content)
+        return error
 
     def _done(self, content: Content) -> None:
         """A program may have written to it again meanwhile, and failed to close it."""
@@ -181,7 +192,7 @@ class Unsent:
         with self._copies.in_use(content):
             try:
                 self._check_base(content)
-                self._committer.commit(content)
+                self._restoring.commit(content)
                 self._session.changed(content.ino)
             except (errors.VersionConflict, errors.LockLost, errors.Stale) as error:
                 self._copies.keep(content, "conflict", error)
@@ -202,7 +213,7 @@ class Unsent:
         if not newest.nlink and content.users == 1:
             raise errors.Stale("the file was removed")
         same = (newest.version, newest.commit_id) == (content.version, content.commit_id)
-        if not same and content.in_doubt is None:
+        if not same and content.in_doubt is None and not self._restoring.rebase(content):
             raise errors.VersionConflict(
                 f"the file has version {newest.version}; what was not sent is based on version {content.version}"
             )

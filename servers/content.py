@@ -7,6 +7,7 @@ that the base did not have. A commit whose commit id is in the file's history ha
 
 import stat
 from collections import Counter
+from collections.abc import Iterator
 
 from dfsfuse import chunks, errors
 from dfsfuse.chunks import Entry
@@ -284,6 +285,12 @@ def _part(tx: Reader, manifest: Manifest, part: int) -> list[Entry]:
     return references.segment(tx, segment_id) if segment_id else []
 
 
+def parts(tx: Reader, inode: Inode) -> Iterator[set[bytes]]:
+    """The names of the chunks of the newest content, part by part."""
+    manifest = manifest_of(inode)
+    return (chunks.chunks_of(_part(tx, manifest, part)) for part in range(max(len(manifest.segments), 1)))
+
+
 # -- where the copies are
 
 
@@ -310,10 +317,7 @@ def mappings(tx: Reader, request: ListMappings, group: Group) -> Mappings:
 def _whereabouts(tx: Reader, ino: int, inode: Inode, group: Group) -> WhereReply:
     if stat.S_ISDIR(inode.mode):
         raise errors.IsADirectory("folders have no copies; name a file")
-    manifest = manifest_of(inode)
-    names: set[bytes] = set()
-    for part in range(max(len(manifest.segments), 1)):
-        names |= chunks.chunks_of(_part(tx, manifest, part))
+    names = set().union(*parts(tx, inode))
     copies = [_copy(tx, server.name, server.url, rank, names, group) for rank, server in enumerate(group.cluster.files)]
     paths = paths_to(tx, ino)
     return WhereReply(

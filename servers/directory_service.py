@@ -19,7 +19,7 @@ import msgspec
 
 from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
-from servers import check, content, dump, tracing
+from servers import check, content, dump, durability, tracing
 from servers.callbacks import Callbacks
 from servers.directory import Directory
 from servers.http import App, Operation, serve
@@ -88,6 +88,7 @@ class DirectoryService:
             "lookup": (messages.Lookup, self._lookup),
             "list": (messages.ListFolder, self._list),
             "where": (messages.Lookup, lambda r: self._look(content.where, r)),
+            "durable": (messages.Durable, self._durable),
             "mappings": (messages.ListMappings, lambda r: self._look(content.mappings, r)),
             "begin": (messages.Begin, self._begin),
             "renew": (messages.Renew, self._renew),
@@ -215,6 +216,12 @@ class DirectoryService:
         """A file can have millions of chunks, and what many chunks are needed for is many rows."""
         group = self.core.group(boottime_s())
         return self._surveys.once(lambda tx: look(tx, request, group))
+
+    def _durable(self, request: messages.Durable) -> Any:
+        """A power cut that comes after it was looked at takes the answer too."""
+        group = self.core.group(boottime_s())
+        known = self._store.read(lambda tx: durability.is_known(tx, request, group))
+        return self._after_sync(Nothing() if known else self._look(durability.check, request))
 
     def _dump(self, request: messages.Dump) -> Any:
         copies, now_ns = self.core.copies, time.time_ns()

@@ -159,6 +159,8 @@ class FileService:
         return messages.Confirmed(rows, names[looked:])
 
     async def _sync(self, request: messages.Sync) -> messages.Synced:
+        # The directory knows of this start then, and that what was not synced before it may be gone.
+        self._replication.check_started()
         own = functools.partial(self._in, self._syncer, self._store.sync)
         if request.alone:
             await own()

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from dfsfuse import errors
+from dfsfuse.chunks import NAME_BYTES
 from dfsfuse.messages import ChunkReceipts, Cluster, Server
 from servers import short_rows
 from servers.server_states import ServerState
 from servers.store import Reader, Transaction
-from servers.undurable import Needs
+from servers.undurable import Needs, Undurable
 
+_LAST = b"\xff" * (NAME_BYTES + 1)
+"""Behind the name of every chunk."""
 Numbers = dict[bytes, dict[str, int]]
 """chunk -> server -> the number of its receipt."""
 
@@ -94,16 +97,25 @@ class Group(NamedTuple):
             have = ", ".join(there) or "none"
             raise errors.Starting(f"servers look for what the file had before; so far {have} has it; ask again")
 
+    def on_disk(self, synced: Iterable[str], row: Undurable | None) -> list[str]:
+        """Those of the servers that have `synced` of which it is known that they have on their disks what is new in a
+        file's newest content, save what they are known to lack. A server answers a sync when the directory has heard of
+        its start; a directory that has started since has to hear of it again."""
+        heard = {server.name for server in self.cluster.files if self._was_heard(server)}
+        return [name for name in heard.intersection(synced) if row is None or self._has(name, row.needs)]
+
     def _was_heard(self, server: Server) -> bool:
         """Since the directory has started, of one that tells of its disk."""
         return bool(server.store) or server.name not in self.states
 
     def _surely_has(self, server: Server, needs: Needs) -> bool:
         """One that tells nothing of its disk is believed."""
-        if server.name not in self.states:
-            return True
-        known = server.name in needs.numbers and server.name not in {*needs.lacking, *needs.unsure}
-        return server.up and known and not self._is_unsure(server.name, needs)
+        return server.name not in self.states or (server.up and self._has(server.name, needs))
+
+    def _has(self, name: str, needs: Needs) -> bool:
+        """No start since it has given its receipts can have taken anything of this from it."""
+        known = name in needs.numbers and name not in needs.lacking and name not in needs.unsure
+        return known and not self._is_unsure(name, needs)
 
     def _is_unsure(self, name: str, needs: Needs) -> bool:
         return name in self.states and self.states[name].is_unsure(needs.numbers[name])
@@ -129,3 +141,7 @@ class Group(NamedTuple):
         if not short_rows.is_short(tx, name):
             return sum(self._may_lack(name, chunk) for chunk in chunks)
         return sum(self.is_missing(tx, name, chunk) for chunk in chunks)
+
+    def may_miss(self, tx: Reader, name: str) -> bool:
+        """May there be a chunk that `is_missing` there?"""
+        return short_rows.is_short(tx, name) or self._may_lack(name, _LAST)

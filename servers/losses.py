@@ -11,8 +11,8 @@ is whole (undurable.py), if there is one; as a version of its own, so that no ca
 
 import msgspec
 
-from dfsfuse.chunks import chunk_name, chunks_of
-from dfsfuse.messages import COMMIT_ID_BYTES, LostFile
+from dfsfuse.chunks import chunks_of
+from dfsfuse.messages import LostFile, id_after_loss
 from servers import records, references, short_rows, undurable, versions
 from servers.records import Inode
 from servers.short_rows import LOOKED_FOR
@@ -65,8 +65,7 @@ def _lose(tx: Transaction, ino: int, inode: Inode, chunk: bytes, group: list[str
     number = None if row is None else _newest_intact(tx, row, chunk, group)
     path, version = path_to(tx, ino)[0], inode.version
     if number is not None:
-        commit_id = chunk_name(inode.commit_id + b" is lost")[:COMMIT_ID_BYTES]
-        versions.revert(tx, ino, inode, row, number, commit_id)
+        versions.revert(tx, ino, inode, row, number, id_after_loss(inode.commit_id))
         inode.mtime_ns = now_ns
         records.touch(inode, now_ns)
     inode.beside = True

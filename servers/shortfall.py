@@ -58,12 +58,9 @@ def _short(tx: Transaction, name: str, state: ServerState, position: bytes, limi
 
 def forget(tx: Transaction, name: str, chunks: list[bytes]) -> None:
     """Of these chunks what nobody needs any more needs no short row, also where no pass follows, as nobody has it."""
-    if not tx.range(*records.within(short_key(name, b"")), 1):
-        return
-    for chunk in chunks:
-        key = short_key(name, chunk)
-        if tx.get(key) is not None and not references.is_held(tx, references.ONLY_GROUP, chunk):
-            tx.delete(key)
+    if short_rows.is_short(tx, name):
+        held = references.is_held
+        short_rows.delete(tx, [(name, chunk) for chunk in chunks if not held(tx, references.ONLY_GROUP, chunk)])
 
 
 def _all(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:

@@ -25,13 +25,15 @@ States = dict[str, ServerState]
 
 
 class Content(msgspec.Struct, array_like=True):
-    """What `Inode` has of a content. Version 0 is the empty one."""
+    """What `Inode` has of a content. Version 0 is the empty one. `commit_id` is b"" where the file has lost it, and in
+    rows of earlier versions."""
 
     version: int = 0
     size: int = 0
     stored_bytes: int = 0
     entries: list[Entry] = []
     segments: list[bytes] = []
+    commit_id: bytes = b""
 
 
 class Needs(msgspec.Struct, array_like=True):
@@ -93,7 +95,7 @@ class Undurable(msgspec.Struct, array_like=True):
 
 
 def content_of(inode: Inode) -> Content:
-    return Content(inode.version, inode.size, inode.stored_bytes, inode.entries, inode.segments)
+    return Content(inode.version, inode.size, inode.stored_bytes, inode.entries, inode.segments, inode.commit_id)
 
 
 def targets_of(content: Content | Inode) -> set[bytes]:

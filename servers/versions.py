@@ -144,6 +144,9 @@ def revert(tx: Transaction, ino: int, inode: Inode, row: Undurable, number: int,
         lost = undurable.content_of(inode)
         if open_rows.is_open(tx, ino, lost.version):
             _hold(tx, ino, inode, lost)
+        for content in _held(tx, ino, inode):
+            if content.version > before.version:
+                _hold(tx, ino, inode, msgspec.structs.replace(content, commit_id=b""))
         allocated = inode.allocated_bytes
         inode.history = [commit_id, *inode.history[lost.version - before.version :]][: records.HISTORY_MAX]
         inode.version = lost.version + 1
@@ -155,6 +158,17 @@ def revert(tx: Transaction, ino: int, inode: Inode, row: Undurable, number: int,
         else:
             undurable.delete(tx, ino)
     records.add_usage(tx, 0, before.size - lost.size, inode.allocated_bytes - allocated)
+
+
+def has_had(tx: Reader, ino: int, inode: Inode, version: int, commit_id: bytes) -> bool:
+    """Is this the file's content, or was what it has now made after it, by commits that no power cut has taken? What is
+    open is kept, so that it is known of each content that somebody has, however many came after it."""
+    if not version or commit_id in inode.history:
+        return True
+    row = undurable.get(tx, ino)
+    former = _held(tx, ino, inode)
+    former += [row.before, *(step.content for step in row.between)] if row is not None else []
+    return any((content.version, content.commit_id) == (version, commit_id) for content in former)
 
 
 # -- segments that are not committed yet

@@ -32,12 +32,14 @@ from dfsfuse.places import Place, place_of
 from dfsfuse.program_locks import ProgramLocks
 from dfsfuse.read_times import ReadTimes
 from dfsfuse.recovery import Recovery
+from dfsfuse.restoring import Restoring
 from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
 from dfsfuse.sharing import Sharing
 from dfsfuse.succession import Succession
 from dfsfuse.unsent import Unsent
 from dfsfuse.watching import Watching
+from servers import durability
 from servers.callbacks import promisable
 
 _tokens = itertools.count(1)
@@ -79,6 +81,8 @@ class CoreSession:
             return carried(core.open(request))
         if isinstance(request, messages.PutSegments):
             return carried(core.put_segments(request, self._volume.now_s))
+        if isinstance(request, messages.Durable):
+            return carried(self._volume.look(durability.check, request))
         if isinstance(request, messages.ListFolder):
             return carried(core.list_folder(request, self._volume.now_ns))
         if isinstance(request, messages.Quota):
@@ -184,9 +188,6 @@ class CoreSession:
 
     def report_unsent(self, files: int) -> None: ...
 
-    def whole_copies(self, ino: int) -> set[str]:
-        return set("ABC")
-
     def sync(self) -> None:
         self.asked["Sync"] += 1
 
@@ -251,8 +252,10 @@ class Machine:
             self.session.watch(table)
         committer = Committer(self.session, self.servers, self.cache)
         copies = Copies(self.session, locks, self.cache, self.servers, committer)
-        self.unsent = Unsent(self.session, locks, self.cache, committer, copies)
-        openings, sending = Openings(self.session, table, self.cache), Sending(table, self.cache, committer, copies)
+        openings = Openings(self.session, table, self.cache)
+        restoring = Restoring(self.session, openings, self.cache, self.servers, committer)
+        self.unsent = Unsent(self.session, locks, self.cache, restoring, copies)
+        sending = Sending(table, self.cache, restoring, copies)
         sharing = Sharing(locks, NoLocks(), self.cache, openings, table, copies, sending, self.servers.download)
         files = OpenFiles(self.session, locks, table, self.cache, openings, self.servers, sending, self.unsent, sharing)
         if self._watches:

@@ -24,11 +24,12 @@ from dfsfuse.locks import Lock
 from dfsfuse.openfiles import Handle, OpenFiles
 from dfsfuse.openings import Openings
 from dfsfuse.places import Place
+from dfsfuse.restoring import Restoring
 from dfsfuse.sending import Sending
 from dfsfuse.session import Identity
 from dfsfuse.sharing import Sharing
 from dfsfuse.unsent import Unsent
-from servers import records
+from servers import durability, records
 from servers.store.memory import MemoryStore
 
 OTHERS_TOKEN = 1 << 60
@@ -58,6 +59,8 @@ class Directory:
                 return core.open(request)
             if isinstance(request, messages.PutSegments):
                 return core.put_segments(request, volume.now_s)
+            if isinstance(request, messages.Durable):
+                return volume.look(durability.check, request)
             return core.query(request, volume.now_ns)
 
     def change(self, request: messages.Change, reply: type, meanwhile: Callable[[], None] = lambda: None) -> Any:
@@ -101,9 +104,6 @@ class Directory:
 
     def changed(self, ino: int, name: bytes = b"") -> None: ...
 
-    def whole_copies(self, ino: int) -> set[str]:
-        return set("ABC")
-
     def sync(self) -> None: ...
 
 
@@ -137,10 +137,11 @@ class OneClient:
         self.home, self.cache = folder, Cache(folder, 1 << 40)
         self.committer = Committer(self.session, self.servers, self.cache)
         self.copies = Copies(self.session, self.locks, self.cache, self.servers, self.committer)
-        self.unsent = Unsent(self.session, self.locks, self.cache, self.committer, self.copies)
         attributes = AttributeTable()
         openings = Openings(self.session, attributes, self.cache)
-        sending = Sending(attributes, self.cache, self.committer, self.copies)
+        restoring = Restoring(self.session, openings, self.cache, self.servers, self.committer)
+        self.unsent = Unsent(self.session, self.locks, self.cache, restoring, self.copies)
+        sending = Sending(attributes, self.cache, restoring, self.copies)
         sharing = Sharing(
             self.locks, NoLocks(), self.cache, openings, attributes, self.copies, sending, self.servers.download
         )

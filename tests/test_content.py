@@ -615,6 +615,18 @@ def test_a_durable_commit_brings_all_of_it_to_the_disks(world: World) -> None:
     assert (servers.synced_uploads, servers.syncs) == (1, 2)
 
 
+def test_receipts_of_who_has_not_synced(world: World) -> None:
+    """Goal: S10: a server that has synced may have started again before the commit, which rests on the receipts of
+    others then: so where one of these has not synced, fsync asks the directory what it knows."""
+    content = world.file(b"one")
+    content.synced = True
+    world.servers.syncing = "AB"
+    world.one.write(content, b"two" * BLOCK_BYTES, 0)
+    world.one.write(content, b"six" * BLOCK_BYTES, ENTRY_BYTES)
+    world.one.committer.commit(content, durable=True)
+    assert not content.synced
+
+
 def test_an_open_during_the_commit_shares_the_content(world: World) -> None:
     """Goal: the directory has the new version already and this client has not heard: it is the same content."""
     content = world.file(b"one")

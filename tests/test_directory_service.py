@@ -433,9 +433,9 @@ class _Disk(MemoryStore):
 
 
 def test_what_must_be_durable_waits_for_a_sync() -> None:
-    """Goal: durable commits, `sync`, begin, allocate, starts, and what names garbage are answered after a sync that
-    began after them, also when many come at once; a plain change waits for none, nor does the answer that there is no
-    garbage."""
+    """Goal: durable commits, `sync`, `durable`, begin, allocate, starts, and what names garbage are answered after a
+    sync that began after them, also when many come at once; a plain change waits for none, nor does the answer that
+    there is no garbage."""
 
     async def scenario() -> None:
         disk = _Disk()
@@ -461,6 +461,7 @@ def test_what_must_be_durable_waits_for_a_sync() -> None:
         waiting = [
             ask("commit", _commit(made.attributes.ino, b"data", durable=True)),
             ask("sync", Nothing()),
+            ask("durable", messages.Durable(ino=made.attributes.ino, version=0, commit_id=b"")),
             ask("register", start),
             ask("collect", messages.Collect(server="A", next_number=1, names=[bytes(32)])),
             *(ask("allocate", messages.AllocateInodes(begun.session)) for _ in range(50)),

@@ -162,6 +162,16 @@ def test_a_late_server_is_told_what_to_look_for(directory: Directory) -> None:
     assert directory.run(lambda: directory.ask("status", messages.Nothing())).short_chunks == 0
 
 
+def test_whether_a_large_file_is_on_disks(directory: Directory) -> None:
+    """Goal: fsync of a file, while one of the servers that have it lacks a chunk of another one."""
+    ino = directory.run(lambda: directory.make("f", PARTS))
+    directory.run(lambda: directory.make("g", 1, on="AC"))
+    file = directory.volume.at("f")
+    request = messages.Durable(ino=ino, version=file.version, commit_id=file.commit_id, synced=["A", "B"])
+    assert directory.run(lambda: directory.ask("durable", request)) == messages.Nothing()
+    assert directory.most < ROWS_MAX
+
+
 def test_names_are_repaired(directory: Directory) -> None:
     """Goal: a request to repair many names of a folder."""
     folder = directory.volume.make("d", FOLDER).ino

@@ -349,7 +349,8 @@ def test_s10_what_is_to_be_synced_is_on_the_disk(
 
 def test_before_the_directory_has_answered(tmp_path: Path):
     """Goal: a server of whose start the directory has not heard yet gives no receipts, on which no commit could rest:
-    whoever brings a chunk, or asks for one to be confirmed, is told to ask again. It says that it is there."""
+    whoever brings a chunk, or asks for one to be confirmed, is told to ask again. Nor does it say that it has synced
+    (S10): who hears that counts on what the directory knows it to have. It says that it is there."""
     server = FileServer("A", tmp_path / "A", free_port())
     try:
         wait_until(server.answers, "the server answers")
@@ -357,6 +358,7 @@ def test_before_the_directory_has_answered(tmp_path: Path):
         for method, path, body in (
             *(("PUT", f"/v1/chunks/{_HEX}{role}", b"data") for role in ("", "?role=acting", "?role=copy")),
             ("POST", "/v1/confirm", confirm),
+            ("POST", "/v1/sync", messages.to_msgpack(messages.Sync(alone=True))),
         ):
             status, _, answer = server.ask(method, path, body)
             assert (status, error_code(answer)) == (503, "starting")

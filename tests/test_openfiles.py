@@ -112,8 +112,8 @@ def test_close_is_content_with_a_commit_that_has_its_bytes(client: OneClient) ->
 def test_fsync_covers_what_was_committed_before(client: OneClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: S10: after a close() without fsync, the next fsync is for all chunks of the file, not for those alone that
     it sends; once they are on the disks nothing is asked for again."""
-    asked: list[set[str]] = []
-    monkeypatch.setattr(client.servers, "sync_file", asked.append)
+    asked: list[object] = []
+    monkeypatch.setattr(client.servers, "sync_until", asked.append)
     handle = client.create("f", b"first")
     for data, more in ((b"second", 1), (b"third", 0)):
         asked.clear()

@@ -254,7 +254,7 @@ def test_fsync_covers_them(here: Machine, data: bytes) -> None:
     give(here, handle, mode=0o644)
     counted = asked(here, lambda: here.files.files.flush(handle, durable=True))
     assert stat.S_IMODE(here.volume.at("/f").mode) == 0o644
-    assert counted == ({"Commit": 1} if data else {"SetAttributes": 1, "Sync": 1})
+    assert counted == ({"Commit": 1} if data else {"SetAttributes": 1, "Durable": 1})
     here.close(handle)
 
 

@@ -192,7 +192,7 @@ def test_a_copy_that_could_not_be_made_is_tried_again_as_a_copy(world):
     world.client.write(world.client.open("f", write=True), b"HALF", 0)
     world.client.kill()
     copies = Keeping()
-    unsent = Unsent(world.client.session, None, world.client.cache, world.client.committer, copies)
+    unsent = Unsent(world.client.session, None, world.client.cache, None, copies)
     Recovery(world.client.session, world.client.cache, world.servers, unsent, world.newest).run()
     assert unsent.retry() == 1
     assert unsent.retry() == 0

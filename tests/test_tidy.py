@@ -115,14 +115,14 @@ CORES = [
     "servers.tree", "servers.modes", "servers.xattrs", "servers.rename", "servers.content", "servers.sessions",
     "servers.versions", "servers.undurable", "servers.references", "servers.garbage_log", "servers.group",
     "servers.server_states", "servers.short_rows", "servers.passed_over", "servers.pace",
-    "servers.upkeep", "servers.settling", "servers.shortfall", "servers.losses", "servers.upgrade", "servers.dump",
-    "servers.load",
+    "servers.upkeep", "servers.settling", "servers.shortfall", "servers.losses", "servers.durability",
+    "servers.upgrade", "servers.dump", "servers.load",
     "servers.check", "servers.check_content", "servers.mend", "servers.mend_names", "servers.tracing",
     "servers.records", "servers.quota", "servers.directory", "servers.locks", "servers.claims",
     "servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases",
     "servers.returns", "servers.deadlines", "servers.queues", "servers.recalls", "servers.tokens",
-    "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_inodes", "dfsfuse.known_names", "dfsfuse.manifests",
-    "dfsfuse.promise_lease", "dfsfuse.sparse_list", "dfsfuse.under_way",
+    "dfsfuse.ancestors", "dfsfuse.chunks", "dfsfuse.errors", "dfsfuse.known_inodes", "dfsfuse.known_names",
+    "dfsfuse.manifests", "dfsfuse.promise_lease", "dfsfuse.sparse_list", "dfsfuse.under_way",
     *(name for name in TREES if name.startswith("dfsfuse.messages")),
 ]  # fmt: skip
 

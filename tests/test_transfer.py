@@ -39,6 +39,11 @@ def test_two_disks_are_enough(holders: list[str]):
     Transfer(Group(A="AB")).sync(receipts(*holders))
 
 
+def test_who_has_synced():
+    """Goal: S10: who is asked is told, as others that have given receipts may not have it on their disks."""
+    assert Transfer(Group(A="AB")).sync(receipts("ABC", "AB")) == {"A", "B"}
+
+
 @pytest.mark.parametrize("holders", [["BC"], ["ABC", "AC"]])
 def test_disks_without_the_chunk_do_not_count(holders: list[str]):
     """Goal: S10: a chunk that A and C have is on one disk when A and B have synced."""
@@ -46,18 +51,36 @@ def test_disks_without_the_chunk_do_not_count(holders: list[str]):
         Transfer(Group(A="AB", B="AB", C="AB")).sync(receipts(*holders))
 
 
-@pytest.mark.parametrize(("whole", "synced"), [("ABC", "AB"), ("AB", "AB"), ("B", "ABC"), ("", "ABC")])
-def test_a_file_without_a_commit_is_on_two_disks(whole: str, synced: str):
-    """Goal: S10: fsync of what others have committed: two servers that have all of it, or all servers, as each chunk is
-    on two of them."""
-    Transfer(Group(A=synced)).sync_file(set(whole))
+def test_servers_sync_until_they_are_enough():
+    """Goal: S10: whoever has synced in an attempt is told to who knows what they have; what is not enough is tried
+    again, and what was synced in an attempt before is not counted on."""
+    group, told = Group(A="A", B="BC"), list[set[str]]()
+    group.timeout_s = 10.0
+
+    def check(synced: set[str], left_s: float) -> None:
+        assert 0 < left_s <= group.timeout_s
+        told.append(set(synced))
+        if len(told) < 5:
+            raise errors.NotEnoughCopies("so far nobody has it")
+
+    Transfer(group).sync_until(check)
+    assert told == [{"A"}, {"A", "B", "C"}, {"A"}, {"A", "B", "C"}, {"A"}]
 
 
-@pytest.mark.parametrize(("whole", "synced"), [("AB", "BC"), ("A", "AB"), ("C", "AB")])
-def test_disks_of_short_copies_do_not_count(whole: str, synced: str):
-    """Goal: S10: a server that lacks a chunk has not brought it to its disk, whatever it syncs."""
-    with pytest.raises(errors.Unreachable, match=f"only {', '.join(synced)} could sync"):
-        Transfer(Group(A=synced, B=synced, C=synced)).sync_file(set(whole))
+def test_what_is_not_enough_for_too_long():
+    """Goal: S13: it ends at the time-out, with what was not enough; any other answer ends it at once."""
+
+    def check(synced: set[str], left_s: float) -> None:
+        raise errors.NotEnoughCopies("so far A has it")
+
+    with pytest.raises(errors.Unreachable, match="so far A has it"):
+        Transfer(Group(A="AB", B="AB", C="AB")).sync_until(check)
+
+    def lost(synced: set[str], left_s: float) -> None:
+        raise errors.Lost("it is gone")
+
+    with pytest.raises(errors.Lost):
+        Transfer(Group(A="ABC")).sync_until(lost)
 
 
 def test_what_several_servers_say_is_put_together():
@@ -73,3 +96,6 @@ def test_a_small_change_is_synced_by_the_request_that_sends_it():
     assert group.asked == ["put, synced"]
     assert Transfer(group).upload(b"data", {sent.chunk: sent}, synced=True) == sent
     assert group.asked == ["put, synced", "sync"]
+    sent.receipts.append(Receipt("C", 1))
+    known = Transfer(group).upload(b"data", {sent.chunk: sent}, synced=True)
+    assert "C" not in {receipt.server for receipt in known.receipts}

@@ -88,6 +88,7 @@ from dfsfuse.messages.codec import (
 from dfsfuse.messages.content import (
     ChunkReceipts,
     Commit,
+    Durable,
     GetSegments,
     ListMappings,
     Manifest,
@@ -102,6 +103,7 @@ from dfsfuse.messages.content import (
     Segments,
     Whereabouts,
     WhereReply,
+    id_after_loss,
 )
 from dfsfuse.messages.dumps import Dump, DumpPage
 from dfsfuse.messages.locks import (
@@ -246,6 +248,8 @@ __all__ = [
     "WhereReply",
     "ListMappings",
     "Mappings",
+    "id_after_loss",
+    "Durable",
     "PathOf",
     "PathReply",
     "Server",

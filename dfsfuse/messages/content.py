@@ -1,7 +1,7 @@
 """Messages about the content of files: manifests, opening, committing, and where the copies are."""
 
-from dfsfuse.chunks import Entry
-from dfsfuse.messages.base import ROOT_INO, Change, Message
+from dfsfuse.chunks import Entry, chunk_name
+from dfsfuse.messages.base import COMMIT_ID_BYTES, ROOT_INO, Change, Message
 from dfsfuse.messages.tree import Attributes, OwedAttributes
 
 
@@ -125,6 +125,12 @@ class Commit(Change, kw_only=True):
     attributes: OwedAttributes | None = None
 
 
+def id_after_loss(commit_id: bytes) -> bytes:
+    """The commit id with which a file goes back to a content before this commit's, whose chunks all servers have
+    lost."""
+    return chunk_name(commit_id + b" is lost")[:COMMIT_ID_BYTES]
+
+
 class Whereabouts(Message, kw_only=True):
     """One copy of a file. `whole`: the server has every chunk, as far as the directory knows."""
 
@@ -155,6 +161,17 @@ class ListMappings(Message):
 class Mappings(Message):
     rows: list[WhereReply]
     more: bool = False
+
+
+class Durable(Message, kw_only=True):
+    """Is this content on disks? It is that of a file, or the file has had it before it got what it has now; what it has
+    now is on the disks of copies_min of the servers that have `synced` just now. Answered when the directory's disk has
+    all of that too."""
+
+    ino: int
+    version: int
+    commit_id: bytes
+    synced: list[str] = []
 
 
 class PathOf(Message):
