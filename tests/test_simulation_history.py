@@ -53,7 +53,7 @@ def test_a_power_cut_takes_what_is_young() -> None:
     durable = files.begin("t", "one", 4.0, base=1)
     files.acked(durable, 5.0, True)
     files.power_cut(4.5)
-    with pytest.raises(Violation, match="S2"):
+    with pytest.raises(Violation, match="S10"):
         files.saw_table("t", 1, 9.0, "reader")
 
 
@@ -80,7 +80,29 @@ def test_what_fsync_has_acknowledged_after_a_power_cut_is_there() -> None:
     late.ino = 7
     files.power_cut(3.5, {7})
     files.acked(late, 5.0, True)
-    with pytest.raises(Violation, match="S2"):
+    with pytest.raises(Violation, match="S10"):
+        files.saw_table("t", 1, 9.0, "reader")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("cut_before", [True, False])
+def test_what_somebody_else_has_fsynced_is_there(answered: bool, cut_before: bool) -> None:
+    """Goal: S10: a program has read a version and called fsync(): it is there from then on, though who wrote it knows
+    of no fsync(), or not even that close() has succeeded, and whether power was cut before or comes to be cut."""
+    files = written(("one", 0.0, 1.0))
+    write = files.begin("t", "one", 2.0, base=1)
+    write.ino = 7
+    if answered:
+        files.acked(write, 4.0, False)
+    if cut_before:
+        files.power_cut(3.5, {7})
+    files.fsynced([2], 5.0)
+    if not cut_before:
+        files.power_cut(3.5, {7})
+    if not answered:
+        files.acked(write, 6.0, False)
+    files.saw_table("t", 1, 3.9, "one that began before")
+    with pytest.raises(Violation, match="S10"):
         files.saw_table("t", 1, 9.0, "reader")
 
 

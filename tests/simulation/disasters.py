@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = (
     "kill_server", "kill_locks", "kill_client", "partition", "one_way", "stall_holder", "pause_client", "pause_server",
     "flaky", "slow", "full", "bit_flips", "directory_power", "chunk_power", "all_power",
-    "new_disk", "unheard", "crowd",
+    "new_disk", "unheard", "crowd", "files_power",
 )  # fmt: skip
 """Of which each run has some."""
 
@@ -252,4 +252,10 @@ class Disasters:
         """Of all servers at once."""
         self._world.power_is_cut()
         for name in SERVERS:
+            self._restart(name, self._world.servers.lose_power, self._for_a_while(0.1, 3.0))
+
+    def files_power(self) -> None:
+        """Of all file servers at once: the directory knows what they had."""
+        self._world.power_is_cut(FILE_SERVERS)
+        for name in FILE_SERVERS:
             self._restart(name, self._world.servers.lose_power, self._for_a_while(0.1, 3.0))

@@ -105,7 +105,7 @@ class Ending:
         world.note("world", f"{name}: {error}, and {'told' if name in lost else 'not told'}")
         if name not in lost and " (conflict " in name and not world.may_lack(ino):
             raise Violation(f"S4: the copy {name} is torn, and nobody is told: {error}")
-        if name in lost and not world.directory_cuts:
+        if name in lost and not world.power_cuts:
             raise Violation(f"S15: the copy {name} lacks something that no power cut has taken: {error}")
         return name in lost
 

@@ -249,3 +249,27 @@ def short_for_ever() -> None:
     from servers import short_rows
 
     replace(short_rows, "forget", lambda forget: lambda tx, chunks: None)
+
+
+@fault("S10")
+def fsync_of_any_version() -> None:
+    """What a power cut has taken from the directory counts as there, whatever the file has in its place."""
+    from servers import versions
+
+    replace(versions, "has_had", lambda has_had: lambda tx, ino, inode, version, commit_id: True)
+
+
+@fault("S10")
+def fsync_of_what_servers_had() -> None:
+    """A file server that lost power counts as one that has what it had before."""
+    from servers.group import Group
+
+    replace(Group, "_has", lambda has: lambda self, name, needs: True)
+
+
+@fault("S10")
+def fsync_without_disks() -> None:
+    """Nothing is brought to the disks of what was committed before."""
+    from dfsfuse.syncing import Syncing
+
+    replace(Syncing, "_sync_version", lambda sync: lambda self, content: None)

@@ -19,8 +19,9 @@ class Violation(BaseException):
 @dataclasses.dataclass
 class Write:
     """One version of a table, or one record of a log, as its program knows it: `began` when its open was called,
-    `returned` when close() or fsync() had an outcome, `acked` when that was 0. `ino`: the inode that was flushed.
-    `forgotten`: a power cut may have taken it, or its client does not come back."""
+    `returned` when close() or fsync() had an outcome, `acked` when one was 0, of whomever. `ino`: the inode that was
+    flushed. `durable`: it was fsynced, and is `spared` by a power cut that would have taken it else. `forgotten`: one
+    may have taken it, or its client does not come back."""
 
     number: int
     file: str
@@ -30,6 +31,7 @@ class Write:
     returned: float | None = None
     acked: float | None = None
     durable: bool = False
+    spared: bool = False
     forgotten: bool = False
     ino: int = 0
 
@@ -49,10 +51,25 @@ class Files:
         return write
 
     def acked(self, write: Write, now: float, durable: bool) -> None:
-        write.returned = write.acked = now
-        write.durable = durable
-        write.forgotten = write.forgotten and not durable
-        self._acked.setdefault(write.file, []).append(write)
+        write.returned = now
+        if durable:
+            self.fsynced([write.number], now)
+        elif write.acked is None:
+            self._ack(write, now)
+
+    def fsynced(self, numbers: Collection[int], now: float) -> None:
+        """A program has read these through a descriptor of which fsync() has returned 0 since. What a power cut had
+        taken is there again."""
+        for write in map(self.writes.__getitem__, numbers):
+            if write.acked is None or write.forgotten:
+                self._ack(write, now)
+            write.spared = write.spared or write.forgotten
+            write.durable, write.forgotten = True, False
+
+    def _ack(self, write: Write, now: float) -> None:
+        if write.acked is None:
+            self._acked.setdefault(write.file, []).append(write)
+        write.acked = now
 
     def power_cut(self, since: float, committed: Collection[int] = ()) -> None:
         """Of everything at once, or of the directory: what was not fsynced and is younger may be gone. When something
@@ -60,6 +77,7 @@ class Files:
         still be on its way."""
         for write in self.writes.values():
             under_way = write.returned is None and write.file not in self._shared
+            write.spared = write.spared or (write.durable and write.acked > since)
             if write.durable or under_way and write.ino not in committed:
                 continue
             if write.acked is None or write.acked > since:
@@ -78,8 +96,8 @@ class Files:
         for write in self._certain(file, began):
             if write.number not in made_from and not _may_follow(first, write):
                 raise Violation(
-                    f"S2: {who} opened {file} at {began:.3f} and read version {number}, which lacks version "
-                    f"{write.number} of {write.client}, closed with success at {write.acked:.3f}"
+                    f"{_promise(write, 'S2')}: {who} opened {file} at {began:.3f} and read version {number}, which "
+                    f"lacks version {write.number} of {write.client}, closed with success at {write.acked:.3f}"
                 )
 
     def includes(self, number: int, write: Write) -> bool:
@@ -105,8 +123,8 @@ class Files:
         for write in self._certain(file, began):
             if write.number not in known:
                 raise Violation(
-                    f"S12: {who} opened {file} at {began:.3f} and missed record {write.number} of {write.client}, "
-                    f"closed with success at {write.acked:.3f}"
+                    f"{_promise(write, 'S12')}: {who} opened {file} at {began:.3f} and missed record {write.number} of "
+                    f"{write.client}, closed with success at {write.acked:.3f}"
                 )
 
     # -- the end
@@ -127,6 +145,11 @@ class Files:
                     f"S4: write {write.number} of {write.client} to {write.file}, closed with {outcome} at "
                     f"{write.returned:.3f}, is neither in the file nor in a copy of it"
                 )
+
+
+def _promise(write: Write, otherwise: str) -> str:
+    """Which one is broken where the write is not seen."""
+    return "S10" if write.spared else otherwise
 
 
 def _may_follow(first: Write, write: Write) -> bool:

@@ -5,6 +5,9 @@
     names    that all clients share (naming.py)
     private  names that only one program uses, where every answer is known beforehand
 
+What was read, or was committed before, they bring to the disks now and then by fsync, after a while in which servers
+may lose power.
+
 Programs of one client that write the same table take turns, as programs of one machine would; what one reads while
 another of its client writes is not checked, as on a local disk.
 """
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 TABLES = ("t1", "t2")
 LOGS = ("log",)
 THINK_S = 0.2
+SYNCS = 0.25
+"""How often fsync follows, of those times at which it can."""
 FOLLOW_S, TOLD_S = 1.0, 0.0001
 """How long one waits for another's close(), and how soon it hears of that: sooner than any message of the product."""
 
@@ -120,6 +125,8 @@ class Program:
             first = self.fs.files.read(handle, READ_MAX, 0)
             self._pause()
             second = self.fs.files.read(handle, READ_MAX, 0)
+            if first == second:
+                self._sync_read(handle, name, first, quiet)
         finally:
             self.fs.files.release(handle)
         if not quiet():
@@ -127,6 +134,21 @@ class Program:
         if first != second:
             raise Violation(f"S3: {self.who} read {name} twice through one descriptor, and it had changed")
         return self._parsed(name, first, began)
+
+    def _sync_read(self, handle: Any, name: str, data: bytes, quiet: Callable[[], bool]) -> None:
+        """Of what others here are writing fsync would send a part."""
+        if self._alone or self.random.random() > SYNCS:
+            return
+        self._linger()
+        with self.turns.locks[name]:
+            if quiet():
+                self._fsync(handle, name, contents.whole_header(data))
+
+    def _fsync(self, handle: Any, file: str, numbers: list[int]) -> None:
+        """From now on no power cut takes these from the file."""
+        self.fs.files.flush(handle, True)
+        self.world.note(self.who, f"has brought {file} with {numbers} to the disks")
+        self.world.files.fsynced(numbers, self.world.now)
 
     def _parsed(self, name: str, data: bytes, began: float) -> Table:
         try:
@@ -149,6 +171,7 @@ class Program:
                 table = self._parsed(name, self.fs.files.read(handle, READ_MAX, 0), began)
                 self._pause()
                 if durable is None and self.random.random() < 0.15:
+                    self._sync_later(handle, name, table.tag)
                     return None
                 return self._change(handle, name, table, began, durable)
             finally:
@@ -185,6 +208,14 @@ class Program:
         self.world.check_copies(handle.content.ino)
         if write.file in TABLES:
             self.world.tell_followers(self.client, write.file)
+        if not durable:
+            self._sync_later(handle, write.file, write.number)
+
+    def _sync_later(self, handle: Any, file: str, number: int) -> None:
+        """Of what was committed through the same descriptor, or before it was opened."""
+        if not self._alone and self.random.random() < SYNCS:
+            self._linger()
+            self._fsync(handle, file, [number])
 
     def rewrite_table(self) -> None:
         """With O_TRUNC, so without reading what was there."""
@@ -228,6 +259,9 @@ class Program:
         handle, _ = self.fs.open(place(name), os.O_RDONLY, self.pid)
         try:
             data = self.fs.files.read(handle, READ_MAX, 0)
+            if not self._alone and self.random.random() < SYNCS:
+                self._linger()
+                self._fsync(handle, name, contents.whole_records(data))
         finally:
             self.fs.files.release(handle)
         try:
@@ -263,6 +297,9 @@ class Program:
                 if self.world.directory_cuts == cuts and not self.world.lately_cut():
                     raise Violation(f"S1: {self.who}: {step} of a private name: {type(error).__name__}") from None
                 raise
+
+    def _linger(self) -> None:
+        threads.sleep(self.random.random() * self.random.choice((0.0, 0.1, 2.5)))
 
     def _pause(self) -> None:
         """Others come between, now and then for long."""

@@ -44,7 +44,7 @@ class World:
         self.heard: dict[tuple[Any, str], float] = {}
         self.missed: dict[str, set[bytes]] = {}
         self.commit_ids: set[bytes] = set()
-        self.directory_cuts = 0
+        self.power_cuts = self.directory_cuts = 0
         self._cuts: list[float] = []
         self.committed: dict[int, float] = {}
         self._taken: set[int] = set()
@@ -146,15 +146,18 @@ class World:
         program.run()
         del client.running[program.who]
 
-    def power_is_cut(self) -> None:
-        """Of the directory, or of all servers: what was not synced is gone, also how far fences had been raised."""
-        self.directory_cuts += 1
-        self._cuts.append(self.now)
-        since = self.servers.ran_s_ago("directory", WINDOW_S)
+    def power_is_cut(self, names: tuple[str, ...] = ("directory",)) -> None:
+        """Of the directory, of all servers, or of these: what was not synced is gone, and with the directory's how far
+        fences had been raised."""
+        self.power_cuts += 1
+        if "directory" in names:
+            self.directory_cuts += 1
+            self._cuts.append(self.now)
+            self.fences.clear()
+        since = min(self.servers.ran_s_ago(name, WINDOW_S) for name in names)
         young = {ino for ino, committed in self.committed.items() if committed > since}
         self.files.power_cut(since, young)
         self._taken |= young
-        self.fences.clear()
 
     # -- the run
 
