@@ -11,7 +11,7 @@ from volumes import ENGINES, Volume, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import ENTRY_BYTES, chunk_name
 from dfsfuse.messages import Attributes
-from servers import content, records, references
+from servers import content, records, references, short_rows
 from servers import undurable as undurable_rows
 from servers.store.memory import MemoryStore
 
@@ -431,7 +431,7 @@ def test_a_pass_during_which_the_directory_loses_power(servers: Servers) -> None
         work = servers.repair_step(name, messages.RepairWork())
         while not (told := volume.store.read(lambda tx: tx.range(*records.within(b"q"), 1))):
             work = servers.repair_step(name, work)
-        volume.store.transact(lambda tx, key=told[0][0]: tx.delete(key))
+        volume.store.transact(lambda tx, row=short_rows.of_key(told[0][0]): short_rows.delete(tx, [row]))
         works[name] = work
     volume.restart()
     hear(servers)
