@@ -431,7 +431,7 @@ def test_a_pass_during_which_the_directory_loses_power(servers: Servers) -> None
         work = servers.repair_step(name, messages.RepairWork())
         while not (told := volume.store.read(lambda tx: tx.range(*records.within(b"q"), 1))):
             work = servers.repair_step(name, work)
-        volume.store.transact(lambda tx, row=short_rows.of_key(told[0][0]): short_rows.delete(tx, [row]))
+        volume.store.transact(lambda tx, key=told[0][0]: short_rows.delete(tx, [short_rows.of_key(key)]))
         works[name] = work
     volume.restart()
     hear(servers)
