@@ -249,13 +249,14 @@ class Directory:
             raise errors.BadRequest("a server has the kind files or locks, a URL, and a name of letters and digits")
         _check_numbers(server, *_NUMBERS)
         returned = not self._is_up(server.name, now_s)
-        self._heartbeats[server.name] = (now_s, server)
         record = ServerRecord(server.kind, server.url)
         if self._known.get(server.name) != record:
             self._store.transact(lambda tx: records.put_record(tx, b"v" + server.name.encode(), record))
             self._known[server.name] = record
         if server.kind == "files":
             self.upkeep.heard(server, returned, now_s)
+        # Where the store fails it has not been heard: what it may lack since would not be known.
+        self._heartbeats[server.name] = (now_s, server)
         self._cluster = (now_s, None)
         start = self._store.transact(_next_start) if request.start else 0
         live = self.attendance.with_locks(now_s) if request.start else []

@@ -893,3 +893,28 @@ def test_everything_in_use_in_pages(servers: Servers) -> None:
             found, more = found + page.chunks, page.more
             after = found[-1]
         assert found == sorted(set(map(chunk_name, contents)))
+
+
+@pytest.mark.parametrize("engine", ["memory"])
+def test_a_start_that_could_not_be_noted_is_not_heard(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Goal: S8. A server that has started again while the directory's disk is full is not taken for what it was before:
+    it is up once it could be noted that it has to look for what it may lack."""
+    with volume_on(engine, tmp_path) as volume:
+        servers = Servers(volume)
+        ino = volume.make("f").ino
+        commit(servers, ino, b"one")
+        servers.of["C"].start(power_cut=True)
+        volume.now_s += 10.0
+        servers.register("A")
+        servers.register("B")
+
+        def full(*_: object) -> None:
+            raise errors.NoSpace("full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(volume.core.upkeep, "_change", full)
+            with pytest.raises(errors.NoSpace):
+                servers.register("C")
+            assert [server.up for server in servers.register("A").cluster.files] == [True, True, False]
+        servers.register("C")
+        assert [server.syncing for server in volume.core.cluster(volume.now_s).files] == [False, False, True]
