@@ -259,7 +259,7 @@ def fsync_of_any_version() -> None:
     replace(versions, "has_had", lambda has_had: lambda tx, ino, inode, version, commit_id: True)
 
 
-@fault("S10", "S2", disaster="files_power")
+@fault("S2", "S4", "S10", disaster="files_power")
 def fsync_of_what_servers_had() -> None:
     """A file server that lost power counts as one that has what it had before."""
     from servers.group import Group
