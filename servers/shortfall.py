@@ -56,13 +56,6 @@ def _short(tx: Transaction, name: str, state: ServerState, position: bytes, limi
     return _Step(found, found[-1] if found else b"", len(found) == limit)
 
 
-def forget(tx: Transaction, name: str, chunks: list[bytes]) -> None:
-    """Of these chunks what nobody needs any more needs no short row, also where no pass follows, as nobody has it."""
-    if short_rows.is_short(tx, name):
-        held = references.is_held
-        short_rows.delete(tx, [(name, chunk) for chunk in chunks if not held(tx, references.ONLY_GROUP, chunk)])
-
-
 def _all(tx: Transaction, name: str, state: ServerState, position: bytes, limit: int) -> _Step:
     if not state.catching_up:
         return _Step([], b"", False)

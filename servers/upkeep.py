@@ -216,7 +216,6 @@ class Upkeep:
             rows = garbage_log.read(tx, changed.collected, _limited(request.limit))
             last = rows[-1][0] if rows else changed.collected
             asked = sorted({*request.names, *(chunk for _, _, chunk in rows)})
-            shortfall.forget(tx, request.server, [chunk for _, _, chunk in rows])
             return Garbage(last=last, more=last < garbage_log.end(tx)), asked
 
         return self._change(request.server, self._state(request.server), run)
