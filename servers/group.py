@@ -78,7 +78,7 @@ class Group(NamedTuple):
     def check_uploaded(self, needs: Needs) -> None:
         """ReceiptsVoid where servers have started again since segments were put: they may have lost what they had not
         synced. What was deleted since then is none of theirs, as they are referenced."""
-        sure = [name for name in needs.numbers if name not in needs.unsure and not self._is_unsure(name, needs)]
+        sure = needs.numbers.keys() - set(needs.unsure)
         if needs.numbers and len(sure) < self.cluster.copies_min:
             raise errors.ReceiptsVoid("servers have started again since segments were put; confirm, and put them again")
 

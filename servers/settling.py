@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Servers that lack a chunk of a content that stays; and those that were not waited for."""
+    """Servers that lack a chunk of a content that stays, or may; and those that were not waited for."""
 
     lacking: set[str]
     late: set[str]
@@ -54,7 +54,7 @@ def settle(tx: Transaction, place: Place, late: Late) -> tuple[Place, Settled]:
         contents = undurable.not_on_disks(inode, row)
         begun = _begin(ino, row, contents, late, place.begun)
         if begun is None:
-            settled.lacking.update(name for needs in row.all_needs for name in needs.lacking)
+            settled.lacking.update(name for needs in row.all_needs for name in (*needs.lacking, *needs.unsure))
         else:
             number = [content.version for content in contents].index(begun.version)
             rest, left = _look_later(tx, contents[number], row.before, begun, left)

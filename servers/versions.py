@@ -199,14 +199,16 @@ def _put_upload(tx: Transaction, key: bytes, segment: Segment, needs: Needs) -> 
 
 
 def uploaded_needs(tx: Transaction, ino: int, session: int, segment_ids: Iterable[bytes], states: States) -> Needs:
-    """What the segments need that this session has put for a commit that is to have them."""
+    """What the segments need that this session has put for a commit that is to have them. No server has looked for
+    chunks of a segment that no file has: so what it had before it started is unsure, however often it has started."""
     needs = Needs()
     for segment_id in segment_ids:
         row = tx.get(_upload_key(ino, session, segment_id))
         upload = Upload(Needs()) if row is None else _decode_upload(row)
         for more in (upload.needs, *upload.following.values()):
             needs = needs.joined(more, states)
-    return needs
+    earlier = {name for name, number in needs.numbers.items() if name in states and number < states[name].since}
+    return msgspec.structs.replace(needs, unsure=sorted(earlier.union(needs.unsure)))
 
 
 def end_uploads(tx: Transaction, ino: int, group: int, session: int) -> None:

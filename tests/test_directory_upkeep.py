@@ -716,8 +716,10 @@ def test_receipts_of_a_former_start_do_not_count(servers: Servers) -> None:
     assert short(servers) == {"A": 1}
 
 
-def test_receipts_of_segments_do_not_count_over_a_restart(servers: Servers) -> None:
-    """Goal: segments that were put before servers started again are put again, with new receipts."""
+@pytest.mark.parametrize("starts", [1, 2])
+def test_receipts_of_segments_do_not_count_over_a_restart(servers: Servers, starts: int) -> None:
+    """Goal: segments that were put before servers started again are put again, with new receipts; also where they have
+    synced since, and started once more: what they had lost before is none of what they looked for."""
     volume, ino, segment_id = servers.volume, servers.volume.make("f").ino, secrets.token_bytes(16)
     size = messages.SEGMENT_ENTRIES * (4 << 20)
 
@@ -730,14 +732,36 @@ def test_receipts_of_segments_do_not_count_over_a_restart(servers: Servers) -> N
         volume.core.put_segments(request, volume.now_s)
 
     put()
-    for name in "AB":
-        servers.of[name].start(power_cut=True)
-        servers.register(name)
+    for _ in range(starts):
+        for name in "AB":
+            servers.of[name].start(power_cut=True)
+            servers.register(name)
+            servers.repair(name)
+        servers.beat()
     manifest = messages.Manifest([], [segment_id])
     with pytest.raises(errors.ReceiptsVoid):
         volume.commit(ino, size=size, manifest=manifest)
     put()
     assert volume.commit(ino, size=size, manifest=manifest).version == 1
+
+
+def test_one_server_that_has_started_since_segments_were_put(servers: Servers) -> None:
+    """Goal: two others suffice; the one looks for what it may have lost, though it has looked for all else before, and
+    the content before is let go then."""
+    volume, ino, segment_id = servers.volume, servers.volume.make("f").ino, secrets.token_bytes(16)
+    request = messages.PutSegments(
+        session=0, ino=ino, base_version=0, base_commit_id=b"",
+        segments=[messages.Segment(segment_id, 0, [[piece(b"one")]])], receipts=[servers.store(b"one")],
+    )  # fmt: skip
+    volume.core.put_segments(request, volume.now_s)
+    servers.of["A"].start(power_cut=True)
+    servers.register("A")
+    servers.repair("A")
+    size, manifest = messages.SEGMENT_ENTRIES * (4 << 20), messages.Manifest([], [segment_id])
+    assert volume.commit(ino, size=size, manifest=manifest).version == 1
+    servers.settle()
+    assert chunk_name(b"one") in servers.of["A"].chunks
+    assert volume.store.read(lambda tx: undurable_rows.get(tx, ino)) is None
 
 
 # -- garbage
