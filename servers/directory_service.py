@@ -212,16 +212,19 @@ class DirectoryService:
         reply = self.core.register(request, boottime_s())
         return self._after_sync(reply) if request.start else reply
 
-    def _look(self, look: Callable[..., Message], request: Message) -> Any:
+    def _look(self, look: Callable[..., Any], request: Message) -> Any:
         """A file can have millions of chunks, and what many chunks are needed for is many rows."""
         group = self.core.group(boottime_s())
         return self._surveys.once(lambda tx: look(tx, request, group))
 
-    def _durable(self, request: messages.Durable) -> Any:
+    async def _durable(self, request: messages.Durable) -> Message:
         """A power cut that comes after it was looked at takes the answer too."""
         group = self.core.group(boottime_s())
-        known = self._store.read(lambda tx: durability.is_known(tx, request, group))
-        return self._after_sync(Nothing() if known else self._look(durability.check, request))
+        found = self._store.read(lambda tx: durability.known(tx, request, group))
+        if found is None:
+            found = await self._look(durability.check, request)
+        self._store.transact(lambda tx: durability.note(tx, request.ino, found))
+        return await self._after_sync(Nothing())
 
     def _dump(self, request: messages.Dump) -> Any:
         copies, now_ns = self.core.copies, time.time_ns()

@@ -4,7 +4,7 @@
 
 A file server syncs each second, so a power cut of all of them takes what came last. Until copies_min servers have
 synced past the receipts of a commit, the directory keeps what was before it: `before`, the newest content that is on
-enough disks, and of those `between` the last one of each round of ROUND_NS, and the last that was committed durably. So
+enough disks, and of those `between` the last one of each round of ROUND_NS, and the last that was fsynced. So
 whatever a power cut takes, there is a content that is little older (losses.py); and each that turns out to be on enough
 disks takes the place of all that are older (versions.py).
 """
@@ -63,7 +63,7 @@ class Needs(msgspec.Struct, array_like=True):
 
 class Step(msgspec.Struct, array_like=True):
     """A content that is not known to be on enough disks, and what it needs for that. `durable`: its chunks were synced
-    before it was committed. `round`: when it was."""
+    before it was committed, or while it was the newest one. `round`: when it was committed."""
 
     content: Content
     needs: Needs
@@ -91,7 +91,11 @@ class Undurable(msgspec.Struct, array_like=True):
         while steps and steps[-1].round == latest.round and (latest.durable or not steps[-1].durable):
             steps.pop()
         steps.append(latest)
-        return steps if len(steps) <= BETWEEN_MAX else [*steps[:-_LATEST:2], *steps[-_LATEST:]]
+        if len(steps) <= BETWEEN_MAX:
+            return steps
+        older, newer = steps[:-_LATEST], steps[-_LATEST:]
+        fsynced = max((at for at, step in enumerate(older) if step.durable), default=0)
+        return [*(step for at, step in enumerate(older) if at == fsynced or at % 2 == 0), *newer]
 
 
 def content_of(inode: Inode) -> Content:

@@ -11,7 +11,7 @@ from volumes import ENGINES, Volume, piece, volume_on
 from dfsfuse import errors, messages
 from dfsfuse.chunks import chunk_name
 from dfsfuse.messages import Attributes, Durable, Manifest
-from servers import durability
+from servers import durability, undurable
 
 
 @pytest.fixture(params=ENGINES)
@@ -31,10 +31,11 @@ def answer(servers: Servers, content: Attributes, synced: str = "ABC") -> str:
         servers.of[name].sync()
     request = Durable(ino=content.ino, version=content.version, commit_id=content.commit_id, synced=list(synced))
     try:
-        if servers.volume.look(durability.is_known, request):
-            return "at once"
-        servers.volume.look(durability.check, request)
-        return "by chunks"
+        found, how = servers.volume.look(durability.known, request), "at once"
+        if found is None:
+            found, how = servers.volume.look(durability.check, request), "by chunks"
+        servers.volume.store.transact(lambda tx: durability.note(tx, content.ino, found))
+        return how
     except errors.DfsError as error:
         return error.code
 
@@ -209,3 +210,47 @@ def test_a_file_that_is_gone(servers: Servers) -> None:
     content = commit(servers, servers.volume.make("f").ino, b"one")
     servers.volume.remove("f")
     assert answer(servers, content) == "stale"
+
+
+# -- what comes after an fsync
+
+
+def follows(servers: Servers, ino: int, data: bytes, after_ns: int = 0) -> Attributes:
+    """Committed so soon after the content before, without fsync."""
+    volume = servers.volume
+    volume.now_ns += after_ns
+    request = volume.commit_request(ino, data, receipts=[servers.store(data)])
+    return volume.core.commit(request, volume.now_ns, volume.now_s)
+
+
+def test_what_was_fsynced_later_is_not_undone(servers: Servers) -> None:
+    """Goal: S10: what comes a moment after an fsync does not take its content along, though that was committed without
+    one."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    fsynced = follows(servers, ino, b"fsynced")
+    assert answer(servers, fsynced) == "at once"
+    for data in (b"after", b"long after"):
+        follows(servers, ino, data)
+    power_cut(servers)
+    servers.settle()
+    assert volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"fsynced")
+
+
+@pytest.mark.parametrize("turns", [7, 8, 9, 30])
+def test_the_latest_fsync_counts_however_much_follows(servers: Servers, turns: int) -> None:
+    """Goal: S10: a file of which much is kept, as it is committed all the time while servers are late, keeps what was
+    fsynced last."""
+    volume, ino = servers.volume, servers.volume.make("f").ino
+    commit(servers, ino, b"one")
+    servers.settle()
+    for number in range(turns):
+        fsynced = follows(servers, ino, b"fsynced %d" % number, undurable.ROUND_NS)
+        assert answer(servers, fsynced) == "at once"
+        follows(servers, ino, b"after %d" % number)
+    for number in range(undurable.BETWEEN_MAX):
+        follows(servers, ino, b"long after %d" % number, undurable.ROUND_NS)
+    power_cut(servers)
+    servers.settle()
+    assert volume.open(ino).manifest.entries[0][0].chunk == chunk_name(b"fsynced %d" % (turns - 1))
