@@ -280,11 +280,11 @@ class Cache:
         self._evictable[content.row] = None
         if not content.row_current:
             self._settled[content.row] = content
-            if len(self._settled) >= _SETTLED_MAX:
+            if len(self._settled) >= _SETTLED_MAX or content.unseen.passes:
                 self._save_settled()
 
     def _save_settled(self) -> None:
-        """Tell the index what has become clean. It can wait: after a crash, the commit id tells the same."""
+        """Tell the index what has become clean. It can wait where after a crash the commit id tells the same."""
         try:
             self.index.save_clean(self._settled.values())
         except errors.NoSpace:

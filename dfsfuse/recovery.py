@@ -112,7 +112,12 @@ class Recovery:
         if not content.unseen.passes:
             self._forget(content)
             return
-        newest = self._newest(content.ino)
+        try:
+            newest = self._newest(content.ino)
+        except errors.Stale:
+            # It goes with its name, as nothing can tell what it has from what was committed.
+            self._forget(content)
+            return
         if newest.attributes.commit_id == pending:
             _base_on(content, newest)
             find_changes(content, self._transfer.download, surely=True)

@@ -127,7 +127,9 @@ class Sending:
     def closed(self, ino: int, version: int, opening: int) -> None: ...
     def committed(self, ino: int, base: int, version: int) -> None: ...
 
-    def query(self, request: messages.PutSegments, reply: type) -> Any:
+    def query(self, request: messages.PutSegments | messages.Lookup, reply: type) -> Any:
+        if isinstance(request, messages.Lookup):
+            return self._volume.ask(request)
         return self._volume.core.put_segments(request, self._volume.now_s)
 
     def change(self, request: messages.Commit, reply: type) -> Attributes:

@@ -311,3 +311,41 @@ def test_what_was_closed_stays_closed(world, monkeypatch):
     while_a_row_is_made(world, monkeypatch, lambda: world.client.write(file, b"second", 0), close)
     (content,) = world.killed_and_recovered()
     assert content.promised
+
+
+def patched_through_the_kernel(world: World) -> Content:
+    """A file with an entry of several pieces, opened for writing by whom the index does not see write."""
+    file = world.client.create("f")
+    world.client.write(file, b"x" * 3_000_000, 0)
+    world.client.commit(file)
+    file.unseen.passes = True
+    world.client.cache.mark_open(file)
+    world.client.write(file, b"y", 500_000)
+    return file
+
+
+def gone(name: bytes) -> bytes:
+    raise errors.ChunkGone(f"chunk {name.hex()} is not here")
+
+
+def test_a_file_that_was_removed_after_its_commit_is_forgotten(world):
+    """Goal: S15: the commit has happened, then the file lost its name: nobody has its chunks to compare with, and no
+    copy of it comes back."""
+    file = patched_through_the_kernel(world)
+    world.client.commit(file)
+    world.volume.remove("f")
+    world.servers.download = gone
+    assert world.killed_and_recovered() == []
+    assert world.rows() == set()
+
+
+def test_what_the_kernel_wrote_and_all_have_closed_is_known_as_sent_at_once(world):
+    """Goal: S15: nobody can write to it any more, so the next client has nothing to compare, whatever becomes of the
+    file before the index would be told in its turn."""
+    file = patched_through_the_kernel(world)
+    world.client.commit(file)
+    world.client.cache.mark_open(file)
+    world.client.close(file, write=True)
+    world.volume.remove("f")
+    world.servers.download = gone
+    assert world.killed_and_recovered() == []
