@@ -126,8 +126,11 @@ def sessions_in(folder: Path) -> list[int]:
 
 
 def write_sessions(folder: Path, sessions: list[int]) -> None:
+    """All of it or nothing, however it ends: what is missing here is not taken over."""
     make_private_folder(folder)
-    (folder / SESSIONS).write_text(" ".join(map(str, sessions)))
+    draft = folder / f"{SESSIONS}.draft"
+    draft.write_text(" ".join(map(str, sessions)))
+    draft.replace(folder / SESSIONS)
 
 
 def _as_name(text: str) -> str:

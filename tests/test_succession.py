@@ -1,6 +1,7 @@
 """What content is based on that was not sent: kept for the client that has it, and for the next one of its cache,
 whatever others commit meanwhile and however thoroughly garbage is collected."""
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def test_a_client_that_is_killed_again(world: World) -> None:
     assert world.copies() == {}
     assert world.client.unsent.retry() == 0
     assert list(world.copies().values()) == [world.wanted]
+
+
+def test_sessions_that_cannot_be_written(tmp_path: Path) -> None:
+    """Goal: what is to be taken over stays known where the next list is written by half, by a kill or a full disk."""
+    home.write_sessions(tmp_path, [11, 12])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            home.write_sessions(tmp_path, [12])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert home.sessions_in(tmp_path) == [11, 12]
 
 
 @pytest.mark.parametrize("killed", [True, False])
