@@ -224,22 +224,30 @@ class Committer:
         if part.last - part.first == ENTRY_BYTES and (sent := sent_ahead(content, part.index)) is not None:
             return sent
         with self._transfer.buffers.lend() as buffer:
-            data = _cut_out(content, part, buffer)
-            if content.unseen.writers:
-                content.unseen.blocks.found[part] = hashes(data)
-            return self._transfer.upload(data, confirmed, ask=content.attempts.failed, synced=synced)
+            return self._upload_data(content, [part], _cut_out(content, part, buffer), confirmed, synced)
 
     def _upload_zeros(
         self, content: Content, parts: list[_Part], confirmed: Confirmed, synced: bool
     ) -> dict[_Part, ChunkReceipts]:
-        """Room that was allocated and not written: one chunk of zeros for all parts of a length."""
-        zeros = [part for part in parts if part.last - part.first >= BLOCK_BYTES and content.is_blank(*part)]
-        by_length: dict[int, ChunkReceipts] = {}
-        for part in zeros:
-            length = part.last - part.first
-            if length not in by_length:
-                by_length[length] = self._upload_part(content, part, confirmed, synced)
-        return {part: by_length[part.last - part.first] for part in zeros}
+        """Room that was allocated and not written: one chunk of zeros for all parts of a length. The file is not read
+        for it: what is written there from now on goes with the next commit."""
+        by_length: dict[int, list[_Part]] = {}
+        for part in parts:
+            if part.last - part.first >= BLOCK_BYTES and content.is_blank(*part):
+                by_length.setdefault(part.last - part.first, []).append(part)
+        sent: dict[_Part, ChunkReceipts] = {}
+        for length, alike in by_length.items():
+            row = self._upload_data(content, alike, memoryview(bytes(length)), confirmed, synced)
+            sent |= dict.fromkeys(alike, row)
+        return sent
+
+    def _upload_data(
+        self, content: Content, parts: list[_Part], data: memoryview, confirmed: Confirmed, synced: bool
+    ) -> ChunkReceipts:
+        """`data` is what each of the parts has."""
+        if content.unseen.writers:
+            content.unseen.blocks.found |= dict.fromkeys(parts, hashes(data))
+        return self._transfer.upload(data, confirmed, ask=content.attempts.failed, synced=synced)
 
     # -- the manifest
 

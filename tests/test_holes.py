@@ -291,6 +291,30 @@ def test_allocated_room_counts_and_is_one_chunk(machine: Machine, other: Machine
     assert other.volume.core.quota(messages.Quota()).used_bytes == other.stat("/f").allocated_bytes == 1 << 30
 
 
+def test_what_is_written_while_room_is_sent(machine: Machine, other: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a write into room that is being sent, as zeros that stand for all of its parts, is in its own place alone,
+    and travels with the next commit at the latest."""
+    handle = machine.create("/f")
+    machine.files.fallocate(handle, 0, 0, 4 * ENTRY_BYTES)
+    is_blank, looked_at = handle.content.is_blank, []
+
+    def write_then(*part: int) -> bool:
+        found = is_blank(*part)
+        looked_at.append(part)
+        if len(looked_at) == 4:
+            machine.put(handle, b"X" * 100)
+        return found
+
+    monkeypatch.setattr(handle.content, "is_blank", write_then)
+    machine.files.files.flush(handle)
+    monkeypatch.undo()
+    sent = other.read("/f")
+    assert not any(sent[100:])
+    assert sent[:100] in (bytes(100), b"X" * 100)
+    machine.close(handle)
+    assert other.read("/f") == b"X" * 100 + bytes(4 * ENTRY_BYTES - 100)
+
+
 def test_room_that_is_not_there_is_refused(machine: Machine) -> None:
     """Goal: EDQUOT beyond the quota, ENOSPC beyond what the servers have, EFBIG beyond the largest file; the file stays
     as it was."""
