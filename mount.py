@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--driver", choices=mounting.DRIVERS, default="", help=driver)
     passthrough = "the kernel reads large cached files itself where it can (%(default)s), as root on Linux 6.9 or newer"
     add("--passthrough", choices=_PASSTHROUGH, default="auto", help=passthrough)
-    writes = "with passthrough, files up to this size are written by the kernel itself, and hashed when they are closed"
-    add("--passthrough-writes", metavar="N", type=given.size, default=options.HASH_WHOLE_MAX, help=writes)
+    writes = "with passthrough, it also writes files up to this size, hashed when they are closed (4G); 0: none"
+    add("--passthrough-writes", metavar="N", type=given.size_or_zero, default=options.HASH_WHOLE_MAX, help=writes)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
     for hidden in ("--found-url", "--found-volume"):
         add(hidden, default="", help=argparse.SUPPRESS)

@@ -50,6 +50,11 @@ def size(text: str) -> int:
     return _counted(text, f"a number of bytes, {_RANGE}, such as 4096, 500M or 10G")
 
 
+def size_or_zero(text: str) -> int:
+    """As `size`, and 0."""
+    return _counted(text, "a number of bytes, from 0 to 2^63 - 1, such as 0, 500M or 10G", least=0)
+
+
 def count(text: str) -> int:
     return _counted(text, f"a number {_RANGE}, such as 50000 or 100K")
 
@@ -59,11 +64,11 @@ def limit(text: str) -> int:
     return 0 if text == "none" else _counted(text, f"a limit: a number {_RANGE}, such as 500M, or none")
 
 
-def _counted(text: str, wanted: str) -> int:
+def _counted(text: str, wanted: str, least: int = 1) -> int:
     unit = _UNITS.find(text[-1:].upper()) + 1 if text else 0
     digits = text[:-1] if unit else text
-    number = int(digits) << 10 * unit if digits.isascii() and digits.isdecimal() and len(digits) < 20 else 0
-    if not 0 < number < 1 << 63:
+    number = int(digits) << 10 * unit if digits.isascii() and digits.isdecimal() and len(digits) < 20 else -1
+    if not least <= number < 1 << 63:
         _refuse(f"{text!r} is not {wanted}")
     return number
 

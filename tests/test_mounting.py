@@ -77,6 +77,7 @@ def test_mountpoint_must_be_there_and_be_a_folder(folder, home):
         ["--cluster", ""],
         ["--cache-bytes", "10X"],
         ["--cache-bytes", "0"],
+        ["--passthrough-writes", "-1"],
         ["--known-files", "0"],
         ["--lock-wait", "-1"],
         ["--timeout", "soon"],
@@ -101,11 +102,14 @@ def test_interrupted_at_once(capsys, monkeypatch, point, home):
 
 
 def test_sizes_have_units():
-    """Goal: --cache-bytes takes bytes, and K, M, G, T as powers of 1024."""
+    """Goal: --cache-bytes and --passthrough-writes take bytes, and K, M, G, T as powers of 1024; 0 is possible where it
+    means something."""
     parse = mount._parser().parse_args
     for text, value in (("4096", 4096), ("500M", 500 << 20), ("10g", 10 << 30), ("1T", 1 << 40)):
         assert parse(["/mnt", "--cache-bytes", text]).cache_bytes == value
+        assert parse(["/mnt", "--passthrough-writes", text]).passthrough_writes == value
     assert parse(["/mnt"]).cache_bytes == 10 << 30
+    assert parse(["/mnt", "--passthrough-writes", "0"]).passthrough_writes == 0
 
 
 def fail_with(capsys, point: Path, home: Path, *arguments: str) -> str:
