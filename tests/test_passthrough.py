@@ -13,6 +13,7 @@ from support import wait_until
 from dfsfuse.drivers import fuse_nodes
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_backing import LEAST_BYTES, Backing
+from dfsfuse.drivers.fuse_lending import Lingering
 
 DIRECT, KEPT, ITSELF = fuse.FOPEN_DIRECT_IO, fuse.FOPEN_KEEP_CACHE, fuse.FOPEN_PASSTHROUGH
 
@@ -244,6 +245,31 @@ def test_a_writer_is_closed_when_nobody_can_write_any_more(writing):
     files.mapped.clear()
     wait_until(lambda: ("release", node) in files.calls, "it is released")
     assert kernel.backing.given == {1}
+
+
+def test_others_that_linger_are_closed_whatever_fails(caplog):
+    """Goal: what goes wrong with one file, of whatever kind it is, is logged, and the others are closed; one of which
+    nobody could tell whether it is over is looked at again."""
+    closed, looked_at = [], []
+
+    def may_close(handle: int) -> bool:
+        looked_at.append(handle)
+        if looked_at == [1]:
+            raise RuntimeError("looking")
+        return handle in looked_at[:-1]
+
+    def close(number: int) -> None:
+        closed.append(number)
+        if number == 1:
+            raise RuntimeError("closing")
+
+    lingering = Lingering(may_close, close)
+    for number in (1, 2):
+        lingering.add(number, number)
+    wait_until(lambda: sorted(closed) == [1, 2], "both are closed", 5)
+    lingering.add(3, 3)
+    wait_until(lambda: closed[2:] == [3], "one that comes later is closed", 5)
+    assert ("looking" in caplog.text, "closing" in caplog.text) == (True, True)
 
 
 def test_files_that_linger_are_closed_with_the_mount(writing):

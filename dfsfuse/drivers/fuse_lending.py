@@ -122,19 +122,21 @@ class Lingering:
                 pause_s = _PAUSE_S
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
             for number, handle in list(self._left.items()):
-                if self._is_over(handle):
-                    self._close_one(number)
+                self._look_at(number, handle)
             with self._mutex:
                 if not self._left:
                     self._working = False
                     return
 
-    def _is_over(self, handle: Handle) -> bool:
+    def _look_at(self, number: int, handle: Handle) -> None:
+        """Whatever goes wrong with one, the others are not to stay open for it."""
         try:
-            return self._may_close(handle)
+            if self._may_close(handle):
+                self._close_one(number)
         except OSError as error:
             log.error("whether a file is still written to cannot be found out: %s", error)
-            return False
+        except Exception:
+            log.exception("a file that programs have closed, and wrote to, cannot be closed")
 
     def _close_one(self, number: int) -> None:
         with self._mutex:
