@@ -210,16 +210,31 @@ def test_writers_are_given_the_file(writing):
 
 
 def test_writers_whom_the_client_must_see(writing):
-    """Goal: appends have their places, and disks their own rules of alignment: these get direct I/O beside the same id,
-    or pages where nobody has it in passthrough. Programs that use locks are not given it."""
+    """Goal: appends have their places, disks their own rules of alignment, and what is synced as it is written must
+    reach servers: these get direct I/O beside the same id, or pages where nobody has it in passthrough. Programs that
+    use locks are not given it."""
     kernel, node = writing, add(writing)
     opened(kernel, node, os.O_RDWR)
-    for flags in (os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_DIRECT):
+    for flags in (os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_DIRECT, os.O_RDWR | os.O_SYNC, os.O_RDWR | os.O_DSYNC):
         assert opened(kernel, node, flags)[1:] == (DIRECT | ITSELF, 1)
         assert opened(kernel, add(kernel, b"f%d" % flags), flags)[1:] == (0, 0)
     suid = add(kernel, b"suid")
     kernel.fs.inodes[suid].mode |= 0o4000
     assert opened(kernel, suid, os.O_RDWR)[1:] == (0, 0)
+
+
+def test_synchronous_writes_beside_the_pages(writing):
+    """Goal: S10. The kernel asks for the sync of what has gone through its pages, and of nothing else: what is written
+    past them with O_SYNC, O_DSYNC or RWF_DSYNC is synced before it is answered, and no other write is."""
+    kernel, node, calls = writing, add(writing), writing.fs.files.calls
+    opened(kernel, node, os.O_RDWR)
+    beside = opened(kernel, node, os.O_RDWR | os.O_DSYNC)[0]
+    pages = opened(kernel, add(kernel, b"other"), os.O_RDWR | os.O_SYNC)[0]
+    for fh, flags, synced in ((beside, os.O_DSYNC, True), (beside, os.O_SYNC, True), (beside, 0, False)):
+        kernel.write(fh, b"x", open_flags=os.O_RDWR | flags)
+        assert (calls[-1] == ("flush", node, True)) is synced
+    kernel.write(pages, b"x", open_flags=os.O_RDWR | os.O_SYNC)
+    assert calls[-1][0] == "write"
 
 
 def test_who_cuts_what_only_readers_have_comes_again(writing):

@@ -23,9 +23,10 @@ from dfsfuse.openfiles import Handle
 log = logging.getLogger(__name__)
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
-BESIDE = os.O_APPEND | _O_DIRECT
+BESIDE = os.O_APPEND | os.O_SYNC | os.O_DSYNC | _O_DIRECT
 """Whoever opens with these is read and written for by the client, whatever the kernel does for others: each append has
-its place, and what goes past the pages of a disk has other rules there."""
+its place, what goes past the pages of a disk has other rules there, and of a file that it writes itself the kernel
+syncs what is on this disk alone."""
 _SET_IDS = 0o6000
 _PAUSE_S, _PAUSE_MAX_S = 0.002, 0.5
 

@@ -277,8 +277,12 @@ class Driver(mfusepy.Operations):
         raise mfusepy.FuseOSError(errno.EINVAL if self._handles[fi_in.fh].mixed else errno.EOPNOTSUPP)
 
     def write(self, fi, data: memoryview, offset: int) -> int:
-        append = bool(fi.flags & os.O_APPEND) and not fi.writepage
-        return self._fs.files.write(self._handle(fi), data, offset, append, interrupted)
+        append, opened = bool(fi.flags & os.O_APPEND) and not fi.writepage, self._handles[fi.fh]
+        written = self._fs.files.write(opened.handle, data, offset, append, interrupted)
+        if fi.flags & os.O_DSYNC and opened.direct:
+            # The kernel asks for it only where it goes through its pages.
+            self._fs.files.flush(opened.handle, durable=True)
+        return written
 
     def truncate(self, path: str | None, length: int, fi=None) -> None:
         if fi is not None:

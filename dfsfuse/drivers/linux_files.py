@@ -294,6 +294,9 @@ class Files:
         written = self._fs.files.write(opened.handle, data, offset, append, self._interrupts.of(request))
         self._forgetting.written(node, request.unique, offset, offset + written)
         self._nodes.changed_by_kernel(node)
+        if flags & os.O_DSYNC and opened.way.direct:
+            # O_SYNC has that bit too, and RWF_DSYNC. The kernel asks for it only where it goes through its pages.
+            self._fs.files.flush(opened.handle, durable=True)
         return fuse.fuse_write_out.pack(written)
 
     def handle(self, fh: int) -> Handle:
