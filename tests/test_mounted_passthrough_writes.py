@@ -112,6 +112,25 @@ def test_sizes_that_are_hashed(fresh):
             assert writes_without_client(handle, mount) is expected
 
 
+def test_a_file_that_outgrows_passthrough(fresh):
+    """Goal: what has come to be larger than --passthrough-writes is written through the client once all have closed it;
+    until then those who open it share it as before."""
+    mount, other = fresh.mount("--passthrough-writes", "2M"), fresh.mount()
+    here, there = mount.point / "file", other.point / "file"
+    here.write_bytes(noise(1))
+    bring(here)
+    with writer_of(here, mount) as handle:
+        os.pwrite(handle, b"end", 3 * MIB)
+        os.fsync(handle)
+        with opened(here, os.O_RDWR) as joining:
+            os.pwrite(joining, b"join", 0)
+        assert there.read_bytes() == b"join" + noise(1)[4:] + bytes(3 * MIB - SIZE) + b"end"
+    bring(here)
+    with opened(here, os.O_RDWR) as handle:
+        assert not writes_without_client(handle, mount, b"next", 0)
+    assert there.read_bytes()[:4] == b"next"
+
+
 def test_little_is_written_to_a_large_file(first, two_mounts):
     """Goal: what is hashed at each close in vain, or for one block, costs more than the client would: from the next
     open on it sees the writes."""
@@ -186,6 +205,48 @@ def test_truncation_by_another_program(first, two):
         assert os.pread(writer, 9, 0) == b"new"
         os.pwrite(writer, b"y", 5)
     assert there.read_bytes() == b"new\0\0y"
+
+
+# -- what is synced
+
+
+def test_what_nobody_hears_of_needs_an_fsync(first, two):
+    """Goal: msync() and RWF_DSYNC are for this machine's disk alone; fsync() of any descriptor of the file, close()
+    and the end of a mapping after that bring it to the other mount."""
+    here, there = two
+    with writer_of(here, first) as handle, opened(here) as reader:
+        with mmap.mmap(handle, 0) as mapping:
+            mapping[:4] = b"msyn"
+            mapping.flush()
+            os.pwritev(handle, [b"dsyn"], 4, os.RWF_DSYNC)
+            assert whole_of(here)[:8] == b"msyndsyn"
+            assert there.read_bytes()[:8] == noise(1)[:8]
+            os.fsync(reader)
+            assert there.read_bytes()[:8] == b"msyndsyn"
+            mapping[:4] = b"dupl"
+            mapping.flush()
+            os.close(os.dup(handle))
+            assert there.read_bytes()[:4] == b"dupl"
+        mapping = mmap.mmap(handle, 0)
+    mapping[:4] = b"last"
+    mapping.flush()
+    mapping.close()
+    wait_until(lambda: there.read_bytes()[:4] == b"last", "what was stored is committed")
+
+
+def test_msync_where_the_kernel_writes_no_files(fresh):
+    """Goal: with --passthrough-writes 0 msync() brings what was stored to the other mount, of a large file too, also
+    while others read it in passthrough."""
+    mount, other = fresh.mount("--passthrough-writes", "0"), fresh.mount()
+    here, there = mount.point / "file", other.point / "file"
+    here.write_bytes(noise(1))
+    bring(here)
+    with opened(here) as reader, opened(here, os.O_RDWR) as handle, mmap.mmap(handle, 0) as mapping:
+        for number in range(3):
+            mapping[:1] = b"%d" % number
+            mapping.flush()
+            assert there.read_bytes()[:1] == b"%d" % number
+        assert os.pread(reader, SIZE, 1) == noise(1)[1:]
 
 
 # -- closing
