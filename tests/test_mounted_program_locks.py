@@ -1,14 +1,17 @@
 """Locks between programs on real mounts: fcntl, open file descriptions and flock, on one mount and on two."""
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bare_files import opened
 from dfs_command import Dfs
 from lockers import Program, programs
 from support import Mount, MountedCluster, alive, error, python, wait_until
@@ -422,6 +425,37 @@ def test_locks_of_an_unlinked_file(sides):
         first.do("os.pwrite(fd, b'hello', 0)")
         first.lock("u")
         second.lock("w", 4, 1)
+
+
+@pytest.mark.drivers("linux")
+def test_the_first_lock_of_a_file_ends_with_its_descriptor(sides):
+    """Goal: what SEMANTICS says of a lock that nobody could foresee, through a descriptor that only reads: it stays
+    until a child that has the descriptor ends, whatever its process closes; later ones end with their process."""
+    (sides[0] / "file").write_bytes(bytes(1000))
+    program = """
+import fcntl, os, sys
+fd, other = (os.open(sys.argv[1], os.O_RDONLY) for _ in range(2))
+fcntl.lockf(fd, fcntl.LOCK_SH, 10)
+if sys.argv[2] == "closes another":
+    os.close(other)
+if not os.fork():
+    os.read(0, 1)
+"""
+    for what in ("closes another", "ends"):
+        command = [sys.executable, "-c", program, sides[0] / "file", what]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as holder, opened(sides[1] / "file", os.O_RDWR) as fd:
+            assert holder.wait(20) == 0
+            assert can_lock(fd) is (what == "ends")
+            holder.stdin.close()
+            wait_until(lambda fd=fd: can_lock(fd), "the lock is free")
+
+
+def can_lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # -- what programs see under their locks
