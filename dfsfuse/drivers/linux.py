@@ -73,8 +73,8 @@ other is the directory's. DONT_MASK: only who sees the folder's default list kno
 SETXATTR_EXT tells of who sets a list and may not keep set-group-id.
 
 Not asked for: AUTO_INVAL_DATA would drop the pages at every change of mtime, our own included; EXPORT_SUPPORT needs the
-parent of any folder, which the file system does not tell; NO_OPEN_SUPPORT, as each open asks the directory;
-WRITEBACK_CACHE, as a commit must know what was written."""
+parent of any folder, which the file system does not tell; NO_OPEN_SUPPORT, as each open needs the newest version, of
+which the client knows, or asks the directory; WRITEBACK_CACHE, as a commit must know what was written."""
 
 OPTIONAL: dict[int, tuple[str, int]] = {
     fuse.FUSE_LINK: ("link", errno.EPERM),
