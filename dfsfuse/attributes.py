@@ -21,6 +21,7 @@ import msgspec
 
 from dfsfuse.known_inodes import Inodes
 from dfsfuse.known_names import ABSENT, UNKNOWN, Names
+from dfsfuse.known_paths import Paths
 from dfsfuse.messages import EVERYTHING, Attributes, Doubt, Renamed
 from dfsfuse.options import KNOWN_FILES
 from dfsfuse.places import Place
@@ -50,7 +51,7 @@ class AttributeTable:
         self._mutex = threading.Lock()
         self._inodes = Inodes(self._reads)
         self._names = Names()
-        self._paths: dict[Place, tuple[float, int]] = {}
+        self._paths = Paths()
         self._held_since = 0.0
         self._lease, self._under_way = PromiseLease(), UnderWay()
         self._on_broken: list[OnBroken] = []
@@ -93,7 +94,7 @@ class AttributeTable:
         return ino, promised
 
     def _ino_at_path(self, place: Place, now: float) -> int:
-        asked_at, ino = self._paths.get(place, (0.0, UNKNOWN))
+        asked_at, ino = self._paths.get(place)
         return ino if self._standing(asked_at, False, now)[0] else UNKNOWN
 
     def is_absent(self, place: Place) -> bool:
@@ -133,7 +134,7 @@ class AttributeTable:
         if len(names) == 1:
             known = self._names.get(base, names[0])
             return known.ino, known.asked_at
-        asked_at, ino = self._paths.get(place, (0.0, UNKNOWN))
+        asked_at, ino = self._paths.get(place)
         return ino, asked_at
 
     def promised_version(self, ino: int) -> int:
@@ -182,11 +183,7 @@ class AttributeTable:
             if attributes.promised:
                 self._names.promised(base, asked_at, floor)
             return self._names.put(base, names[0], attributes.ino, asked_at, floor, attributes.promised)
-        if names:
-            if asked_at < max(self._inodes.void_before, self._paths.get(place, (0.0, 0))[0]):
-                return False
-            self._paths[place] = asked_at, attributes.ino
-        return True
+        return not names or self._paths.put(place, attributes.ino, asked_at, self._inodes.void_before)
 
     def read_at(self, attributes: Attributes, atime_ns: int) -> Attributes | None:
         """A file is read of which this is promised: what it has since. None: only the directory can note it."""
@@ -229,7 +226,7 @@ class AttributeTable:
         """A change that was asked for at `asked_at` has made a name lead to `ino`, or ABSENT, and this is its folder
         since. A driver that knows paths asks again."""
         with self._mutex:
-            self._forget_path(place)
+            self._paths.forget(place, self._clock())
             if folder.promised:
                 self._names.promised(folder.ino, asked_at, self._floor(folder.ino))
             self._names.changed(folder.ino, place[1][-1], ino, asked_at, self._clock(), folder.promised)
@@ -264,7 +261,7 @@ class AttributeTable:
         base, names = place
         with self._mutex:
             self._forget_inode(self._last_at(place)[0])
-            self._forget_path(place)
+            self._paths.forget(place, self._clock())
             if not names:
                 return
             folder, promised = self._ino_at((base, names[:-1]), self._clock())
@@ -273,10 +270,6 @@ class AttributeTable:
                 self._forget_inode(folder)
             else:
                 self._clear()
-
-    def _forget_path(self, place: Place) -> None:
-        if len(place[1]) > 1:
-            self._paths[place] = self._clock(), UNKNOWN
 
     def _forget_paths(self) -> None:
         """They also said that older answers are void."""
@@ -319,6 +312,19 @@ class AttributeTable:
                 self._clear()
         if lapsed:
             self._tell(EVERYTHING, b"")
+
+    def lapse(self) -> float:
+        """If the lease has ended meanwhile, whoever was told of promises hears it, once. How long it lasts still, in
+        seconds; 0.0: it has ended."""
+        with self._mutex:
+            now = self._clock()
+            ended, left_s = self._lease.has_ended(now), self._lease.left_s(now)
+        if ended:
+            self._tell(EVERYTHING, b"")
+        return left_s
+
+    def lease_counts(self) -> bool:
+        return self._lease.counts(self._clock())
 
     def end_lease(self) -> None:
         """No promise counts until the next lease, and none of before it does then."""

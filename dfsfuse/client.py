@@ -11,6 +11,7 @@ from dfsfuse.commits import Committer
 from dfsfuse.copies import Copies
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.home import readable
+from dfsfuse.lapsing import Lapsing
 from dfsfuse.lock_lease import LockLease
 from dfsfuse.locks import LockTable
 from dfsfuse.openfiles import OpenFiles
@@ -60,6 +61,12 @@ def _promises(undo: contextlib.ExitStack, session: Session, options: ClientOptio
     session.closed_rows.keep_while(attributes.promised_version)
     attributes.on_broken(lambda ino, name: None if name else session.closed_rows.promise_ended(ino))
     return attributes, watching
+
+
+def _lapsing(undo: contextlib.ExitStack, attributes: AttributeTable) -> Lapsing:
+    lapsing = Lapsing(attributes)
+    undo.callback(lapsing.stop)
+    return lapsing
 
 
 def _transfer(undo: contextlib.ExitStack, session: Session, folder: Path) -> Transfer:
@@ -114,7 +121,7 @@ def connect(options: ClientOptions, tell: Callable[[str], None] | None = None) -
         watching.pay_with(files.take_owed)
         parts = files, Allocation(session, files, cache), ProgramLocks(session, ranges, sharing, files)
         filesystem = FileSystem(session, locks, attributes, *parts, read_only=options.read_only)
-        for part in (session, lease, locks, sharing, watching, recalling):
+        for part in (session, lease, locks, sharing, watching, recalling, _lapsing(undo, attributes)):
             part.start()
         recovery = Recovery(session, cache, transfer, unsent, openings.newest)
         if not options.read_only:

@@ -77,6 +77,7 @@ class FileSystem:
         self._attributes, self._read_only, self.known_files = attributes, read_only, attributes.items_max
         self.cache_bytes = files.cache_bytes
         self.promises, self.on_broken = attributes.promises, attributes.on_broken
+        self.lease_counts = attributes.lease_counts
         self.fallocate, self.lseek, self.copy_range = allocation.fallocate, allocation.lseek, allocation.copy_range
         self._looks = Looks(session, attributes, files)
         reopening = Reopening(attributes, files, self._looks.as_written, read_only)

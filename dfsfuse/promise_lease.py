@@ -23,6 +23,7 @@ class PromiseLease:
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._ends = False
         self._doubts: list[Doubt] = []
         self.dropping: dict[int, None] = {}
 
@@ -33,11 +34,21 @@ class PromiseLease:
         """Had it ended before? Then what was promised before does not count any more."""
         self._doubts = [doubt for doubt in self._doubts if doubt not in settled]
         lapsed = now >= self._until
-        self._until = 0.0 if self._doubts else until
+        self._until, self._ends = (0.0, False) if self._doubts else (until, True)
         return lapsed
 
     def end(self) -> None:
-        self._until = 0.0
+        self._until, self._ends = 0.0, False
+
+    def left_s(self, now: float) -> float:
+        """How long it lasts still; 0.0: it has ended."""
+        return max(0.0, self._until - now)
+
+    def has_ended(self, now: float) -> bool:
+        """By itself, or in doubt, since this was asked last."""
+        ended = self._ends and not self.counts(now)
+        self._ends = self._ends and not ended
+        return ended
 
     def in_doubt(self, doubt: Doubt) -> None:
         self._doubts.append(doubt)

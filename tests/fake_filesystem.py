@@ -196,6 +196,10 @@ class FakeFileSystem:
         self.known_files, self.cache_bytes = 100_000, 10 << 30
         self.broken: list[Callable[[int, bytes], None]] = []
         self.on_broken = self.broken.append
+        self.leased = True
+
+    def lease_counts(self) -> bool:
+        return self.leased
 
     def promises(self, place: Place, ino: int) -> bool:
         return ino in self.promised

@@ -1,10 +1,13 @@
 """What the client may say without asking, with a clock of the test's own."""
 
+import threading
+
 import msgspec
 import pytest
 
 from dfsfuse.attributes import AttributeTable
 from dfsfuse.known_names import ABSENT
+from dfsfuse.lapsing import Lapsing
 from dfsfuse.messages import EVERYTHING, RENAME_EXCHANGE, ROOT_INO, Attributes, Doubt, Renamed
 
 PLACE = (ROOT_INO, (b"file",))
@@ -191,6 +194,44 @@ def test_promises_end_with_their_lease(promised, clock, how):
     promised.put(PLACE, PROMISED, promised.now())
     clock.now_s += 1
     assert promised.get(PLACE) == PROMISED
+
+
+@pytest.mark.parametrize("how", ["by itself", "in doubt"])
+def test_the_end_of_the_lease_is_told(promised, clock, how):
+    """Goal: S14. The lease ends while nobody can be reached: who was told of promises hears it all the same, once; and
+    again after the next one."""
+    told = []
+    promised.on_broken(lambda *event: told.append(event))
+    assert promised.lapse() == pytest.approx(4.9)
+    assert promised.lease_counts()
+    if how == "by itself":
+        clock.now_s += 5
+    else:
+        promised.in_doubt(Doubt(1, 2, 3))
+    assert not promised.lease_counts()
+    assert promised.lapse() == promised.lapse() == 0.0
+    assert told == [(EVERYTHING, b"")]
+    promised.lease(clock.now_s + 1, [Doubt(1, 2, 3)])
+    clock.now_s += 2
+    told.clear()
+    promised.lapse()
+    assert told == [(EVERYTHING, b"")]
+
+
+def test_the_end_of_the_lease_is_told_by_a_thread(clock):
+    """Goal: S14. Nothing but time has to pass for it; where the lease is renewed it is not told."""
+    table, told = AttributeTable(), threading.Event()
+    table.on_broken(lambda ino, name: told.set())
+    table.lease(table.now() + 60)
+    told.clear()
+    lapsing = Lapsing(table)
+    lapsing.start()
+    try:
+        assert not told.is_set()
+        table.lease(table.now() + 0.05)
+        assert told.wait(30)
+    finally:
+        lapsing.stop()
 
 
 def test_an_entry_is_told_by_its_name(promised, clock):

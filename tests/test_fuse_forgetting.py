@@ -18,7 +18,7 @@ from dfsfuse.messages import EVERYTHING, ROOT_INO
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
     made = Kernel()
-    made.driver.nodes.lasting = True
+    made.driver.nodes.lasting = made.fs.lease_counts
     yield made
     made.close()
 
@@ -40,13 +40,23 @@ def holds(kernel: Kernel, name: bytes) -> tuple[float, float]:
 def test_what_is_promised_is_told_for_long(kernel: Kernel, lasting: bool) -> None:
     """Goal: the kernel asks once about what is promised, and soon again about all else; and about everything where it
     cannot be told that this is over."""
-    kernel.driver.nodes.lasting = lasting
+    kernel.driver.nodes.lasting = lambda: lasting
     ino = promised(kernel, b"promised")
     kernel.fs.add(b"other")
     assert holds(kernel, b"other") == (0.25, 0.25)
     assert holds(kernel, b"promised") == ((PROMISED_HOLD_S, PROMISED_HOLD_S) if lasting else (0.25, 0.25))
     told = fuse.fuse_attr_out.unpack(kernel.do(fuse.FUSE_GETATTR, nodeid=ino))
     assert told[0] == (PROMISED_HOLD_S if lasting else 0)
+
+
+def test_nothing_is_told_for_long_once_the_lease_has_ended(kernel: Kernel) -> None:
+    """Goal: S14. An answer may say that it is promised while the lease of all promises is over: of a client that is
+    being cut off the kernel would go on with it for an hour."""
+    promised(kernel, b"promised")
+    kernel.fs.leased = False
+    assert holds(kernel, b"promised") == (0.25, 0.25)
+    kernel.fs.leased = True
+    assert holds(kernel, b"promised") == (PROMISED_HOLD_S, PROMISED_HOLD_S)
 
 
 def test_the_size_of_an_older_version_is_not_told_for_long(kernel: Kernel) -> None:
@@ -79,7 +89,12 @@ def test_an_event_makes_the_kernel_ask_again(kernel: Kernel) -> None:
         (fuse.FUSE_NOTIFY_INC_EPOCH, b""),
         (fuse.FUSE_NOTIFY_INVAL_INODE, inode.pack(folder, 0, 0)),
     ]
-    assert len(tell(kernel, EVERYTHING)) == 4
+    everything = tell(kernel, EVERYTHING)
+    assert {code for code, _ in everything} == {fuse.FUSE_NOTIFY_INC_EPOCH, fuse.FUSE_NOTIFY_INVAL_INODE}
+    told = [inode.unpack(body) for code, body in everything if body]
+    assert {number for number, _, _ in told} == {file, folder, ROOT_INO}
+    assert (folder, 0, 0) in told
+    assert (file, 0, 0) not in told
 
 
 def test_an_answer_that_an_event_has_overtaken(kernel: Kernel) -> None:

@@ -4,9 +4,17 @@ import os
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from support import Mount, run_mount, wait_until
+from tcp_proxy import proxy
+
+from dfsfuse import home as homes
 
 FILES = 300
 STALL_S = 3.0
+TOLD_S = 3.0
+"""Within that a client has seen that its lease is over, and told its kernel, though a look waits for a second."""
 
 
 def test_two_clients_create_in_one_folder_as_fast_as_they_can(two_mounts):
@@ -68,6 +76,44 @@ def test_attributes_and_listings_elsewhere(two_mounts):
         (here / f"more{number}").touch()
         _until(lambda size=number + 2: (there / "file").stat().st_size == size)
         _until(lambda name=f"more{number}": name in os.listdir(there))
+
+
+def test_what_a_client_that_is_cut_off_tells(fresh):
+    """Goal: S14. A client that hears nothing any more has promises until their lease ends; then its kernel, which was
+    told of a file and of its name for an hour, asks again, and does not tell what is not so any more."""
+    there = fresh.mount().point
+    (there / "file").write_bytes(b"old")
+    (there / "replaced").write_bytes(b"old")
+    with proxy(urlsplit(fresh.servers()["directory"].url).port) as way:
+        here = _joined(fresh, way.url)
+        names = ("file", "replaced")
+        assert [(here.point / name).stat().st_size for name in names] == [3, 3]
+        way.cut()
+        begun = time.monotonic()
+        (there / "file").write_bytes(b"newer")
+        assert time.monotonic() - begun > 1, "it waits for the end of what was promised"
+        (there / "new").write_bytes(b"newest")
+        os.rename(there / "new", there / "replaced")
+        for name in names:
+            wait_until(lambda name=name: not _tells(here.point / name, 3), f"the old {name} is not told of", TOLD_S)
+        here.unmount()
+
+
+def _joined(cluster, url: str) -> Mount:
+    """A client with a home of its own, which reaches the directory this way alone."""
+    point, home = cluster.folder / "joined", cluster.folder / "own"
+    point.mkdir()
+    token = homes.read_token(cluster.home)
+    outcome = run_mount(point, "--home", home, "--cluster", url, "--timeout", 1, DFS_TOKEN=token)
+    assert outcome.returncode == 0, outcome.stderr
+    return Mount(cluster, point, home)
+
+
+def _tells(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def _until(holds) -> None:

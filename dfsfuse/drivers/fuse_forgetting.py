@@ -104,6 +104,8 @@ class Forgetting:
             self._notifier.names_changed()
             for node in self._nodes.all():
                 self._over_unless_said(node, number)
+                if node.folder is not None:
+                    self._notifier.content_changed(node.id)
             return
         if not self._nodes.is_folder(ino):
             for node in self._nodes.nodes_of(ino):

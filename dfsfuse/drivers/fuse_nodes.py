@@ -60,15 +60,15 @@ Result = TypeVar("Result")
 
 class Nodes:
     """`hold_s`: for how long the kernel uses attributes without asking again. `is_shared`: do programs share an inode
-    by locks? `crowded` is set while there are more than `nodes_max`. `lasting`: the kernel can be told that what it was
-    told is over, so what is promised may be told for long. `named`: by names. `let_go` closes what is only kept."""
+    by locks? `crowded` is set while there are more than `nodes_max`. `lasting()`: what is promised may be told for
+    long, as the kernel will be told that this is over. `named`: by names. `let_go` closes what is only kept."""
 
     def __init__(
         self, hold_s: float, is_shared: Callable[[int], bool] = lambda ino: False, nodes_max: float = math.inf
     ):
         self._hold_s, self._is_shared, self._max = hold_s, is_shared, nodes_max
         self.crowded = threading.Event()
-        self.lasting, self.let_go = False, lambda ino: None
+        self.lasting, self.let_go = lambda: False, lambda ino: None
         self._mutex = threading.Lock()
         self._root = Node(FUSE_ROOT_ID, ROOT_INO)
         self._nodes = {FUSE_ROOT_ID: self._root}
@@ -275,7 +275,7 @@ class Nodes:
             self.let_go(node.ino)
             size = (node.content or attributes).size
             attributes = msgspec.structs.replace(attributes, size=size, promised=False)
-        elif attributes.promised and not self.lasting:
+        elif attributes.promised and not self.lasting():
             attributes = msgspec.structs.replace(attributes, promised=False)
         node.holds, node.asks = node.holds or not asks, asks
         node.told, node.told_at = told(attributes), held_from(asks, attributes.promised)

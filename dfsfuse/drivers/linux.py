@@ -231,7 +231,9 @@ class Driver:
         if major < fuse.FUSE_KERNEL_VERSION or minor < fuse.FUSE_MINOR_VERSION_MIN:
             self.unfit = f"the kernel speaks version {major}.{minor} of the protocol, which is too old"
             raise refusal(errno.EPROTO, self.unfit)
-        self.ready, self.nodes.lasting = True, minor >= fuse.FUSE_MINOR_VERSION_INC_EPOCH
+        self.ready = True
+        if minor >= fuse.FUSE_MINOR_VERSION_INC_EPOCH:
+            self.nodes.lasting = self._fs.lease_counts
         if flags & fuse.FUSE_INIT_EXT and request.end >= beyond(fuse.fuse_init_in_ext):
             flags |= fuse.fuse_init_in_ext.unpack_from(request.buffer, BODY)[4] << 32
         self.passthrough = self.passthrough and bool(flags & fuse.FUSE_PASSTHROUGH)

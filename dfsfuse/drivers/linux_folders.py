@@ -66,7 +66,7 @@ class Folders:
                 self._fs.list_folder(place, ino=node.ino, moves_atime=moves_atime), list_after, replies.KERNEL_HOLD_S
             )
 
-        promised = self._nodes.lasting and self._fs.promises(self._nodes.place_of(node)[0], node.ino)
+        promised = self._nodes.lasting() and self._fs.promises(self._nodes.place_of(node)[0], node.ino)
         later = promised or node.ino == ROOT_INO
         listing = Listing(None, list_after, 0.0) if later else self._begin(request.pid, node, begin)
         fh = next(self._numbers)
