@@ -36,7 +36,7 @@ OnBroken = Callable[[int, bytes], None]
 
 
 class AttributeTable:
-    """Inodes, and names by folder: at most `items_max` of each, which take some 700 bytes together. `reads`: what was
+    """Inodes, and names by folder: at most `items_max` of each, which take some 500 bytes together. `reads`: what was
     read here, and the directory does not know yet."""
 
     def __init__(
@@ -65,15 +65,17 @@ class AttributeTable:
 
     # -- asking
 
-    def get(self, place: Place) -> Attributes | None:
-        """What may be told without asking; `promised` says whether that is so until `on_broken` tells otherwise."""
+    def get(self, place: Place, uses: bool = True) -> Attributes | None:
+        """What may be told without asking; `promised` says whether that is so until `on_broken` tells otherwise. It
+        `uses` them: they are the last to go where there is no room."""
         with self._mutex:
             now = self._clock()
             ino, promised = self._ino_at(place, now)
-            _, asked_at, attributes = self._inodes.get(ino)
+            known = self._inodes.use(ino) if uses else self._inodes.get(ino)
+            attributes = known.attributes
             if attributes is None:
                 return None
-            counts, kept = self._standing(asked_at, attributes.promised, now, self._under_way.since(ino))
+            counts, kept = self._standing(known.asked_at, attributes.promised, now, self._under_way.since(ino))
             if attributes.promised and not (promised and kept):
                 attributes = msgspec.structs.replace(attributes, promised=False)
             return attributes if counts else None
@@ -94,7 +96,7 @@ class AttributeTable:
         return ino, promised
 
     def _ino_at_path(self, place: Place, now: float) -> int:
-        asked_at, ino = self._paths.get(place)
+        ino, asked_at = self._paths.get(place)
         return ino if self._standing(asked_at, False, now)[0] else UNKNOWN
 
     def is_absent(self, place: Place) -> bool:
@@ -114,10 +116,7 @@ class AttributeTable:
 
     def learnt(self, place: Place, ino: int) -> float:
         """When it was asked for that this place leads to this inode; 0.0 where it is not known to."""
-        base, names = place
         with self._mutex:
-            if not names:
-                return self._clock() if base == ino else 0.0
             known, asked_at = self._last_at(place)
             return asked_at if known == ino else 0.0
 
@@ -134,8 +133,7 @@ class AttributeTable:
         if len(names) == 1:
             known = self._names.get(base, names[0])
             return known.ino, known.asked_at
-        asked_at, ino = self._paths.get(place)
-        return ino, asked_at
+        return self._paths.get(place)
 
     def promised_version(self, ino: int) -> int:
         """The version of the content that is promised to be the newest, also while other things of the file are
@@ -167,12 +165,12 @@ class AttributeTable:
 
     # -- answers
 
-    def put(self, place: Place, attributes: Attributes, asked_at: float) -> None:
+    def put(self, place: Place, attributes: Attributes, asked_at: float, uses: bool = True) -> None:
         """`asked_at` is when the request was sent: the answer is no younger than that. If it is promised, so is the
-        entry that leads there."""
+        entry that leads there. `uses` as in `get`."""
         with self._mutex:
             if self._put_name(place, attributes, asked_at):
-                self._inodes.put(attributes, asked_at, self._floor(attributes.ino))
+                self._inodes.put(attributes, asked_at, self._floor(attributes.ino), uses)
             gone = self._make_room()
         self._tell_gone(gone)
 
@@ -381,14 +379,15 @@ class AttributeTable:
                 self._inodes.broken(ino, self._clock())
 
     def _make_room(self) -> list[int]:
-        """The oldest go, a tenth of all, and are returned: whoever was told of them must not go on using that."""
+        """The least used go, a tenth of all. The inodes are returned: whoever was told of them, or of names in them,
+        must not go on using that."""
         if len(self._paths) > self.items_max:
             self._forget_paths()
         if len(self) <= self.items_max:
             return []
-        gone = self._names.surplus(self.items_max)
+        gone = self._names.make_room(self.items_max, self._inodes.__contains__)
         if len(self._inodes) > self.items_max:
-            gone += self._inodes.oldest(self.items_max // 10 + 1)
+            gone += self._inodes.make_room(self.items_max // 10 + 1, self._names.was_used)
         for ino in gone:
             self._inodes.pop(ino)
             self._names.forget(ino)

@@ -115,8 +115,8 @@ class FileSystem:
         return self._looks.last(ino)
 
     def known(self, place: Place) -> Attributes | None:
-        """What may be told of a place without asking; None where that is nothing."""
-        known = self._attributes.get(place)
+        """What may be told of an entry that is listed, without asking; None where that is nothing."""
+        known = self._attributes.get(place, uses=False)
         return None if known is None else self._looks.as_written(known)
 
     def forget_names(self) -> None:

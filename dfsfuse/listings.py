@@ -70,4 +70,4 @@ def _remember(attributes: AttributeTable, page: Listing, asked_at: float, seen_a
     known_at = asked_at if seen_at == place or not seen_at[1] else attributes.learnt(seen_at, page.folder.ino)
     base, names = seen_at
     for entry in page.entries if known_at else ():
-        attributes.put((base, (*names, entry.name)), entry.attributes, min(asked_at, known_at))
+        attributes.put((base, (*names, entry.name)), entry.attributes, min(asked_at, known_at), uses=False)
