@@ -79,6 +79,7 @@ def lend_to_write(content: Content, begins: bool) -> bool:
         if not unseen.writers:
             unseen.mtime_ns, unseen.stirred = os.fstat(content.fd).st_mtime_ns, False
         _given.set()
+        unseen.blocks.in_use = True
         content.lent, content.past_pages = True, False
         unseen.writers += 1
         content.pins += begins
@@ -89,6 +90,8 @@ def not_lent(content: Content) -> None:
     """The kernel does not take it for one who was to write it; `take_back` is another matter."""
     with content.mutex:
         content.unseen.writers -= 1
+        if not content.unseen.writers:
+            content.unseen.blocks.let_go()
 
 
 def may_close(handle: Handle) -> bool:

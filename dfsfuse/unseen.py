@@ -1,10 +1,13 @@
 """What is known of a content that the kernel has for writing (passthrough), as its file's hashes are to tell what
 programs have written (unseen_writes.py).
 
-Threads: `Content.mutex` guards an `Unseen`; `Content.committing` is held for its `blocks`.
+Threads: `Content.mutex` guards an `Unseen`; `Content.committing` is held for its `blocks`. `_mutex` guards which blocks
+are known of all contents; nothing is taken under it.
 """
 
+import threading
 from collections.abc import Iterable
+from weakref import WeakKeyDictionary
 
 from blake3 import blake3
 
@@ -15,6 +18,8 @@ HASH_BYTES = 16
 _HASHED_MAX, _RESTS = 64, 16
 """How many times more than what was written may be hashed, and for how many opens the kernel is not given a file of
 which it was more."""
+_ENTRIES_MAX = 8192
+"""Of so many entries, 32 GiB, hashes are kept while nobody writes to them: each takes 1 KB and more."""
 _UNKNOWN = bytes(HASH_BYTES)
 _ALL_BYTES = ENTRY_BYTES // BLOCK_BYTES * HASH_BYTES
 
@@ -38,6 +43,7 @@ class Unseen:
         the writes: it does in the next opens."""
         self.rests = _RESTS if self.hashed > _HASHED_MAX * self.found else 0
         self.hashed = self.found = 0
+        self.blocks.let_go()
 
     def rested(self) -> bool:
         """At an open for writing: may the kernel be given it again?"""
@@ -54,20 +60,37 @@ def hashes(data: memoryview) -> bytes:
 
 class Blocks:
     """Hashes of the blocks of entries, as the servers have them. An entry says which bytes it is, so what is known of
-    one is right for ever. `found` are those of parts (entry, first, last) that were just sent."""
+    one is right for ever; of contents that the kernel does not have it goes where too much is known of all, those first
+    of which something was learnt longest ago. `found` are those of parts (entry, first, last) that were just sent.
+    `in_use`: the kernel has the content for writing."""
 
     def __init__(self) -> None:
+        self.in_use = False
         self._known: dict[int, tuple[Entry, bytes]] = {}
         self._parts: dict[int, list[tuple[int, int]]] = {}
         self._punched: set[int] = set()
         self.found: dict[tuple[int, int, int], bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def let_go(self) -> None:
+        """The kernel does not have the content any more."""
+        self.in_use = False
+        _bound()
+
+    def forget(self) -> None:
+        self._known = {}
 
     def of(self, index: int, entry: Entry) -> bytes | None:
         known = self._known.get(index)
         return known[1] if known is not None and known[0] == entry else None
 
     def learn(self, index: int, entry: Entry, known: bytes) -> None:
+        is_new = index not in self._known
         self._known[index] = list(entry), known
+        if is_new:
+            _bound(self)
 
     def sending(self, parts: Iterable[tuple[int, int, int]], punched: set[int]) -> None:
         """A commit is about to send these parts, and has these entries with new holes."""
@@ -95,6 +118,23 @@ class Blocks:
         for first, last in parts:
             _lay(known, first, last, self.found.get((index, first, last), b""), length)
         return bytes(known)
+
+
+_mutex = threading.Lock()
+_all: WeakKeyDictionary[Blocks, None] = WeakKeyDictionary()
+
+
+def _bound(latest: Blocks | None = None) -> None:
+    """Something was learnt of the latest ones, which may be about to be used."""
+    with _mutex:
+        if latest is not None:
+            _all.pop(latest, None)
+            _all[latest] = None
+        surplus = sum(map(len, list(_all))) - _ENTRIES_MAX
+        for blocks in list(_all) if surplus > 0 else ():
+            if surplus > 0 and not (blocks.in_use or blocks is latest):
+                surplus -= len(blocks)
+                blocks.forget()
 
 
 def _lay(known: bytearray, first: int, last: int, found: bytes, length: int) -> None:

@@ -7,12 +7,13 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 from clients import Client, Servers, make, uploaded
 from volumes import Volume
 
-from dfsfuse import errors, holes, lending, unseen_writes
+from dfsfuse import errors, holes, lending, unseen, unseen_writes
 from dfsfuse.ahead import Ahead
 from dfsfuse.chunks import BLOCK_BYTES, ENTRY_BYTES
 from dfsfuse.content import Content
@@ -303,6 +304,38 @@ def _change(luck: random.Random, program: Program, ended: contextlib.ExitStack) 
 
 
 # -- closing
+
+
+def test_hashes_of_blocks_are_bounded(client, monkeypatch):
+    """Goal: of contents that nobody writes to any more no more hashes are kept than memory is for, those of the latest;
+    what has gone is hashed again for who writes next, and of what is open for writing nothing goes."""
+    monkeypatch.setattr(unseen, "_ENTRIES_MAX", 4)
+    monkeypatch.setattr(unseen, "_all", WeakKeyDictionary())
+    contents = []
+    for number in range(4):
+        make(client, f"file{number}", noise(SIZE, number))
+        with opened(client, f"file{number}") as program:
+            contents.append(program.content)
+            _write_everywhere(program)
+            assert len(program.content.unseen.blocks) == 3
+    assert [len(content.unseen.blocks) for content in contents] == [0, 0, 0, 3]
+    with opened(client, "file0") as program, opened(client, "file1") as other:
+        for each in (program, other):
+            each.write(b"once more", 2 * BLOCK_BYTES)
+        before = sent(client)
+        assert [each.committed() for each in (program, other)] == [program.file(), other.file()]
+        assert sent(client) - before == 2 * BLOCK_BYTES
+    assert sum(len(content.unseen.blocks) for content in contents) <= 4
+
+
+def _write_everywhere(program: Program) -> None:
+    """Into the middle of each entry, so that its pieces lie upon each other."""
+    for start in range(0, SIZE, ENTRY_BYTES):
+        program.write(b"changed", start + BLOCK_BYTES + 1)
+    program.committed()
+    for start in range(0, SIZE, ENTRY_BYTES):
+        program.write(b"changed again", start + BLOCK_BYTES + 100)
+    program.committed()
 
 
 def test_who_may_still_write_is_known(client):
