@@ -20,7 +20,7 @@ LATE_MS, REQUESTS = 5.0, 2
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.visibility", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2000, help="how many commits (default 2000)")
+    parser.add_argument("--rounds", type=int, default=10_000, help="how many commits (default 10000)")
     parser.add_argument("--scratch", type=Path, help="where the temporary folder is made")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="dfsbench-", dir=arguments.scratch))
