@@ -36,7 +36,7 @@ OnBroken = Callable[[int, bytes], None]
 
 
 class AttributeTable:
-    """Inodes, and names by folder: at most `items_max` of each, which take some 500 bytes together. `reads`: what was
+    """Inodes, and names by folder: at most `items_max` of each, which take some 600 bytes together. `reads`: what was
     read here, and the directory does not know yet."""
 
     def __init__(

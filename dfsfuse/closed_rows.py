@@ -152,6 +152,9 @@ class ClosedRows:
         for ino in told:
             del self._idle[ino]
             self.for_writing.end(ino, self._kept.get(ino, (-1, 0))[0])
+        if not self._idle:
+            # A dictionary does not become smaller.
+            self._idle = {}
         return [Closed(ino, *self._kept[ino], True) for ino in told if ino in self._kept]
 
     def _is_for_writing(self, ino: int) -> bool:
