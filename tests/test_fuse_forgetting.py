@@ -10,6 +10,7 @@ import pytest
 from fuse_requests import Kernel, request_bytes
 
 from dfsfuse.drivers import fuse_protocol as fuse
+from dfsfuse.drivers.fuse_channel import Request
 from dfsfuse.drivers.fuse_forgetting import Forgetting
 from dfsfuse.drivers.fuse_replies import PROMISED_HOLD_S
 from dfsfuse.messages import EVERYTHING, ROOT_INO
@@ -143,6 +144,40 @@ def test_an_open_has_said_what_is_late(kernel: Kernel) -> None:
     assert kernel.written()
 
 
+def test_an_open_comes_before_what_an_event_has_overtaken_is_said_again(kernel: Kernel, monkeypatch) -> None:
+    """Goal: S2. A look-up is answered, and a program opens the file before the thread that has answered says again what
+    has happened meanwhile. That is before the open, which has told the kernel: said after it, it would make the program
+    read with the size of before. So two clients that made one name at once lost what the first had written."""
+    ino, reply, lookup = promised(kernel, b"file"), Request.reply, kernel.fs.lookup
+    kernel.lookup(b"file")
+    forgetting: Forgetting = kernel.driver.forgetting
+
+    def broken_meanwhile(*args):
+        known = lookup(*args)
+        forgetting.broken(ino, b"")
+        return known
+
+    def open_follows(request: Request, body: bytes = b"") -> None:
+        monkeypatch.undo()
+        reply(request, body)
+        kernel.fs.lookup = lookup
+        kernel.fs.replace_content(ino, b"newer")
+        kernel.open(ino, os.O_RDWR)
+
+    monkeypatch.setattr(Request, "reply", open_follows)
+    kernel.fs.lookup = broken_meanwhile
+    kernel.driver.answer(kernel.put(request_bytes(fuse.FUSE_LOOKUP, b"file\0")))
+    assert forgetting.count == 1
+    while not forgetting._due.empty():
+        number, *event = forgetting._due.get_nowait()
+        forgetting.tell(*event, number)
+    assert not kernel.written()
+    forgetting.broken(ino, b"")
+    number, *event = forgetting._due.get_nowait()
+    forgetting.tell(*event, number)
+    assert kernel.written()
+
+
 def test_more_events_than_are_remembered(kernel: Kernel) -> None:
     """Goal: an answer that very many events have overtaken makes the kernel ask for everything again."""
     forgetting = kernel.driver.forgetting
@@ -150,7 +185,7 @@ def test_more_events_than_are_remembered(kernel: Kernel) -> None:
         forgetting.broken(ROOT_INO, b"name")
     while not forgetting._due.empty():
         forgetting._due.get_nowait()
-    forgetting.answered(1)
+    forgetting.answered(1, forgetting.said)
     assert forgetting._due.get_nowait()[1:] == (EVERYTHING, b"")
 
 

@@ -53,14 +53,14 @@ _ALL = EVERYTHING, b""
 
 
 class Forgetting:
-    """`count` is the number of events so far."""
+    """`count` is the number of events so far, and `said` that of what the kernel was to be told."""
 
     def __init__(self, nodes: Nodes, notifier: Notifier):
         self._nodes, self._notifier = nodes, notifier
         self._latest: deque[tuple[int, bytes]] = deque(maxlen=_LATEST_MAX)
         self.count = 0
         self._mutex = threading.Lock()
-        self._said = 0
+        self.said = 0
         self._due: queue.SimpleQueue[tuple[int, int, bytes] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._tell_for_ever, name="fuse-forget", daemon=True)
 
@@ -77,18 +77,16 @@ class Forgetting:
         with self._mutex:
             self._latest.append((ino, name))
             self.count += 1
-            self._say(ino, name)
+            self.said += 1
+            self._due.put((self.said, ino, name))
 
-    def answered(self, count: int) -> None:
-        """A request has been answered that was begun when there had been so many events, and now there are more."""
+    def answered(self, count: int, said: int) -> None:
+        """A request has been answered that was begun when there had been `count` events, and now there are more. So
+        much was `said` just before the answer: what an open has told since was told after it."""
         with self._mutex:
             missed = self.count - count
             for event in [_ALL] if missed > len(self._latest) else list(self._latest)[-missed:]:
-                self._say(*event)
-
-    def _say(self, ino: int, name: bytes) -> None:
-        self._said += 1
-        self._due.put((self._said, ino, name))
+                self._due.put((said, *event))
 
     def _tell_for_ever(self) -> None:
         while (event := self._due.get()) is not None:
@@ -123,7 +121,7 @@ class Forgetting:
 
     def attributes_over(self, node: Node) -> None:
         """The kernel is to ask for the attributes of a node, unless it does so each time."""
-        said = self._said
+        said = self.said
         if self._nodes.may_hold(node) and _is_over(node, self._notifier.attributes_changed):
             node.said = max(node.said, said)
 

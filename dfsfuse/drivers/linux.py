@@ -164,11 +164,12 @@ class Driver:
             if HEAD + length != request.end or request.end < least:
                 raise refusal(errno.EINVAL, "too short, or not as long as it says")
             body = handler(request)
+            said = self.forgetting.said
             if body is not None:
                 self._ends(request)
                 request.reply(body)
             if events != self.forgetting.count and opcode != fuse.FUSE_OPEN:
-                self.forgetting.answered(events)
+                self.forgetting.answered(events, said)
         except Exception as error:
             self._refused(request, error)
 
