@@ -39,13 +39,15 @@ SERVERS = (sys.executable, "-P", "-m", "servers")
 
 @dataclass(kw_only=True)
 class Endpoint:
-    """A cluster that answers. While `users_lock` is open, also in a process that inherited it, it does not end."""
+    """A cluster that answers. While `users_lock` is open, also in a process that inherited it, it does not end. `urls`:
+    of all directory servers, where it is not that of a home."""
 
     url: str
     token: str
     volume: str
     home: Path | None = None
     users_lock: int | None = None
+    urls: str = ""
 
     def close(self) -> None:
         if self.users_lock is not None:
@@ -94,20 +96,26 @@ def find_running(home: Path, timeout_s: float = ASK_S) -> Endpoint | None:
 
 
 def join(url: str, token: str, timeout_s: float = JOIN_S) -> Endpoint:
-    """The cluster whose directory is at `url`. Raises Unauthorized and Unreachable, at once, and TimedOut."""
-    url = normal_url(url)
+    """The cluster whose directory is at `url`, or at one of several with commas between. Raises Unauthorized and
+    Unreachable, at once, and TimedOut."""
+    urls = normal_urls(url).split(",")
     deadline = time.monotonic() + timeout_s
     while True:
-        try:
-            status = ask_status(url, token, timeout_s)
-            return Endpoint(url=url, token=token, volume=status.cluster.volume)
-        except errors.Starting as error:
-            _sleep_until(deadline, str(error))
+        complaints = []
+        for each in urls:
+            try:
+                status = ask_status(each, token, timeout_s)
+                return Endpoint(url=each, token=token, volume=status.cluster.volume, urls=",".join(urls))
+            except (errors.Starting, errors.Unreachable) as error:
+                complaints.append(error)
+        if not any(isinstance(error, errors.Starting) for error in complaints):
+            raise complaints[-1]
+        _sleep_until(deadline, str(complaints[-1]))
 
 
 def join_from(home: Path, url: str) -> Endpoint:
     """As `join`, with the token of `token_for`. Makes nothing in the home."""
-    url, token = normal_url(url), token_for(home)
+    url, token = normal_urls(url), token_for(home)
     try:
         return join(url, token)
     except errors.Unauthorized:
@@ -135,6 +143,11 @@ def normal_url(url: str) -> str:
     if not re.fullmatch(r"https?://[^/?#@\s]+:\d+", whole):
         raise errors.BadRequest(f"{url!r} is not the address of a directory service, such as http://127.0.0.1:20000")
     return whole
+
+
+def normal_urls(urls: str) -> str:
+    """As `normal_url`, for several with commas between."""
+    return ",".join(normal_url(url) for url in urls.split(",") if url) or normal_url(urls)
 
 
 def refinder(home: Path) -> Callable[[], str]:

@@ -47,6 +47,7 @@
     |   +-- ChunkGone              no server of the group has the chunk any more
     |   +-- Lost                   servers lost power, and with it what they had acknowledged
     |   +-- Starting               the service waits for its sessions after a restart
+    |   |   +-- NotServing             one of several servers that stands by; names the one that serves
     |   +-- Internal               unexpected; the traceback is in the server's log
     +-- Unreachable            no answer
         +-- TimedOut               not within the deadline
@@ -61,9 +62,7 @@ import errno
 class DfsError(Exception):
     """Root of all errors. `detail` is a short machine-readable extra, such as the primary's address."""
 
-    code = "error"
-    errno = errno.EIO
-    status = 500
+    code, errno, status = "error", errno.EIO, 500
 
     def __init__(self, message: str = "", detail: str = ""):
         super().__init__(message or self.__class__.__doc__ or self.code)
@@ -344,6 +343,12 @@ class Starting(ServerError):
     """The service waits for its sessions after a restart; ask again."""
 
     code, errno, status = "starting", errno.EAGAIN, 503
+
+
+class NotServing(Starting):
+    """This server stands by, or has stopped serving: ask again, or the one that `detail` names (its URL)."""
+
+    code = "not_serving"
 
 
 class Internal(ServerError):

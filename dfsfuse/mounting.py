@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfsfuse import allocator, cluster, home, mountpoint, options
+from dfsfuse import allocator, cluster, directories, home, mountpoint, options
 from dfsfuse.errors import DfsError
 from dfsfuse.idle_collection import IdleCollection
 from dfsfuse.mountpoint import MountError
@@ -257,7 +257,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         dev=wanted.dev,
         passthrough=wanted.passthrough,
         hash_whole_max=wanted.hash_whole_max,
-        refind=cluster.refinder(wanted.home) if wanted.cluster_url is None else None,
+        refind=_refinder(wanted, found.token),
         volume=found.volume,
     )
     claim = _claim(asked)
@@ -265,6 +265,12 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         _mount(asked, wanted.driver or choose_driver("", log.warning), on_ready, tell)
     finally:
         os.close(claim)
+
+
+def _refinder(wanted: Wanted, token: str) -> Callable[[], str] | None:
+    if wanted.cluster_url is None:
+        return cluster.refinder(wanted.home)
+    return directories.finder(cluster.normal_urls(wanted.cluster_url), token)
 
 
 def _mount(

@@ -35,9 +35,9 @@ from dfsfuse.messages import (
     TakenOver,
     TakeOver,
 )
-from dfsfuse.patience import Patience
 from dfsfuse.read_times import ReadTimes
 from dfsfuse.rpc import Rpc
+from dfsfuse.serving_directory import ServingDirectory
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,9 @@ class Session:
     def __init__(
         self, rpc: Rpc, url: str, identity: Identity, timeout_s: float, refind: Callable[[], str] | None = None
     ):
-        self.rpc, self.url, self.identity, self.timeout_s = rpc, url, identity, timeout_s
-        self._refind, self._patience = refind, Patience(timeout_s)
+        self.rpc, self.identity, self.timeout_s = rpc, identity, timeout_s
+        self._directory = ServingDirectory(rpc, url, timeout_s, refind)
+        self._until_answered = self._directory.until_answered
         self._mutex = threading.Lock()
         self._openings = 0
         self.closed_rows, self.read_times = ClosedRows(), ReadTimes()
@@ -120,6 +121,11 @@ class Session:
         self.space = Renewed(cluster=Cluster(volume="", copies=0, copies_min=0))
         self._begin()
         self._thread = threading.Thread(target=self._renew_for_ever, name="renew", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The directory's, as far as is known."""
+        return self._directory.url
 
     def _begin(self) -> None:
         identity, key = self.identity, secrets.token_bytes(16)
@@ -253,24 +259,6 @@ class Session:
         """All that the directory has acknowledged is on its disk."""
         self._until_answered("sync", Nothing(), Nothing)
 
-    def _until_answered(
-        self,
-        operation: str,
-        request: Message,
-        reply: type,
-        interrupted: Callable[[], bool] | None = None,
-        timeout_s: float | None = None,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Any:
-        def attempt(left_s: float) -> Any:
-            return self.rpc.call(self.url, operation, request, reply, left_s, interrupted, meanwhile)
-
-        return self._patience.until_answered(attempt, timeout_s, interrupted, self._look_again)
-
-    def _look_again(self) -> None:
-        if self._refind is not None:
-            self.url = self._refind()
-
     # -- numbers that this session gives out
 
     def new_inode(self) -> int:
@@ -368,7 +356,7 @@ class Session:
                 silent = True
                 # What is not found is looked for again with the next renewal that fails.
                 with contextlib.suppress(errors.DfsError):
-                    self._look_again()
+                    self._directory.look_again()
             except Exception:
                 log.exception("renewing the session failed")
 

@@ -66,16 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="directory | locks | files | all | load")
     directory = _server(kinds, "directory", "the tree, versions, manifests, sessions; where the other servers are")
     directory.add_argument("--copies", type=int, default=3, help="file servers that keep each chunk (3)")
-    directory.add_argument("--store", choices=("sqlite", "memory"), default="sqlite", help="where its rows are kept")
+    stores = "where its rows are kept: sqlite, memory, or etcd://HOST:PORT,...[?prefix=/NAME] for several directories"
+    directory.add_argument("--store", type=_store, default="sqlite", metavar="ENGINE", help=stores)
+    _add_volume(directory)
     for kind, what in (("locks", "the write locks of files"), ("files", "the content of files, in chunks")):
         server = _server(kinds, kind, what)
-        server.add_argument("--directory", required=True, metavar="URL", help="the directory service")
+        where = "the directory service; several with commas between"
+        server.add_argument("--directory", required=True, metavar="URL", help=where)
+        if kind == "locks":
+            several = "elects one of several lock servers: etcd://HOST:PORT,...[?prefix=/NAME]"
+            server.add_argument("--etcd", metavar="ADDRESS", help=several)
+            _add_volume(server)
     server.add_argument("--name", required=True, help="this file server's name, such as A")
     scrubbing = "how many bytes of what is stored are verified each second, 0 for none (8388608)"
     server.add_argument("--scrub-bytes", type=int, default=8 << 20, metavar="N", help=scrubbing)
     _add_all(kinds)
     _add_load(kinds)
     return parser
+
+
+def _add_volume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--volume", default="main", metavar="NAME", help="which of the volumes in etcd (main)")
 
 
 def _server(kinds: Any, kind: str, what: str) -> argparse.ArgumentParser:
@@ -106,6 +117,12 @@ def _add_load(kinds: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="what `dfs dump` has written; -: standard input")
 
 
+def _store(text: str) -> str:
+    if text not in ("sqlite", "memory") and not text.startswith(("etcd://", "etcds://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of sqlite, memory, etcd://HOST:PORT,...")
+    return text
+
+
 def _folder(text: str) -> Path:
     return Path(text).absolute()
 
@@ -133,10 +150,13 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
     token = _token(arguments.token_file)
     at = (arguments.home, arguments.host, arguments.port, token)
     if arguments.kind == "directory":
-        from servers import directory_service
-
-        return directory_service.run(*at, arguments.copies, arguments.store)
+        return _directory(arguments, at)
     if arguments.kind == "locks":
+        if arguments.etcd is not None:
+            from servers import lock_standing
+            from servers.etcd.address import parse
+
+            return lock_standing.run(*at, arguments.directory, parse(arguments.etcd), arguments.volume)
         from servers import lock_service
 
         return lock_service.run(*at, arguments.directory)
@@ -144,6 +164,17 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
 
     pace = file_service.Pace(scrub_bytes_s=arguments.scrub_bytes)
     return file_service.run(arguments.name, *at, arguments.directory, pace)
+
+
+def _directory(arguments: argparse.Namespace, at: tuple) -> Coroutine[Any, Any, None]:
+    if "://" in arguments.store:
+        from servers import directory_standing
+        from servers.etcd.address import parse
+
+        return directory_standing.run(*at, arguments.copies, parse(arguments.store), arguments.volume)
+    from servers import directory_service
+
+    return directory_service.run(*at, arguments.copies, arguments.store)
 
 
 def _token(file: Path | None) -> str:

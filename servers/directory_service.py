@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dfsfuse import errors, messages
 from dfsfuse.messages import Message, Nothing, Server
 from servers import check, content, dump, durability, tracing
 from servers.callbacks import Callbacks
+from servers.certainty import when_certain
 from servers.directory import Directory
 from servers.http import App, Operation, serve
 from servers.regular_syncs import sync_regularly
@@ -109,8 +110,9 @@ class DirectoryService:
             "sync": (Nothing, self._durably(lambda r: r)),
             "ping": (Nothing, lambda r: r),
         }
-        served = {name: Operation(kind, handler) for name, (kind, handler) in {**self._plain(), **timed}.items()}
-        return served | {"watch": Operation(messages.Watch, self._watch, waits=True)}
+        told = functools.partial(when_certain, self._store, self._sync.wait)
+        served = {name: Operation(kind, told(handler)) for name, (kind, handler) in {**self._plain(), **timed}.items()}
+        return served | {"watch": Operation(messages.Watch, told(self._watch), waits=True)}
 
     def _plain(self) -> dict[str, tuple[type[Message], Callable[[Any], Any]]]:
         query = self.core.query
@@ -284,6 +286,10 @@ class DirectoryService:
             except errors.DfsError as error:
                 log.error("sessions that have lapsed could not be noted: %s", error)
 
+    def beside(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside the operations, for ever."""
+        return [self.sync_for_ever(), self.tidy_for_ever(), self.settle_for_ever()]
+
     def close(self) -> None:
         self._surveys.close()
 
@@ -315,7 +321,7 @@ async def run(home: Path, host: str, port: int, token: str, copies: int = 3, sto
     service = DirectoryService(engine, copies, f"http://{host}:{port}")
     try:
         app = App(token, service.operations())
-        await serve(app, host, port, service.sync_for_ever(), service.tidy_for_ever(), service.settle_for_ever())
+        await serve(app, host, port, *service.beside())
         engine.sync()
     finally:
         service.close()

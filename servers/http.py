@@ -53,7 +53,12 @@ class App:
         self._authorization = b"Bearer " + token.encode()
         self._operations = operations
         self._raw = raw or {}
+        self._otherwise: Callable[[], errors.DfsError] | None = None
         self._running: set[asyncio.Task[None]] = set()
+
+    def replace(self, operations: dict[str, Operation], otherwise: Callable[[], errors.DfsError] | None = None) -> None:
+        """These are served from now on. `otherwise()` is what all others are refused with; None: they do not exist."""
+        self._operations, self._otherwise = operations, otherwise
 
     # -- what a connection asks of its application
 
@@ -91,6 +96,8 @@ class App:
 
     def _answer(self, exchange: Exchange, name: str) -> Any:
         operation = self._operations.get(name)
+        if operation is None and self._otherwise is not None:
+            raise self._otherwise()
         if operation is None:
             raise errors.NoSuchOperation(f"no operation {name!r}; there are: {', '.join(sorted(self._operations))}")
         if exchange.method != "POST":

@@ -95,8 +95,8 @@ class LockService:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    def app(self, token: str) -> App:
-        operations = {
+    def operations(self) -> dict[str, Operation]:
+        return {
             "acquire": Operation(Acquire, self.acquire, waits=True),
             "reserve": Operation(Reserve, self.reserve),
             "release": Operation(ReleaseLocks, self.release),
@@ -110,7 +110,6 @@ class LockService:
             "locks": Operation(Nothing, self.locks),
             "status": Operation(Nothing, self.status),
         }
-        return App(token, operations)
 
     def begin(self, registered: Registered) -> None:
         """The directory has answered the first registration."""
@@ -118,6 +117,15 @@ class LockService:
         self._tell(self._core.begin(registered.start_number, registered.sessions, now), now)
         self._tell(self._ranges.begin(registered.sessions, now), now)
         log.info("start %d; waiting for %d sessions", registered.start_number, len(registered.sessions))
+
+    def give_up(self, error: errors.DfsError) -> None:
+        """Nothing is granted here any more; those who wait are told why."""
+        callers, self._callers = self._callers, {}
+        for decided in (each for waiting in callers.values() for each in waiting):
+            if not decided.done():
+                decided.set_result(error)
+        if self._timer is not None:
+            self._timer.cancel()
 
     # -- operations
 
@@ -322,20 +330,22 @@ def build(
     clock: Callable[[], float] = boot_time_s,
 ) -> App:
     """The application alone, without a directory: `begin` of the cores is the caller's."""
-    return LockService(core, _description(url), clock, ranges).app(token)
+    return App(token, LockService(core, description_of(url), clock, ranges).operations())
 
 
 async def run(home: pathlib.Path, host: str, port: int, token: str, directory_url: str) -> None:
     """Serve until SIGTERM. Locks are granted once the directory has given a start number; nothing is kept in `home`."""
     core, peers = Locks(), Peers(token)
-    service = LockService(core, _description(reachable_url(host, port, directory_url)))
+    service = LockService(core, description_of(reachable_url(host, port, directory_url)))
     try:
-        await serve(service.app(token), host, port, _stay_registered(service, core, peers, directory_url))
+        app = App(token, service.operations())
+        await serve(app, host, port, stay_registered(service, core, peers, directory_url))
     finally:
         await peers.close()
 
 
-async def _stay_registered(service: LockService, core: Locks, peers: Peers, directory_url: str) -> None:
+async def stay_registered(service: LockService, core: Locks, peers: Peers, directory_url: str) -> None:
+    """Begin with the number that the directory gives, and go on telling it of this server."""
     server = service.description
     service.begin(await first_registration(peers, directory_url, server, start=True))
     await heartbeat(peers, directory_url, lambda: server, lambda registered: _check_tokens(core))
@@ -347,5 +357,5 @@ def _check_tokens(core: Locks) -> None:
         raise errors.Internal(f"start number {core.tokens.start_number} has few tokens left")
 
 
-def _description(url: str) -> Server:
+def description_of(url: str) -> Server:
     return Server(kind="locks", name="locks", url=url, pid=os.getpid())

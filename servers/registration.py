@@ -93,7 +93,7 @@ def reachable_url(host: str, port: int, directory_url: str) -> str:
     A server that listens on every address is reached under the one from which it reaches the directory.
     """
     if host in ("", "0.0.0.0", "::"):
-        target = urlsplit(directory_url)
+        target = urlsplit(directory_url.partition(",")[0])
         family, kind, _, _, address = socket.getaddrinfo(target.hostname, target.port or 80, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(address)

@@ -114,8 +114,8 @@ def operations(tmp_path: Path) -> Iterator[dict[str, Operation]]:
     """Every operation that the three services have, under the heading that it must have."""
     files = FileService("A", _URL, tmp_path, Peers("token"), _URL)
     directory = DirectoryService(MemoryStore(), 3, _URL)
-    locks = LockService(Locks(), directory._me).app("token")
-    services = {"directory": directory.operations(), "locks": locks._operations, "files": files.operations()}
+    locks = LockService(Locks(), directory._me).operations()
+    services = {"directory": directory.operations(), "locks": locks, "files": files.operations()}
     yield {f"{service}/{name}": kind for service, names in services.items() for name, kind in names.items()}
     files.close()
 

@@ -1,5 +1,6 @@
 """The contract of stores, for every engine; and what only an engine on a disk must keep: crashes and a full disk."""
 
+import contextlib
 import errno
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,21 +17,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import engine
 from support import ROOT
 
 from dfsfuse.errors import DfsError, NoSpace, ServerError
 from servers.store import Store, Transaction, after_prefix, sqlite
-from servers.store.memory import MemoryStore
 from servers.store.sqlite import SqliteStore
 
 ALL = (b"", b"\xff" * 20)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "store.db")
-    yield made
-    made.close()
+    with engine(request.param, tmp_path) as made:
+        yield made
 
 
 def fill(store: Store, *keys: bytes) -> None:
@@ -138,22 +139,19 @@ OPERATIONS = st.lists(
 @settings(deadline=None, max_examples=120)
 @given(st.lists(OPERATIONS, max_size=8))
 def test_engines_are_dictionaries(transactions: list) -> None:
-    """Goal: both engines do what a dict does, within transactions and between them, also when some are undone."""
-    engines: list[Store] = [MemoryStore(), SqliteStore(Path(f"/dev/shm/dfs-store-{os.getpid()}.db"))]
-    try:
+    """Goal: all engines do what a dict does, within transactions and between them, also when some are undone."""
+    folder = Path(tempfile.mkdtemp(prefix="dfs-store-", dir="/dev/shm"))
+    with contextlib.ExitStack() as opened:
+        opened.callback(shutil.rmtree, folder)
+        engines = [opened.enter_context(engine(name, folder)) for name in ("memory", "sqlite", "etcd")]
         model: dict[bytes, bytes] = {}
         for steps in transactions:
             after, expected = _on_dict(dict(model), steps)
-            for engine in engines:
-                assert _on_store(engine, steps) == expected
+            for each in engines:
+                assert _on_store(each, steps) == expected
             model = after if expected[-1] == "done" else model
-            for engine in engines:
-                assert engine.read(lambda tx: tx.range(*ALL, 1000)) == sorted(model.items())
-    finally:
-        for engine in engines:
-            engine.close()
-        for path in Path("/dev/shm").glob(f"dfs-store-{os.getpid()}.db*"):
-            path.unlink()
+            for each in engines:
+                assert each.read(lambda tx: tx.range(*ALL, 1000)) == sorted(model.items())
 
 
 def _on_dict(values: dict[bytes, bytes], steps: list) -> tuple[dict, list]:

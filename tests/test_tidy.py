@@ -19,7 +19,7 @@ EVERYTHING = [*PRODUCT, *sorted(ROOT.glob("tests/**/*.py")), *sorted(ROOT.glob("
 SOCKETS = {"socket", "http", "requests", "urllib3", "httptools", "uvloop", "ssl", "socketserver"}
 NETWORK = {
     "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.keepalive", "dfsfuse.cluster", "servers.http",
-    "servers.connection", "servers.exchange", "servers.peers",
+    "servers.connection", "servers.exchange", "servers.peers", "servers.etcd.client",
 }  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
@@ -138,7 +138,7 @@ def test_one_core_never_imports_another() -> None:
     """Goal: the directory and the locks do not know each other."""
     ranges = {"servers.range_locks", "servers.range_claims", "servers.circles", "servers.file_users", "servers.leases"}
     queues = {"servers.queues", "servers.recalls", "servers.returns", "servers.tokens"}
-    locks = {"servers.locks", "servers.claims", "servers.lock_service", *queues, *ranges}
+    locks = {"servers.locks", "servers.claims", "servers.lock_service", "servers.lock_standing", *queues, *ranges}
     for name in TREES:
         if name.startswith("servers.") and name not in locks | {"servers.__main__"}:
             assert not project_imports(name) & locks, name

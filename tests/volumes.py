@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import stores
 from models import check_tree
 
 from dfsfuse import messages
@@ -15,10 +16,8 @@ from dfsfuse.messages import Attributes, ChunkReceipts, Manifest, Problem, Recei
 from servers import check
 from servers.directory import Directory
 from servers.store import Store
-from servers.store.memory import MemoryStore
-from servers.store.sqlite import SqliteStore
 
-ENGINES = ("memory", "sqlite")
+ENGINES = ("memory", "sqlite", "etcd")
 FOLDER = stat.S_IFDIR | 0o755
 FILE = stat.S_IFREG | 0o644
 LINK = stat.S_IFLNK | 0o777
@@ -166,8 +165,7 @@ def on(servers: str, data: bytes) -> ChunkReceipts:
 @contextlib.contextmanager
 def volume_on(engine: str, folder: Path) -> Iterator[Volume]:
     """A new volume; the oracle looks at it when the test is over."""
-    store = MemoryStore() if engine == "memory" else SqliteStore(folder / "directory.db")
-    volume = Volume(store)
-    yield volume
-    volume.check()
-    store.close()
+    with stores.engine(engine, folder) as store:
+        volume = Volume(store)
+        yield volume
+        volume.check()

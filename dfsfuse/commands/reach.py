@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dfsfuse import cache_index, cluster, errors
+from dfsfuse import cache_index, cluster, directories, errors
 from dfsfuse import home as homes
 from dfsfuse.cluster import Endpoint
 from dfsfuse.commands.paths import Names, Paths
@@ -46,7 +46,7 @@ class Metadata:
     def __init__(self, endpoint: Endpoint, timeout_s: float):
         self.url, self._timeout_s = endpoint.url, timeout_s
         self.rpc = Rpc(endpoint.token)
-        self._refind = cluster.refinder(endpoint.home) if endpoint.home else None
+        self._refind = _refinder(endpoint)
         self.paths = Paths(self.lookup, lambda: self.cluster.volume)
 
     def ask(self, operation: str, request: Message, reply: type) -> Any:
@@ -147,9 +147,15 @@ def _options(arguments: argparse.Namespace, endpoint: Endpoint, mountpoint: str)
         cache_bytes=CACHE_BYTES,
         lock_wait_s=arguments.lock_wait,
         timeout_s=arguments.timeout,
-        refind=cluster.refinder(home) if arguments.cluster is None else None,
+        refind=_refinder(endpoint),
         volume=endpoint.volume,
     )
+
+
+def _refinder(endpoint: Endpoint) -> Callable[[], str] | None:
+    if endpoint.home is not None:
+        return cluster.refinder(endpoint.home)
+    return directories.finder(endpoint.urls or endpoint.url, endpoint.token)
 
 
 def _show_errors_of_the_core() -> None:

@@ -119,6 +119,12 @@ class InodeRange(Message):
     count: int
 
 
+class Serving(Message):
+    """Which of several servers serves: its URL; empty where nobody does just now."""
+
+    url: str
+
+
 class Begun(Message, kw_only=True):
     """`lease_s` is the promise lease."""
 

@@ -38,7 +38,10 @@ class Snapshot(Reader, Protocol):
 
 
 class Store(Protocol):
-    """An engine. `transact` survives a crash of the process; `sync` makes what was transacted survive a power cut."""
+    """An engine. `transact` survives a crash of the process; `sync` makes what was transacted survive a power cut. With
+    `answers_need_sync` a transaction is only there once a sync has ended: until then nobody may be told of it."""
+
+    answers_need_sync: bool
 
     def transact(self, operation: Callable[[Transaction], Result]) -> Result:
         """Run `operation` in a transaction of its own and return what it returned."""

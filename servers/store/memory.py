@@ -57,6 +57,8 @@ class MemorySnapshot:
 class MemoryStore:
     """Threads: one; a simulation runs everything in its own."""
 
+    answers_need_sync = False
+
     def __init__(self) -> None:
         self.keys: list[bytes] = []
         self.values: dict[bytes, bytes] = {}

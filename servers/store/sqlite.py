@@ -106,6 +106,8 @@ class SqliteStore:
     and closed in any thread; `_snapshots` is a list whose changes are atomic. `_commits` is counted up by the writer
     once a commit is in the log; `_synced_commits`, of how many of these the log is on the disk, by who syncs."""
 
+    answers_need_sync = False
+
     def __init__(self, path: Path):
         self._path = path
         try:
@@ -170,10 +172,21 @@ class SqliteStore:
                 commits = self._commits
                 self._sync_log()
                 self._synced_commits = commits
-                if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
-                    self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._checkpoint_if_large()
         except OSError as error:
             raise from_os_error(error, "bringing the directory's log to the disk") from error
+        except sqlite3.Error as error:
+            raise _meaning(error, self._path) from error
+
+    def _checkpoint_if_large(self) -> None:
+        if os.fstat(self._log_file).st_size > _CHECKPOINT_BYTES:
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def relieve(self) -> None:
+        """Keep the log from growing, for who never syncs. As `sync`, from any thread."""
+        try:
+            with self._syncing:
+                self._checkpoint_if_large()
         except sqlite3.Error as error:
             raise _meaning(error, self._path) from error
 

@@ -1,0 +1,101 @@
+"""Real etcd clusters on loopback, for tests. Their data lies in memory: what is tested is not its disks."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import wait_until
+
+from dfsfuse import errors
+from servers.children import free_port
+from servers.etcd.address import EtcdAddress
+from servers.etcd.client import EtcdClient
+
+_HEARTBEAT_MS, _ELECTION_MS = 50, 500
+
+
+class Member:
+    def __init__(self, name: str, folder: Path, client_port: int, peer_port: int):
+        self.name, self._folder = name, folder
+        self.url, self.peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self, members: list["Member"], *options: str) -> None:
+        command = [
+            "etcd", "--name", self.name, "--data-dir", self._folder / self.name, "--logger", "zap",
+            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+            "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
+            "--initial-cluster", ",".join(f"{each.name}={each.peer_url}" for each in members),
+            "--heartbeat-interval", _HEARTBEAT_MS, "--election-timeout", _ELECTION_MS, *options,
+        ]  # fmt: skip
+        with (self._folder / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+
+    def end(self, how: int = signal.SIGKILL) -> None:
+        self.process.send_signal(how)
+        self.process.wait(20)
+
+
+class EtcdServers:
+    """Three members, or so many. `address()` is that of keys which nobody else uses."""
+
+    def __init__(self, folder: Path, count: int, *options: str):
+        self.folder, self._options, self._made = folder, options, 0
+        taken: set[int] = set()
+        ports = [free_port(taken) for _ in range(2 * count)]
+        self.members = [Member(f"m{n}", folder, ports[2 * n], ports[2 * n + 1]) for n in range(count)]
+        for member in self.members:
+            member.start(self.members, *options)
+        client = EtcdClient(self.address())
+        wait_until(lambda: _answers(client), "etcd answers", 30)
+        client.close()
+
+    def address(self, prefix: str = "") -> EtcdAddress:
+        self._made += 1
+        return EtcdAddress([member.url for member in self.members], f"/{prefix or self._made}/".encode())
+
+    def start(self, member: Member) -> None:
+        member.start(self.members, *self._options)
+
+    @contextlib.contextmanager
+    def still(self, *members: Member) -> Iterator[None]:
+        """They stand still (SIGSTOP) within the block."""
+        for member in members:
+            os.kill(member.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for member in members:
+                os.kill(member.process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        for member in self.members:
+            if member.process.poll() is None:
+                member.process.kill()
+            member.process.wait(20)
+
+
+def _answers(client: EtcdClient) -> bool:
+    try:
+        client.get(b"/")
+        return True
+    except errors.DfsError:
+        return False
+
+
+@contextlib.contextmanager
+def etcd_servers(count: int = 3, *options: str) -> Iterator[EtcdServers]:
+    if shutil.which("etcd") is None:
+        pytest.fail("there is no etcd: .ci/setup test installs it")
+    folder = Path(tempfile.mkdtemp(prefix="dfs-etcd-", dir="/dev/shm"))
+    try:
+        with contextlib.closing(EtcdServers(folder, count, *options)) as servers:
+            yield servers
+    finally:
+        shutil.rmtree(folder)
