@@ -1,6 +1,6 @@
 """`python -m bench.shares`: what an everyday operation takes, and of that each process's time on a processor.
 
-A client (here) does the operation some hundred times, another one (there) has the files in its cache where that matters.
+A client (here) does the operation some hundred times; another one (there) has the files in its cache where it matters.
 What no process has used is waiting: for a wake-up, for the disk, for another machine if there were one. Times on the
 processor come from /proc/PID/stat in steps of 10 ms, so rows of fewer than some hundred operations say little."""
 
