@@ -19,7 +19,8 @@ nobody waits for that. While a lock is under way to the service nobody here asks
 
 A lock whose lease (lock_lease.py) has run out is lost.
 
-Threads: `_changed` (a condition) guards all tables; it is never held across a request. One thread gives locks back.
+Threads: `_changed` (a condition) guards all tables; it is never held across a request. One thread gives locks back; it
+waits for `_to_return`, of the same mutex, as each wake-up holds up who has just closed a file.
 """
 
 import logging
@@ -64,7 +65,8 @@ class LockTable:
     ):
         self._session, self._lease, self._wait_s = session, lease, wait_s
         self._waiting, self._patience = WaitingOpens(waiting_max), Patience(session.timeout_s)
-        self._changed = threading.Condition()
+        mutex = threading.RLock()
+        self._changed, self._to_return = threading.Condition(mutex), threading.Condition(mutex)
         self._held: dict[int, Lock] = {}
         self._kept = KeptLocks(kept_max)
         self._returning: dict[int, Lock] = {}
@@ -90,11 +92,10 @@ class LockTable:
         with self._changed:
             self._kept.on = False
             unused = [*self._kept.take_all(), *self._reservations.locks]
-            self._returning.update(self._held)
-            self._returning.update((lock.ino, lock) for lock in unused)
+            self._return([*self._held.values(), *unused])
             self._held.clear()
             self._reservations.locks.clear()
-            self._changed.notify_all()
+            self._to_return.notify()
         if self._returner.is_alive():
             self._returner.join()
         self._give_back(self.take_returning())
@@ -145,9 +146,8 @@ class LockTable:
         return lock is not None and lock.held_now()
 
     def reserve(self, path: bytes, pid: int, interrupted: Interrupted = never) -> Lock:
-        """The lock of a new inode number of this session, for a file that is about to be made. Nobody else knows the
-        inode, so it waits for nobody but a service that does not answer, as `acquire` does then; and as many of them
-        are taken at a time, it seldom costs a request."""
+        """The lock of a new inode number, for a file that is about to be made. Nobody else knows it, so it waits for
+        nothing but a service that does not answer; many are taken at a time, so it seldom costs a request."""
         lock = self._take_reserved(path, pid)
         if lock is not None:
             return lock
@@ -174,15 +174,15 @@ class LockTable:
         with self._changed:
             if pid in lock.pids:
                 lock.pids.remove(pid)
-            if lock.pids:
-                return
-            if self._held.get(lock.ino) is not lock:
+            if lock.pids or self._held.get(lock.ino) is not lock:
                 return
             del self._held[lock.ino]
             self._return(self._kept.add(lock) if keep and self._kept.accepts(lock) else [lock])
 
     def _return(self, locks: list[Lock]) -> None:
         self._returning.update((lock.ino, lock) for lock in locks)
+        if self._returning:
+            self._to_return.notify()
         self._changed.notify_all()
 
     def give_up(self, ino: int) -> None:
@@ -214,6 +214,7 @@ class LockTable:
             self._returning[ino] = kept
         lock = self._returning.get(ino)
         if lock is None or lock.wanted or lock.recalled or not lock.valid(boottime_s()):
+            self._to_return.notify()
             return None
         self._held[ino] = self._returning.pop(ino)
         return lock
@@ -292,7 +293,7 @@ class LockTable:
         while not self._stopping.is_set():
             with self._changed:
                 while not self._returning and not self._stopping.is_set():
-                    self._changed.wait()
+                    self._to_return.wait()
                 urgent = any(lock.recalled for lock in self._returning.values())
             if not urgent:
                 self._stopping.wait(RETURN_AFTER_S)
