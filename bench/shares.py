@@ -2,7 +2,8 @@
 
 A client (here) does the operation some hundred times; another one (there) has the files in its cache where it matters.
 What no process has used is waiting: for a wake-up, for the disk, for another machine if there were one. Times on the
-processor come from /proc/PID/stat in steps of 10 ms, so rows of fewer than some hundred operations say little."""
+processor come from /proc/PID/stat in steps of 10 ms, so rows of a few hundred operations are rough. Then, how
+often each process has waited (voluntary_ctxt_switches of its threads), and so had to be woken."""
 
 import argparse
 import os
@@ -44,12 +45,22 @@ class Shares:
         self._pids |= {"here": _client(here), "there": _client(there)}
 
     def run(self) -> None:
-        columns = ["wall", "here", *SERVERS, "there", "waiting"]
-        print(f"{'us for each':44}" + "".join(f"{name:>10}" for name in columns))
+        _print("us for each", ["wall", "here", *SERVERS, "there", "waiting"])
+        woken: list[tuple[str, list[str]]] = []
         for what, before, work in self._works():
             for number in range(self._count):
                 before(number)
+            switches = self._switches()
             self._row(what, work)
+            now = self._switches()
+            each = [(now[name] - switches[name]) / self._count for name in ("here", *SERVERS, "there")]
+            woken.append((what, [f"{value:.1f}" for value in (*each, sum(each))]))
+        _print("woken for each", ["here", *SERVERS, "there", "all"])
+        for what, values in woken:
+            _print(what, values)
+
+    def _switches(self) -> dict[str, int]:
+        return {name: _woken(pid) for name, pid in self._pids.items()}
 
     def _row(self, what: str, work: Work) -> None:
         used, times = self._used(), []
@@ -61,7 +72,7 @@ class Shares:
         after = self._used()
         mine = {name: (after[name] - used[name]) * _TICK_US / self._count for name in used}
         shown = [wall, mine["here"], *(mine[name] for name in SERVERS), mine["there"], wall - sum(mine.values())]
-        print(f"{what:44}" + "".join(f"{value:10.0f}" for value in shown), flush=True)
+        _print(what, [f"{value:.0f}" for value in shown])
 
     def _used(self) -> dict[str, int]:
         """Ticks on a processor, of each process."""
@@ -113,6 +124,15 @@ def _client(point: Path) -> int:
         if "--ready-fd" in words and str(point) in words:
             return int(entry.parent.name)
     raise SystemExit(f"no client serves {point}")
+
+
+def _print(what: str, values: list[str]) -> None:
+    print(f"{what:46}" + "".join(f"{value:>10}" for value in values), flush=True)
+
+
+def _woken(pid: int) -> int:
+    lines = (line for path in Path(f"/proc/{pid}/task").glob("*/status") for line in path.read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
 def _ticks(pid: int) -> int:
