@@ -21,9 +21,9 @@ _HEARTBEAT_MS, _ELECTION_MS = 50, 500
 
 
 class Member:
-    def __init__(self, name: str, folder: Path, client_port: int, peer_port: int):
+    def __init__(self, name: str, folder: Path, client_port: int, peer_port: int, scheme: str = "http"):
         self.name, self._folder = name, folder
-        self.url, self.peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        self.url, self.peer_url = f"{scheme}://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
         self.process: subprocess.Popen | None = None
 
     def start(self, members: list["Member"], *options: str) -> None:
@@ -43,13 +43,15 @@ class Member:
 
 
 class EtcdServers:
-    """Three members, or so many. `address()` is that of keys which nobody else uses."""
+    """Three members, or so many. `address()` is that of keys which nobody else uses. `tls`: the folder of ca.pem,
+    client.pem and client.key, with which they are asked."""
 
-    def __init__(self, folder: Path, count: int, *options: str):
-        self.folder, self._options, self._made = folder, options, 0
+    def __init__(self, folder: Path, count: int, *options: str, tls: Path | None = None):
+        self.folder, self._options, self._made, self._tls = folder, options, 0, tls
         taken: set[int] = set()
         ports = [free_port(taken) for _ in range(2 * count)]
-        self.members = [Member(f"m{n}", folder, ports[2 * n], ports[2 * n + 1]) for n in range(count)]
+        scheme = "http" if tls is None else "https"
+        self.members = [Member(f"m{n}", folder, ports[2 * n], ports[2 * n + 1], scheme) for n in range(count)]
         for member in self.members:
             member.start(self.members, *options)
         client = EtcdClient(self.address())
@@ -58,7 +60,11 @@ class EtcdServers:
 
     def address(self, prefix: str = "") -> EtcdAddress:
         self._made += 1
-        return EtcdAddress([member.url for member in self.members], f"/{prefix or self._made}/".encode())
+        address = EtcdAddress([member.url for member in self.members], f"/{prefix or self._made}/".encode())
+        if self._tls is None:
+            return address
+        files = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
+        return address._replace(**{name: str(self._tls / file) for name, file in files.items()})
 
     def start(self, member: Member) -> None:
         member.start(self.members, *self._options)
@@ -90,12 +96,12 @@ def _answers(client: EtcdClient) -> bool:
 
 
 @contextlib.contextmanager
-def etcd_servers(count: int = 3, *options: str) -> Iterator[EtcdServers]:
+def etcd_servers(count: int = 3, *options: str, tls: Path | None = None) -> Iterator[EtcdServers]:
     if shutil.which("etcd") is None:
         pytest.fail("there is no etcd: .ci/setup test installs it")
     folder = Path(tempfile.mkdtemp(prefix="dfs-etcd-", dir="/dev/shm"))
     try:
-        with contextlib.closing(EtcdServers(folder, count, *options)) as servers:
+        with contextlib.closing(EtcdServers(folder, count, *options, tls=tls)) as servers:
             yield servers
     finally:
         shutil.rmtree(folder)
