@@ -11,6 +11,7 @@ from filesystems import Machine
 from volumes import Volume
 
 from dfsfuse.attributes import AttributeTable
+from dfsfuse.closed_rows import ClosedRows
 from dfsfuse.drivers.fuse_nodes import KNOWN_FILES_A_NODE, Nodes
 from dfsfuse.known_names import ABSENT
 from dfsfuse.messages import EVERYTHING, ROOT_INO, Attributes
@@ -144,9 +145,10 @@ def test_what_listing_a_large_folder_costs_others(machines):
 
 
 def test_what_a_known_file_takes():
-    """Goal: names and attributes of a file, and what the kernel's nodes take in addition, are less than is promised."""
-    table = AttributeTable(items_max=2 * FILES)
-    nodes = Nodes(0.25)
+    """Goal: names and attributes of a file are less than is promised, with what the kernel's nodes take in addition,
+    and the rows that are kept of what programs have opened."""
+    table, nodes, rows = AttributeTable(items_max=2 * FILES), Nodes(0.25), ClosedRows()
+    rows.keep_while(lambda ino: 3)
     gc.collect()
     tracemalloc.start()
     try:
@@ -155,6 +157,10 @@ def test_what_a_known_file_takes():
         tables = tracemalloc.get_traced_memory()[0]
         for number in range(FILES // KNOWN_FILES_A_NODE):
             nodes.tell(nodes.found(1000 + number, (2, b"name-%d.txt" % number)), known(1000 + number))
+        for number in range(FILES):
+            rows.add(1000 + number, 3, 10_000 + number)
+        while rows.take():
+            pass
         together = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
