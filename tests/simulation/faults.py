@@ -227,7 +227,7 @@ def name_promised_by_its_folder() -> None:
     replace(Folder, "put", lambda put: lambda self, name, ino, asked_at, promised: put(self, name, ino, asked_at, True))
 
 
-@fault("S2", "S4", "S12", disaster="all_power")
+@fault("S2", "S3", "S4", "S12", disaster="all_power")
 def late_syncs() -> None:
     """Servers bring what they have to their disks once in a second and a half."""
     from servers import regular_syncs
