@@ -5,21 +5,24 @@
 Threads: as servers/standing.py and servers/store/etcd.py have it.
 """
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
+from dfsfuse import errors
 from servers.directory_service import DirectoryService, boottime_s
 from servers.etcd.address import EtcdAddress
-from servers.etcd.candidate import Candidate, Elected, Keys
+from servers.etcd.candidate import Candidate, Elected
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import Election
+from servers.etcd.keys import Keys
+from servers.etcd.room import Room
 from servers.http import App, serve
 from servers.registration import reachable_url
 from servers.standing import Service, Standing
 from servers.store.etcd import EtcdStore
 from servers.store.sqlite import SqliteStore
+
+_ANY = ("", "0.0.0.0", "::")
 
 
 class Copies:
@@ -40,18 +43,21 @@ async def run(home: Path, host: str, port: int, token: str, copies: int, address
     """Stand by, and serve the volume when elected, until SIGTERM."""
     client, keys = EtcdClient(address), Keys(address.below("volume", volume))
     url, app = reachable_url(host, port, address.endpoints[0]), App(token, {})
+    if host in _ANY and "//127." in url:
+        raise errors.BadRequest(f"others would be told of {url}: give the address of this host, --host ADDRESS")
 
-    @contextlib.contextmanager
-    def take_up(elected: Elected) -> Iterator[Service]:
-        store = EtcdStore(client, elected.term, elected.copy, keys.data, keys.redo)
-        try:
-            service = DirectoryService(store, copies, url)
-            try:
-                yield Service(service.operations(), service.beside())
-            finally:
-                service.close()
-        finally:
+    def take_up(elected: Elected) -> Service:
+        room = Room(client, address.quota_bytes)
+        store = EtcdStore(elected.sender, elected.copy, keys.data, keys.redo, room)
+        service = DirectoryService(store, copies, url)
+        room.start()
+
+        def close() -> None:
+            service.close()
+            room.close()
             store.close()
+
+        return Service(service.operations(), service.beside(), close)
 
     standing = Standing(app, url, take_up)
     election = Election(client, keys.serving, url.encode(), boottime_s)

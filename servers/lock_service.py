@@ -126,6 +126,8 @@ class LockService:
                 decided.set_result(error)
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_at = -math.inf
+        self._watchers.wake_all()
 
     # -- operations
 

@@ -6,15 +6,13 @@ their locks, as they do to a lock server that has started again.
 Threads: as servers/standing.py has it.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from dfsfuse import errors
 from servers.etcd.address import EtcdAddress
-from servers.etcd.candidate import Keys
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import Election
+from servers.etcd.keys import Keys
 from servers.etcd.vacancy import Elected, Vacancy
 from servers.http import App, serve
 from servers.lock_service import LockService, boot_time_s, description_of, stay_registered
@@ -31,14 +29,10 @@ async def run(
     client, keys, peers = EtcdClient(address), Keys(address.below("volume", volume)), Peers(token)
     url, app = reachable_url(host, port, directory_url), App(token, {})
 
-    @contextlib.contextmanager
-    def take_up(elected: Elected) -> Iterator[Service]:
+    def take_up(_: Elected) -> Service:
         core = Locks()
         service = LockService(core, description_of(url))
-        try:
-            yield Service(service.operations(), [stay_registered(service, core, peers, directory_url)])
-        finally:
-            service.give_up(errors.NotServing("this lock server does not serve any more: another one may"))
+        return Service(service.operations(), [_serve(service, core, peers, directory_url)], lambda: None)
 
     standing = Standing(app, url, take_up)
     election = Election(client, keys.locking, url.encode(), boot_time_s)
@@ -47,3 +41,10 @@ async def run(
     finally:
         client.close()
         await peers.close()
+
+
+async def _serve(service: LockService, core: Locks, peers: Peers, directory_url: str) -> None:
+    try:
+        await stay_registered(service, core, peers, directory_url)
+    finally:
+        service.give_up(errors.NotServing("this lock server does not serve any more: another one may"))

@@ -9,8 +9,8 @@ Threads: the candidate waits in one of its own; the rest is the event loop's.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine
+from inspect import isawaitable
 from typing import Any, NamedTuple, Protocol
 
 from dfsfuse import errors
@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Service(NamedTuple):
-    """What a term is served with, and what goes on beside it."""
+    """What a term is served with, and what goes on beside it. `close` comes after the term, in a thread."""
 
     operations: dict[str, Operation]
     beside: list[Coroutine[Any, Any, None]]
+    close: Callable[[], None]
 
 
 class Elected(Protocol):
@@ -44,10 +45,9 @@ class Candidate(Protocol):
 
 
 class Standing:
-    """`take_up(elected)` makes what a term is served with, and closes it after the term. Raises NotServing where that
-    is over already."""
+    """`take_up(elected)` makes what a term is served with. Raises DfsError where it cannot."""
 
-    def __init__(self, app: App, url: str, take_up: Callable[[Any], AbstractContextManager[Service]]):
+    def __init__(self, app: App, url: str, take_up: Callable[[Any], Service]):
         self._app, self._url, self._take_up = app, url, take_up
         self._holder = ""
         self._stand_by()
@@ -74,16 +74,21 @@ class Standing:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         elected.term.on_end(lambda: loop.call_soon_threadsafe(over.set))
         try:
-            with self._take_up(elected) as service:
-                log.info("this server serves")
-                self._holder = self._url
-                self._app.replace({**service.operations, **self._telling()})
-                await _beside(service.beside, over)
-        except errors.NotServing as error:
-            log.warning("%s", error)
+            service = self._take_up(elected)
+        except errors.DfsError as error:
+            log.error("the term cannot be taken up: %s", error)
+            await asyncio.to_thread(elected.give_up)
+            return
+        try:
+            log.info("this server serves")
+            self._holder = self._url
+            within = {name: within_term(elected.term, one, self._over) for name, one in service.operations.items()}
+            self._app.replace({**within, **self._telling()})
+            await _beside(service.beside, over)
         finally:
             self._stand_by()
             await asyncio.to_thread(elected.term.end)
+            await asyncio.to_thread(service.close)
             log.info("this server does not serve any more, and stands by")
 
     def _stand_by(self) -> None:
@@ -93,9 +98,35 @@ class Standing:
     def _telling(self) -> dict[str, Operation]:
         return {"serving": Operation(Nothing, lambda _: Serving(self._holder))}
 
+    def _over(self) -> errors.DfsError:
+        return errors.NotServing(f"the server at {self._url} does not serve any more: another one may")
+
     def _refusal(self) -> errors.DfsError:
         whom = f"ask {self._holder}" if self._holder else "nobody serves just now; ask again"
         return errors.NotServing(f"the server at {self._url} stands by: {whom}", self._holder)
+
+
+def within_term(term: Term, operation: Operation, over: Callable[[], errors.DfsError]) -> Operation:
+    """It is begun, and answered, while the term lasts; else `over()` is told. A process that stood still finds requests
+    that came meanwhile before it hears that its term is over."""
+
+    def handle(*request: Any) -> Any:
+        if not term.is_on:
+            raise over()
+        reply = operation.handler(*request)
+        if isawaitable(reply):
+            return later(reply)
+        if not term.is_on:
+            raise over()
+        return reply
+
+    async def later(reply: Awaitable[Any]) -> Any:
+        done = await reply
+        if not term.is_on:
+            raise over()
+        return done
+
+    return operation._replace(handler=handle)
 
 
 async def _given_up(waiting: asyncio.Future) -> None:

@@ -116,4 +116,4 @@ class Surveys:
     def close(self) -> None:
         for key in list(self._known):
             self.end(key)
-        self._executor.shutdown()
+        self._executor.shutdown(wait=False)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from etcd_servers import EtcdServers, etcd_servers
 
-from servers.etcd.candidate import Keys
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import Election
+from servers.etcd.keys import Keys
+from servers.etcd.room import Room
+from servers.etcd.sender import Sender
 from servers.store import Store, after_prefix
 from servers.store.etcd import EtcdStore
 from servers.store.memory import MemoryStore
@@ -45,7 +47,8 @@ def _etcd_store(folder: Path) -> Iterator[EtcdStore]:
     client = EtcdClient(_etcd().address())
     keys = Keys(client.address.prefix)
     term = Election(client, keys.serving, b"test", time.monotonic).try_once()
-    store = EtcdStore(client, term, SqliteStore(folder / "copy.db"), keys.data, keys.redo)
+    sender, room = Sender(client, term, keys.sent), Room(client, 1 << 40)
+    store = EtcdStore(sender, SqliteStore(folder / "copy.db"), keys.data, keys.redo, room)
     try:
         yield store
         store.sync()

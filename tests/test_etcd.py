@@ -13,10 +13,12 @@ from support import wait_until
 from dfsfuse import errors
 from servers.etcd import writes
 from servers.etcd.address import EtcdAddress
-from servers.etcd.candidate import Candidate, Keys
+from servers.etcd.candidate import Candidate
 from servers.etcd.client import Compacted, EtcdClient
 from servers.etcd.election import Election, Term
+from servers.etcd.keys import Keys
 from servers.etcd.messages import Change, Compare, DeleteRange, Put, RangeRequest
+from servers.etcd.room import Room
 from servers.etcd.vacancy import Ended
 from servers.store import after_prefix
 from servers.store.etcd import EtcdStore
@@ -172,10 +174,11 @@ class Standing:
 
     def _stand(self) -> None:
         try:
-            self.term, copy = self.candidate.wait()
+            elected = self.candidate.wait()
         except Ended:
             return
-        self.store = EtcdStore(self.client, self.term, copy, self.keys.data, self.keys.redo)
+        self.term, room = elected.term, Room(self.client, 1 << 40)
+        self.store = EtcdStore(elected.sender, elected.copy, self.keys.data, self.keys.redo, room)
 
     def elected(self) -> EtcdStore:
         return wait_until(lambda: self.store, "it is elected", 20)

@@ -1,11 +1,14 @@
 """Where an etcd cluster is, and how it is spoken to: the text of `--store`, taken apart.
 
-etcd://HOST:PORT[,HOST:PORT...][?OPTION=VALUE&...]      etcds:// with TLS
+    etcd://HOST:PORT[,HOST:PORT...][?OPTION=VALUE&...]      etcds:// with TLS
 
-prefix=/TEXT            below which all keys lie (/dfsfuse/)
-user=NAME               the password is in $DFS_ETCD_PASSWORD, or in the file password-file=FILE
-ca=FILE                 who signs the servers' certificates (else whom the system trusts)
-cert=FILE, key=FILE     this client's own certificate
+    prefix=/TEXT            below which all keys lie (/dfsfuse/)
+    quota=SIZE              what etcd may take: its --quota-backend-bytes (2G, as etcd has it)
+    user=NAME               the password is in $DFS_ETCD_PASSWORD, or in the file password-file=FILE
+    ca=FILE                 who signs the servers' certificates (else whom the system trusts)
+    cert=FILE, key=FILE     this client's own certificate
+
+Passwords are not a part of it, as all can see it.
 """
 
 import os
@@ -18,7 +21,7 @@ from dfsfuse.errors import BadRequest
 SCHEMES = {"etcd": "http", "etcds": "https"}
 PASSWORD = "DFS_ETCD_PASSWORD"
 _PORT = 2379
-_OPTIONS = {"prefix", "user", "password-file", "ca", "cert", "key"}
+_OPTIONS = {"prefix", "quota", "user", "password-file", "ca", "cert", "key"}
 _FORM = "etcd://HOST:PORT,HOST:PORT,...[?prefix=/NAME/]"
 
 
@@ -32,6 +35,7 @@ class EtcdAddress(NamedTuple):
     ca: str = ""
     cert: str = ""
     key: str = ""
+    quota_bytes: int = 2 << 30
 
     def below(self, *names: str) -> bytes:
         """The prefix of what has these names below it."""
@@ -61,7 +65,16 @@ def parse(text: str) -> EtcdAddress:
         options.get("user", ""),
         _password(options),
         *(options.get(name, "") for name in ("ca", "cert", "key")),
+        _bytes(options.get("quota", "2G")),
     )
+
+
+def _bytes(text: str) -> int:
+    unit = "KMGT".find(text[-1:].upper()) + 1 if text[-1:] else 0
+    number = text[:-1] if unit else text
+    if not number.isdigit() or int(number) < 1:
+        raise BadRequest(f"quota={text}: a number of bytes, such as 8G")
+    return int(number) << (10 * unit)
 
 
 def _options(query: str) -> dict[str, str]:

@@ -70,9 +70,12 @@ class EtcdClient:
 
     # -- keys
 
-    def range(self, start: bytes, end: bytes = b"", limit: int = 0, revision: int = 0) -> RangeReply:
+    def range(
+        self, start: bytes, end: bytes = b"", limit: int = 0, revision: int = 0, attempt_s: float = _ATTEMPT_S
+    ) -> RangeReply:
         """Pairs with start <= key < end; without an end, the one of this key."""
-        return self._ask("kv/range", RangeRequest(start, end, limit, revision), RangeReply)
+        request = RangeRequest(start, end, limit, revision)
+        return self._ask("kv/range", request, RangeReply, max(TIMEOUT_S, attempt_s), attempt_s)
 
     def get(self, key: bytes) -> Pair | None:
         found = self.range(key).kvs
@@ -89,15 +92,25 @@ class EtcdClient:
         """What was before this revision is forgotten."""
         self._ask("kv/compaction", messages.CompactRequest(revision), messages.Nothing)
 
+    def revision(self) -> int:
+        """Of the whole store, now."""
+        return self.range(self.address.prefix, limit=1).header.revision
+
+    def used_bytes(self) -> int:
+        return self._ask("maintenance/status", messages.Nothing(), messages.StatusReply).dbSizeInUse
+
     # -- leases
 
     def grant(self, seconds: int, timeout_s: float = TIMEOUT_S) -> int:
         return self._ask("lease/grant", messages.LeaseRequest(seconds), LeaseReply, timeout_s).ID
 
     def keep_alive(self, lease: int, timeout_s: float = TIMEOUT_S) -> bool:
-        """False: it has ended."""
+        """False: it has ended. Several members are asked within the time."""
         request = messages.LeaseNumber(lease)
-        return self._ask("lease/keepalive", request, messages.LeaseStreamed, timeout_s).result.TTL > 0
+        reply = self._ask("lease/keepalive", request, messages.LeaseStreamed, timeout_s, timeout_s / 3)
+        if reply.error is not None:
+            raise self._meaning(messages.Failure(reply.error.grpc_code, reply.error.message))
+        return reply.result.TTL > 0
 
     def revoke(self, lease: int, timeout_s: float = TIMEOUT_S) -> None:
         with contextlib.suppress(errors.ServerError):
@@ -108,7 +121,7 @@ class EtcdClient:
     def watch(self, start: bytes, end: bytes, revision: int, silence_s: float) -> Iterator[WatchReply]:
         """What changes from `revision` on, in order. Ends with Unreachable where the member is silent for `silence_s`
         (it tells how far it is, where nothing changes, only each ten minutes), and with Compacted."""
-        created = messages.WatchCreate(messages.WatchRequest(start, end, revision))
+        created = messages.WatchCreate(messages.WatchRequest(start, end, revision, fragment=True))
         response = self._open("watch", created, urllib3.Timeout(connect=_ATTEMPT_S, read=silence_s))
         try:
             yield from self._replies(response)
@@ -124,7 +137,10 @@ class EtcdClient:
                 raise errors.Unreachable(f"etcd at {self._endpoint}: {error}") from None
             if line is None:
                 raise errors.Unreachable(f"etcd at {self._endpoint} has ended what it was telling")
-            reply = _decoded(line, messages.WatchStreamed).result
+            streamed = _decoded(line, messages.WatchStreamed)
+            if streamed.error is not None:
+                raise self._meaning(messages.Failure(streamed.error.grpc_code, streamed.error.message))
+            reply = streamed.result
             if reply.compact_revision:
                 raise Compacted(f"etcd has forgotten what was before revision {reply.compact_revision}")
             if reply.canceled:
@@ -137,15 +153,23 @@ class EtcdClient:
     def _endpoint(self) -> str:
         return self.address.endpoints[self._at % len(self.address.endpoints)]
 
-    def _ask(self, operation: str, request: Any, reply: type[Reply], timeout_s: float = TIMEOUT_S) -> Reply:
+    def _ask(
+        self,
+        operation: str,
+        request: Any,
+        reply: type[Reply],
+        timeout_s: float = TIMEOUT_S,
+        attempt_s: float = _ATTEMPT_S,
+    ) -> Reply:
         deadline = self._clock() + timeout_s
         failed = 0
         while True:
-            left_s = deadline - self._clock()
+            left_s, at = deadline - self._clock(), self._at
             try:
-                return self._attempt(operation, request, reply, max(0.01, min(left_s, _ATTEMPT_S)))
+                return self._attempt(operation, request, reply, max(0.01, min(left_s, attempt_s)))
             except errors.Unreachable:
-                self._at += 1
+                # Another thread may have passed it over already.
+                self._at = at + 1 if self._at == at else self._at
                 failed += 1
                 if left_s <= 0:
                     raise
@@ -165,7 +189,7 @@ class EtcdClient:
             response = self._send(operation, request, timeout)
             if response.status == 200:
                 return response
-            failure = _decoded(response.data, messages.Failure)
+            failure = _decoded(response.data, messages.Failure).plain
             if failure.code != _UNAUTHENTICATED or not self.address.user or last:
                 raise self._meaning(failure)
             self._token = ""
@@ -191,12 +215,12 @@ class EtcdClient:
         request = messages.AuthRequest(self.address.user, self.address.password)
         response = self._send("auth/authenticate", request, timeout)
         if response.status != 200:
-            raise self._meaning(_decoded(response.data, messages.Failure))
+            raise self._meaning(_decoded(response.data, messages.Failure).plain)
         self._token = _decoded(response.data, messages.AuthReply).token
         return self._token
 
     def _meaning(self, failure: messages.Failure) -> errors.DfsError:
-        said = f"etcd at {self._endpoint}: {failure.message or failure.error}"
+        said = f"etcd at {self._endpoint}: {failure.message}"
         if failure.code in _AGAIN or "no leader" in said or "leader changed" in said:
             return errors.Unreachable(said)
         if failure.code == _EXHAUSTED and "space exceeded" in said:
@@ -208,10 +232,14 @@ class EtcdClient:
 
 def _lines_of(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """One JSON value a line, as each arrives."""
-    rest = b""
+    parts: list[bytes] = []
     while part := response.read1(1 << 20):
-        *lines, rest = (rest + part).split(b"\n")
-        yield from filter(None, lines)
+        first, *more = part.split(b"\n")
+        parts.append(first)
+        if more:
+            *lines, rest = (b"".join(parts), *more)
+            parts = [rest]
+            yield from filter(None, lines)
 
 
 def _decoded(data: bytes, kind: type[Reply]) -> Reply:

@@ -43,7 +43,7 @@ class Term:
     ):
         self._client, self.key, self._lease, self.revision = client, key, lease, revision
         self._clock, self._until_s = clock, sent_s + TERM_S - _MARGIN_S
-        self._ending = threading.Event()
+        self._ending, self._mutex = threading.Event(), threading.Lock()
         self._on_end: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._renew_on, name="term", daemon=True)
         self._thread.start()
@@ -61,11 +61,17 @@ class Term:
         return Compare(self.key, create_revision=self.revision)
 
     def on_end(self, tell: Callable[[], None]) -> None:
-        self._on_end.append(tell)
+        """Told at once where it is over already."""
+        with self._mutex:
+            over = self._ending.is_set()
+            if not over:
+                self._on_end.append(tell)
+        if over:
+            tell()
 
     def end(self) -> None:
         """Others may serve at once."""
-        self._ending.set()
+        self._over()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         try:
@@ -73,13 +79,22 @@ class Term:
         except errors.DfsError as error:
             log.warning("the term could not be ended, it runs out by itself: %s", error)
 
-    def _renew_on(self) -> None:
-        while not self._ending.wait(min(_RENEW_EVERY_S, self.left_s)):
-            if not self.is_on or not self._renew():
-                break
-        self._ending.set()
-        for tell in self._on_end:
+    def _over(self) -> None:
+        with self._mutex:
+            self._ending.set()
+            told, self._on_end = self._on_end, []
+        for tell in told:
             tell()
+
+    def _renew_on(self) -> None:
+        try:
+            while not self._ending.wait(min(_RENEW_EVERY_S, self.left_s)):
+                if not self.is_on or not self._renew():
+                    break
+        except Exception:
+            log.exception("the term ends, as its renewal failed")
+        finally:
+            self._over()
 
     def _renew(self) -> bool:
         sent_s = self._clock()
@@ -100,27 +115,39 @@ class Election:
 
     def __init__(self, client: EtcdClient, key: bytes, value: bytes, clock: Callable[[], float]):
         self._client, self.key, self._value, self._clock = client, key, value, clock
+        self._lease = 0
 
     def holder(self) -> Holder | None:
-        """Who serves now."""
-        return _holder(self._client.get(self.key))
+        """Who else serves now."""
+        pair = self._client.get(self.key)
+        return Holder(pair.value, pair.create_revision) if pair is not None and not self._is_mine(pair) else None
+
+    def _is_mine(self, pair: Pair) -> bool:
+        """It came of an earlier try, whose answer was lost."""
+        return self._lease != 0 and pair.lease == self._lease
 
     def try_once(self) -> Term | Holder:
         """This candidate's term where nobody serves; else who does. Raises Unreachable."""
         sent_s = self._clock()
-        lease = self._client.grant(TERM_S)
+        if not self._lease or not self._client.keep_alive(self._lease):
+            sent_s = self._clock()
+            self._lease = self._client.grant(TERM_S)
         free = Compare(self.key, create_revision=0)
-        put = Change(request_put=Put(self.key, self._value, lease))
+        put = Change(request_put=Put(self.key, self._value, self._lease))
         reply = self._client.transact([free], [put], [Change(request_range=RangeRequest(self.key))])
         if reply.succeeded:
-            return Term(self._client, self.key, lease, reply.header.revision, sent_s, self._clock)
+            return self._term(reply.header.revision, sent_s)
         (pair,) = reply.responses[0].response_range.kvs
-        if pair.lease == lease:
-            # The request was sent twice, and its first answer was lost.
-            return Term(self._client, self.key, lease, pair.create_revision, sent_s, self._clock)
-        self._client.revoke(lease)
+        if self._is_mine(pair):
+            return self._term(pair.create_revision, sent_s)
         return Holder(pair.value, pair.create_revision)
 
+    def _term(self, revision: int, sent_s: float) -> Term:
+        lease, self._lease = self._lease, 0
+        return Term(self._client, self.key, lease, revision, sent_s, self._clock)
 
-def _holder(pair: Pair | None) -> Holder | None:
-    return Holder(pair.value, pair.create_revision) if pair is not None else None
+
+def holder_of(client: EtcdClient, volume: str) -> str:
+    """What the server that serves the volume's directory has told of itself; empty where none does."""
+    pair = client.get(client.address.below("volume", volume) + b"serving")
+    return pair.value.decode() if pair is not None else ""

@@ -112,15 +112,21 @@ class LeaseReply(msgspec.Struct, frozen=True):
     TTL: int = 0
 
 
+class StreamError(msgspec.Struct):
+    grpc_code: int = 2
+    message: str = ""
+
+
 class LeaseStreamed(msgspec.Struct):
     result: LeaseReply = LeaseReply()
+    error: StreamError | None = None
 
 
 class WatchRequest(msgspec.Struct, omit_defaults=True):
     key: bytes
     range_end: bytes = b""
     start_revision: int = 0
-    progress_notify: bool = False
+    fragment: bool = False
 
 
 class WatchCreate(msgspec.Struct):
@@ -135,7 +141,7 @@ class Event(msgspec.Struct):
 
 
 class WatchReply(msgspec.Struct, frozen=True):
-    """All events up to `header.revision` of one or several revisions. `compact_revision`: what was asked for is
+    """Events of one or several revisions. `fragment`: more of them follow. `compact_revision`: what was asked for is
     forgotten; what there is begins here."""
 
     header: Header = Header()
@@ -143,11 +149,13 @@ class WatchReply(msgspec.Struct, frozen=True):
     canceled: bool = False
     cancel_reason: str = ""
     compact_revision: int = 0
+    fragment: bool = False
     events: list[Event] = []
 
 
 class WatchStreamed(msgspec.Struct):
     result: WatchReply = WatchReply()
+    error: StreamError | None = None
 
 
 class CompactRequest(msgspec.Struct):
@@ -164,11 +172,24 @@ class AuthReply(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """`code` is gRPC's (google/rpc/code.proto)."""
+    """`code` is gRPC's (google/rpc/code.proto). What is streamed has it within `error`."""
 
     code: int = 2
     message: str = ""
-    error: str = ""
+    error: str | StreamError = ""
+
+    @property
+    def plain(self) -> "Failure":
+        if isinstance(self.error, StreamError):
+            return Failure(self.error.grpc_code, self.error.message)
+        return Failure(self.code, self.message or self.error)
+
+
+class StatusReply(msgspec.Struct):
+    """`dbSizeInUse`: bytes of its file that are not free."""
+
+    header: Header = Header()
+    dbSizeInUse: int = 0
 
 
 class Nothing(msgspec.Struct):

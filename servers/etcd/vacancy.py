@@ -15,7 +15,7 @@ from servers.etcd.election import Election, Holder, Term
 log = logging.getLogger(__name__)
 
 _SILENCE_S = 1.0
-_PAUSE_S = 0.1
+PAUSE_S = 0.1
 
 
 class Ended(Exception):
@@ -43,14 +43,15 @@ class Vacancy:
         """Until this one is elected. Raises Ended."""
         while not self._stopping.is_set():
             try:
-                found = self._election.holder() or self._election.try_once()
+                holder = self._election.holder()
+                self._on_holder(holder)
+                found = holder or self._election.try_once()
                 if isinstance(found, Term):
                     return Elected(found)
-                self._on_holder(found)
                 self._until_gone(found)
-            except (errors.Unreachable, Compacted) as error:
+            except (errors.DfsError, Compacted) as error:
                 log.warning("etcd: %s", error)
-                self._stopping.wait(_PAUSE_S)
+                self._stopping.wait(PAUSE_S)
         raise Ended
 
     def _until_gone(self, holder: Holder) -> None:
