@@ -62,7 +62,7 @@ def _mount(wanted: mounting.Wanted, foreground: bool) -> None:
         line = f"volume {endpoint.volume} of {endpoint.url} is mounted on {wanted.mountpoint}; "
         line += f"to unmount it: {mountpoint.unmount_command(wanted.mountpoint)}"
         if foreground:
-            found = mounting.Found(url=endpoint.url, volume=endpoint.volume, token=endpoint.token)
+            found = mounting.Found(url=endpoint.url, volume=endpoint.volume, token=endpoint.token, urls=endpoint.urls)
             mounting.serve(wanted, found, lambda: _tell(line), _tell)
         else:
             program = [sys.executable, os.path.abspath(__file__)]
@@ -81,6 +81,7 @@ def _wanted(arguments: argparse.Namespace) -> mounting.Wanted:
         mountpoint=mountpoint.resolve(arguments.mountpoint),
         home=Path(arguments.home).absolute() if arguments.home else home.default_home(),
         cluster_url=arguments.cluster,
+        volume=arguments.volume,
         read_only=arguments.read_only,
         suid=arguments.suid,
         dev=arguments.dev,
@@ -105,6 +106,7 @@ def _found(arguments: argparse.Namespace) -> mounting.Found:
         token=os.environ.pop("DFS_TOKEN", ""),
         ready=arguments.ready_fd,
         users_lock=arguments.users_fd,
+        urls=arguments.found_urls,
     )
 
 
@@ -115,8 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = given.Parser(prog=_NAME, description="Mount a dfsfuse volume.")
     add = parser.add_argument
     add("mountpoint", metavar="MOUNTPOINT", type=given.path, help="an existing folder")
-    cluster = "the directory service to use; its token is in $DFS_TOKEN, else in the home"
+    cluster = "the directory service, or agents of hosts (URL,URL,...); the token is in $DFS_TOKEN, else in the home"
     add("--cluster", metavar="URL", type=given.path, help=cluster)
+    add("--volume", metavar="NAME", default="", help="which volume of that cluster (main)")
     where = "$DFS_HOME, else $XDG_DATA_HOME/dfsfuse, else ~/.local/share/dfsfuse"
     home = f"has the cache, and the cluster unless --cluster is given ({where})"
     add("--home", metavar="DIR", type=given.path, help=home)
@@ -139,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     writes = "with passthrough, it also writes files up to this size, hashed when they are closed (4G); 0: none"
     add("--passthrough-writes", metavar="N", type=given.size_or_zero, default=options.HASH_WHOLE_MAX, help=writes)
     add("--log-level", choices=_LEVELS, default="info", help="what the client's log has (%(default)s)")
-    for hidden in ("--found-url", "--found-volume"):
+    for hidden in ("--found-url", "--found-volume", "--found-urls"):
         add(hidden, default="", help=argparse.SUPPRESS)
     for hidden in ("--ready-fd", "--users-fd"):
         add(hidden, type=int, help=argparse.SUPPRESS)

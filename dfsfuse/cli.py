@@ -100,8 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         type=given.path,
         help=f"has the caches, and the cluster unless --cluster is given ({home})",
     )
-    where = "the directory service to use; its token is in $DFS_TOKEN, else in the home"
+    where = "the directory service, or agents of hosts (URL,URL,...); the token is in $DFS_TOKEN, else in the home"
     parser.add_argument("--cluster", metavar="URL", type=given.path, help=where)
+    parser.add_argument("--volume", metavar="NAME", default="", help="which volume of that cluster (main)")
     wait = "how long writing waits for another writer of the file (%(default)g)"
     parser.add_argument("--lock-wait", metavar="S", type=given.seconds, default=LOCK_WAIT_S, help=wait)
     timeout = "how long a command goes on without progress (%(default)g)"
@@ -169,18 +170,14 @@ def _add_looks(add: Add) -> None:
     locks.epilog = "Of the programs of one mount that wait for a file the first is shown; the others wait behind it."
     _json(locks)
     quota = add("quota", "commands.quota:quota", "show what the volume holds and may hold, or limit it")
-    quota.add_argument(
-        "--bytes", metavar="N", type=given.limit, help="limit what files store (500M, ...; none: no limit)"
-    )
-    quota.add_argument("--inodes", metavar="N", type=given.limit, help="limit how many files, folders and all else")
-    _json(quota)
+    _quota(quota)
     _json(add("status", "commands.status:status", "show the services, the sessions, and uploads that failed"))
 
 
 def _add_cluster(add: Add) -> None:
     add("shell", "shell:main", "edit and view files line by line, interactively or from a script")
-    cluster = add("cluster", "", "start or stop the cluster of --home")
-    actions = cluster.add_subparsers(title="actions", metavar="start|stop", required=True)
+    cluster = add("cluster", "", "start or stop the cluster of --home; or make this host one of a cluster of several")
+    actions = cluster.add_subparsers(title="actions", metavar="start|stop|init|join", required=True)
     unmount = add("unmount", "commands.unmounting:unmount", "unmount, and tell what is not on the servers yet")
     unmount.add_argument("mountpoint", metavar="MOUNTPOINT", type=given.path, help="where a volume is mounted")
     flush = "first wait until everything is on the servers; what is not goes on being sent by the next mount otherwise"
@@ -192,6 +189,61 @@ def _add_cluster(add: Add) -> None:
     start.set_defaults(run="commands.clusters:start", embedded=True)
     stop = actions.add_parser("stop", help="let it end with its last user", description="Stop the cluster.")
     stop.set_defaults(run="commands.clusters:stop", embedded=True)
+    _add_hosts(add, actions)
+    _add_volumes(add)
+
+
+def _add_hosts(add: Add, actions: argparse._SubParsersAction) -> None:
+    init = actions.add_parser("init", help="make a cluster, this being its first host", description="Make a cluster.")
+    init.add_argument("--etcd", required=True, metavar="ADDRESS", help="etcd://HOST:PORT,HOST:PORT,...[?prefix=/NAME/]")
+    init.add_argument("--copies", type=int, default=3, metavar="N", help="of each file's content (3)")
+    join = actions.add_parser("join", help="make this host one of a cluster", description="Join a cluster.")
+    join.add_argument("url", metavar="URL", type=given.path, help="a host's agent, such as http://10.0.0.1:7400")
+    join.add_argument("--token-file", metavar="FILE", type=given.path, help="has the cluster's token (else $DFS_TOKEN)")
+    for parser, run in ((init, "commands.hosts:init"), (join, "commands.hosts:join")):
+        parser.set_defaults(run=run, embedded=True)
+        parser.add_argument(
+            "--address", required=True, metavar="ADDRESS", help="where other hosts and clients reach it"
+        )
+        parser.add_argument("--name", metavar="NAME", default="", help="of this host (its host name)")
+        parser.add_argument("--zone", metavar="ZONE", default="", help="such as a rack: copies go to different ones")
+        parser.add_argument(
+            "--port", type=int, default=7400, help="of its agent; its servers have the next ones (7400)"
+        )
+        parser.add_argument(
+            "--weight", type=float, default=1.0, help="its share of files, for the room on its disk (1)"
+        )
+        parser.add_argument(
+            "--role", action="append", choices=("directory", "locks", "files"), help="these alone (all)"
+        )
+        home = "where its servers keep everything (/var/lib/dfsfuse)"
+        parser.add_argument("--data", dest="home_of_host", metavar="DIR", default="/var/lib/dfsfuse", help=home)
+        parser.add_argument("--dir", metavar="DIR", default="/etc/dfsfuse", help="for the configuration (/etc/dfsfuse)")
+        parser.add_argument("--units", metavar="DIR", default="", help="for the systemd units (/etc/systemd/system)")
+    config = add("config", "", "check the configuration of a host")
+    checks = config.add_subparsers(title="actions", metavar="check", required=True)
+    check = checks.add_parser("check", help="is it right?", description="Check the configuration of a host.")
+    check.add_argument("file", metavar="FILE", nargs="?", default="/etc/dfsfuse/cluster.toml", help="(%(default)s)")
+    check.set_defaults(run="commands.hosts:check")
+
+
+def _add_volumes(add: Add) -> None:
+    volume = add("volume", "", "the volumes of a cluster of several hosts (--cluster: their agents)")
+    actions = volume.add_subparsers(title="actions", metavar="create|list|remove|quota", required=True)
+
+    def action(name: str, run: str, text: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(run=run)
+        return made
+
+    action("create", "commands.volumes:create", "make a volume").add_argument("name", metavar="NAME")
+    _json(action("list", "commands.volumes:list_", "show the volumes, and who serves each"))
+    remove = action("remove", "commands.volumes:remove", "remove a volume with all its files")
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument("--yes-remove", dest="sure", metavar="NAME", default="", help="its name once more")
+    quota = action("quota", "commands.volumes:quota", "show what a volume holds and may hold, or limit it")
+    quota.add_argument("name", metavar="NAME")
+    _quota(quota)
 
 
 def _add_safety(add: Add) -> None:
@@ -209,6 +261,13 @@ def _add_safety(add: Add) -> None:
     load = add("load", "commands.dumps:load", what)
     load.add_argument("file", metavar="FILE", type=given.path, help="what dump has written; -: standard input")
     load.set_defaults(embedded=True)
+
+
+def _quota(parser: argparse.ArgumentParser) -> None:
+    stored = "limit what files store (500M, ...; none: no limit)"
+    parser.add_argument("--bytes", metavar="N", type=given.limit, help=stored)
+    parser.add_argument("--inodes", metavar="N", type=given.limit, help="limit how many files, folders and all else")
+    _json(parser)
 
 
 def _path(parser: argparse.ArgumentParser, name: str = "path", **more: object) -> None:

@@ -10,55 +10,27 @@ meanwhile get its outcome.
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 from dfsfuse import errors
 from dfsfuse import home as homes
+from dfsfuse.endpoints import ASK_S, Endpoint, ask_status
 from dfsfuse.home import RunningCluster, open_lock, try_lock
-from dfsfuse.messages import StatusReply, from_json
+from dfsfuse.messages import StatusReply
 
 START_S = 30.0
 ALL_COPIES_S = 3.0
-JOIN_S = 10.0
 STOP_S = 15.0
-ASK_S = 5.0
 _LOOK_S = 0.02
 _IN_USE_S = 0.5
 _DEATHS_MAX = 4
-_TOKEN_VARIABLE = "DFS_TOKEN"
 SERVERS = (sys.executable, "-P", "-m", "servers")
-
-
-@dataclass(kw_only=True)
-class Endpoint:
-    """A cluster that answers. While `users_lock` is open, also in a process that inherited it, it does not end. `urls`:
-    of all directory servers, where it is not that of a home."""
-
-    url: str
-    token: str
-    volume: str
-    home: Path | None = None
-    users_lock: int | None = None
-    urls: str = ""
-
-    def close(self) -> None:
-        if self.users_lock is not None:
-            os.close(self.users_lock)
-            self.users_lock = None
-
-    def __enter__(self) -> "Endpoint":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def find_or_start(home: Path, timeout_s: float = START_S) -> Endpoint:
@@ -93,61 +65,6 @@ def find_running(home: Path, timeout_s: float = ASK_S) -> Endpoint | None:
         os.close(users_lock)
         _sleep_until(deadline, f"the cluster in {home} neither starts nor ends; the logs are in {home}")
     return None
-
-
-def join(url: str, token: str, timeout_s: float = JOIN_S) -> Endpoint:
-    """The cluster whose directory is at `url`, or at one of several with commas between. Raises Unauthorized and
-    Unreachable, at once, and TimedOut."""
-    urls = normal_urls(url).split(",")
-    deadline = time.monotonic() + timeout_s
-    while True:
-        complaints = []
-        for each in urls:
-            try:
-                status = ask_status(each, token, timeout_s)
-                return Endpoint(url=each, token=token, volume=status.cluster.volume, urls=",".join(urls))
-            except (errors.Starting, errors.Unreachable) as error:
-                complaints.append(error)
-        if not any(isinstance(error, errors.Starting) for error in complaints):
-            raise complaints[-1]
-        _sleep_until(deadline, str(complaints[-1]))
-
-
-def join_from(home: Path, url: str) -> Endpoint:
-    """As `join`, with the token of `token_for`. Makes nothing in the home."""
-    url, token = normal_urls(url), token_for(home)
-    try:
-        return join(url, token)
-    except errors.Unauthorized:
-        source = f"${_TOKEN_VARIABLE}" if os.environ.get(_TOKEN_VARIABLE, "").strip() else str(home / homes.TOKEN)
-        refused = f"the cluster at {url} refuses the token of {source}"
-        raise errors.Unauthorized(f"{refused}; set ${_TOKEN_VARIABLE} to that cluster's token") from None
-
-
-def token_for(home: Path) -> str:
-    """The token to join a cluster with: $DFS_TOKEN, else the home's. Raises NotFound."""
-    if token := os.environ.get(_TOKEN_VARIABLE, "").strip():
-        if not token.isascii() or not token.isprintable():
-            raise errors.BadRequest(f"${_TOKEN_VARIABLE} is not the token of a cluster")
-        return token
-    try:
-        return homes.read_token(home)
-    except errors.NotFound as error:
-        where = "it is what the file `token` in the home of that cluster holds"
-        raise errors.NotFound(f"joining a cluster needs its token: {error}; {where}") from None
-
-
-def normal_url(url: str) -> str:
-    """`host:port` and `http://host:port/` mean the same. Raises BadRequest for what is no such address."""
-    whole = (url if "://" in url else f"http://{url}").rstrip("/")
-    if not re.fullmatch(r"https?://[^/?#@\s]+:\d+", whole):
-        raise errors.BadRequest(f"{url!r} is not the address of a directory service, such as http://127.0.0.1:20000")
-    return whole
-
-
-def normal_urls(urls: str) -> str:
-    """As `normal_url`, for several with commas between."""
-    return ",".join(normal_url(url) for url in urls.split(",") if url) or normal_url(urls)
 
 
 def refinder(home: Path) -> Callable[[], str]:
@@ -223,44 +140,6 @@ def _lock_is_free(path: Path, exclusive: bool) -> bool:
         return try_lock(lock, exclusive)
     finally:
         os.close(lock)
-
-
-def ask_status(url: str, token: str, timeout_s: float = ASK_S) -> StatusReply:
-    """The directory operation `status`. Raises what the directory answers, Unreachable and TimedOut."""
-    import requests  # costs 15 MB and 100 ms, and a mount whose cluster runs never needs it again
-
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            reply = session.post(f"{url}/v1/status", data=b"{}", headers=headers, timeout=timeout_s)
-        except requests.Timeout:
-            raise errors.TimedOut(f"the cluster at {url} gave no answer within {timeout_s:g} s") from None
-        except (requests.RequestException, ValueError) as error:
-            raise errors.Unreachable(f"no cluster answers at {url}: {_reason(error)}") from None
-    return _status(url, reply.status_code, reply.content)
-
-
-def _status(url: str, code: int, content: bytes) -> StatusReply:
-    if code == errors.Unauthorized.status:
-        raise errors.Unauthorized(f"the cluster at {url} refuses the token; set $DFS_TOKEN to that cluster's token")
-    try:
-        if code == 200:
-            return from_json(content, StatusReply)
-        error = from_json(content, dict)
-        raise errors.from_wire(error["code"], error["message"], error.get("detail", ""))
-    except (errors.BadRequest, KeyError, TypeError, AttributeError):
-        raise errors.Unreachable(f"what answers at {url} is not a dfsfuse directory service") from None
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's words, which lie below two layers of others."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, OSError) and below.strerror:
-            return below.strerror
-        below = below.__cause__ or below.__context__
-    return str(error)
 
 
 def _ready(home: Path, deadline: float) -> tuple[StatusReply, str]:

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfsfuse import allocator, cluster, directories, home, mountpoint, options
+from dfsfuse import allocator, cluster, directories, home, joining, mountpoint, options
+from dfsfuse.endpoints import Endpoint
 from dfsfuse.errors import DfsError
 from dfsfuse.idle_collection import IdleCollection
 from dfsfuse.mountpoint import MountError
@@ -39,12 +40,14 @@ _LOOK_S = 0.02
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What the user asked for. `suid`, `dev`: set-id bits and device nodes count. `cluster_url` None: the cluster of
-    `home`. Times in seconds. `driver` is one of DRIVERS; "": the first that this machine can have.
-    `passthrough`: where the kernel can, it reads cached files itself, and writes those up to `hash_whole_max`."""
+    `home`; else of which `volume`, "" being the only one, or "main". Times in seconds. `driver` is one of DRIVERS; "":
+    the first that this machine can have. `passthrough`: where the kernel can, it reads cached files itself, and writes
+    those up to `hash_whole_max`."""
 
     mountpoint: str
     home: Path
     cluster_url: str | None = None
+    volume: str = ""
     read_only: bool = False
     suid: bool = False
     dev: bool = False
@@ -60,14 +63,15 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the daemon is told of the cluster that was found, and its two inherited descriptors: the pipe on which it
-    reports, and the lock that keeps the cluster alive."""
+    """What the daemon is told of the cluster that was found (`urls`: of all its directory servers), and its two
+    inherited descriptors: the pipe on which it reports, and the lock that keeps the cluster alive."""
 
     url: str
     volume: str
     token: str
     ready: int | None = None
     users_lock: int | None = None
+    urls: str = ""
 
 
 def choose_driver(asked: str, tell: Callable[[str], None]) -> str:
@@ -85,7 +89,7 @@ def choose_driver(asked: str, tell: Callable[[str], None]) -> str:
     return driver
 
 
-def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
+def prepare(wanted: Wanted, tell: Callable[[str], None]) -> Endpoint:
     """Everything before the mount itself; `tell` takes a line for the user. Raises MountError and DfsError."""
     if (wanted.suid or wanted.dev) and os.geteuid() != 0:
         raise MountError("--suid and --dev are for root: everybody's programs would trust what the servers say")
@@ -97,7 +101,7 @@ def prepare(wanted: Wanted, tell: Callable[[str], None]) -> cluster.Endpoint:
         home.prepare(wanted.home)
         return cluster.find_or_start(wanted.home)
     # A cluster that is not there, or refuses the token, leaves no home behind.
-    endpoint = cluster.join_from(wanted.home, wanted.cluster_url)
+    endpoint = joining.join_from(wanted.home, wanted.cluster_url, wanted.volume)
     home.prepare(wanted.home)
     return endpoint
 
@@ -111,7 +115,7 @@ def _require_apart(point: str, real_home: str) -> None:
             raise MountError(f"{point}: the mount would hide {own}, which dfsfuse itself needs; choose another folder")
 
 
-def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: list[str]) -> list[str]:
+def mount_in_background(wanted: Wanted, endpoint: Endpoint, program: list[str]) -> list[str]:
     """Start the daemon (`program` is mount.py's command) and return once the mount answers, with what it has to tell
     the user. Raises MountError."""
     folder = home.client_folder(wanted.home, endpoint.volume, wanted.mountpoint)
@@ -132,7 +136,7 @@ def mount_in_background(wanted: Wanted, endpoint: cluster.Endpoint, program: lis
 
 
 def _start_daemon(
-    wanted: Wanted, endpoint: cluster.Endpoint, program: list[str], log_file: Path
+    wanted: Wanted, endpoint: Endpoint, program: list[str], log_file: Path
 ) -> tuple[subprocess.Popen, int, int]:
     """The process, the pipe on which it reports, and the size that its log had before."""
     ready, write = os.pipe()
@@ -161,7 +165,7 @@ def _start_daemon(
     return process, ready, log_start
 
 
-def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) -> list[str]:
+def _daemon_arguments(wanted: Wanted, endpoint: Endpoint, ready: int) -> list[str]:
     arguments = ["--home", str(wanted.home), "--lock-wait", str(wanted.lock_wait_s)]
     arguments += ["--timeout", str(wanted.timeout_s), "--cache-bytes", str(wanted.cache_bytes)]
     arguments += ["--known-files", str(wanted.known_files)]
@@ -169,7 +173,7 @@ def _daemon_arguments(wanted: Wanted, endpoint: cluster.Endpoint, ready: int) ->
     arguments += ["--driver", wanted.driver] if wanted.driver else []
     arguments += [] if wanted.passthrough else ["--passthrough", "off"]
     arguments += ["--passthrough-writes", str(wanted.hash_whole_max)]
-    arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume]
+    arguments += ["--found-url", endpoint.url, "--found-volume", endpoint.volume, "--found-urls", endpoint.urls]
     if endpoint.users_lock is not None:
         arguments += ["--users-fd", str(endpoint.users_lock)]
     if wanted.cluster_url is not None:
@@ -257,7 +261,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         dev=wanted.dev,
         passthrough=wanted.passthrough,
         hash_whole_max=wanted.hash_whole_max,
-        refind=_refinder(wanted, found.token),
+        refind=_refinder(wanted, found),
         volume=found.volume,
     )
     claim = _claim(asked)
@@ -267,10 +271,10 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         os.close(claim)
 
 
-def _refinder(wanted: Wanted, token: str) -> Callable[[], str] | None:
+def _refinder(wanted: Wanted, found: Found) -> Callable[[], str] | None:
     if wanted.cluster_url is None:
         return cluster.refinder(wanted.home)
-    return directories.finder(cluster.normal_urls(wanted.cluster_url), token)
+    return directories.finder(found.urls or found.url, found.token)
 
 
 def _mount(

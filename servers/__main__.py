@@ -40,9 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     _raise_file_limit()
     logging.basicConfig(stream=sys.stderr, level=arguments.log_level.upper(), format=_LOG_FORMAT)
     try:
-        arguments.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if arguments.kind != "host":
+            arguments.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if arguments.kind == "all":
             return _supervise(arguments)
+        if arguments.kind == "host":
+            return _run(_host(arguments))
         if arguments.kind != "load" and arguments.exit_with_parent:
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         lock = _alone(arguments.home / "server.lock")
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     scrubbing = "how many bytes of what is stored are verified each second, 0 for none (8388608)"
     server.add_argument("--scrub-bytes", type=int, default=8 << 20, metavar="N", help=scrubbing)
     _add_all(kinds)
+    _add_host(kinds)
     _add_load(kinds)
     return parser
 
@@ -109,6 +113,16 @@ def _add_all(kinds: Any) -> None:
     parser.add_argument("--lock-fd", type=int, help=argparse.SUPPRESS)
 
 
+def _add_host(kinds: Any) -> None:
+    what = "this host's servers of each volume of a cluster of several hosts"
+    parser = kinds.add_parser("host", help=what, description=f"Supervises {what}.")
+    parser.add_argument(
+        "--config", type=_folder, required=True, metavar="FILE", help="made by dfs cluster init or join"
+    )
+    parser.add_argument("--role", action="append", choices=("directory", "locks", "files"), help="these alone")
+    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="what goes to the logs (info)")
+
+
 def _add_load(kinds: Any) -> None:
     what = "a dump of a volume's metadata, into a directory's folder that has none"
     parser = kinds.add_parser("load", help=what, description=f"Loads {what}; the directory must not run.")
@@ -135,6 +149,15 @@ def _supervise(arguments: argparse.Namespace) -> int:
     except AlreadyRunning as error:
         raise StartError(str(error)) from None
     return 0
+
+
+def _host(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
+    from dfsfuse import cluster_config
+    from servers import host
+
+    config = cluster_config.read(arguments.config)
+    wanted = arguments.role or config.host.roles
+    return host.run(config, [role for role in config.host.roles if role in wanted], arguments.log_level)
 
 
 def _load(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,25 @@ class Pause:
 
 
 class Child:
-    """One server. `tick(now)` starts it when it is due and notices its death; `now` is a monotonic time in seconds."""
+    """One server. `tick(now)` starts it when it is due and notices its death; `now` is a monotonic time in seconds.
+    `host`: where it listens; elsewhere than on this machine alone others know its port, which then stays. `more`: what
+    it is told besides."""
 
-    def __init__(self, kind: str, name: str, home: Path, token_file: Path, port: int, log_level: str):
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        home: Path,
+        token_file: Path,
+        port: int,
+        log_level: str,
+        host: str = _HOST,
+        more: Sequence[str] = (),
+    ):
         self.kind, self.name, self.port = kind, name, port
         self.trouble = ""
-        self._home = home
-        self._options = ["--token-file", str(token_file), "--log-level", log_level, "--exit-with-parent"]
+        self._home, self._host = home, host
+        self._options = ["--token-file", str(token_file), "--log-level", log_level, "--exit-with-parent", *more]
         self._process: subprocess.Popen | None = None
         self._pause = Pause()
         self._started_at = 0.0
@@ -54,7 +67,7 @@ class Child:
 
     @property
     def url(self) -> str:
-        return f"http://{_HOST}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -84,7 +97,7 @@ class Child:
     def answers(self) -> bool:
         """It listens; a server listens once it is ready."""
         try:
-            socket.create_connection((_HOST, self.port), timeout=1).close()
+            socket.create_connection((self._host, self.port), timeout=1).close()
         except OSError:
             return False
         return True
@@ -104,7 +117,7 @@ class Child:
 
     def _waits_for_port(self, now: float) -> bool:
         """A server whose supervisor was killed may need a moment to end; after that the port is given up."""
-        if is_free(self.port):
+        if self._host != _HOST or is_free(self.port):
             self._port_wanted_since = None
             return False
         if self._port_wanted_since is None:
@@ -118,7 +131,7 @@ class Child:
 
     def _start(self, now: float, directory_url: str) -> None:
         self._started_at = now
-        self._home.mkdir(mode=0o700, exist_ok=True)
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         output = _open_log(self._home / "server.log")
         try:
             self._process = subprocess.Popen(
@@ -129,7 +142,7 @@ class Child:
 
     def _command(self, directory_url: str) -> list[str]:
         command = [sys.executable, "-P", "-m", "servers", self.kind, "--home", str(self._home)]
-        command += ["--host", _HOST, "--port", str(self.port), *self._options]
+        command += ["--host", self._host, "--port", str(self.port), *self._options]
         if self.kind == "files":
             command += ["--name", self.name]
         return command if self.kind == "directory" else [*command, "--directory", directory_url]

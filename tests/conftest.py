@@ -17,7 +17,8 @@ from volume_checks import assert_whole
 from volumes import Volume
 
 from dfsfuse import mountpoint
-from dfsfuse.cluster import Endpoint, find_or_start
+from dfsfuse.cluster import find_or_start
+from dfsfuse.endpoints import Endpoint
 from servers.store.memory import MemoryStore
 
 HUNG_S = 900.0 if os.environ.get("DFS_LONG") else 100.0

@@ -18,7 +18,7 @@ import pytest
 from support import ROOT, alive, processes_of, wait_until
 
 from dfsfuse import cluster as clusters
-from dfsfuse import errors
+from dfsfuse import endpoints, errors, joining
 from dfsfuse import home as homes
 from servers import children, supervisor
 
@@ -46,7 +46,7 @@ def test_five_servers_start_each_in_a_folder_of_its_own(home, cluster):
     assert [found.name for found in published.servers] == NAMES
     assert all(alive(found.pid) and (home / found.name / "server.log").exists() for found in published.servers)
     assert len({found.url for found in published.servers}) == len(NAMES)
-    status = clusters.ask_status(cluster.url, cluster.token)
+    status = endpoints.ask_status(cluster.url, cluster.token)
     assert status.cluster.locks.up
     assert cluster.volume == status.cluster.volume != ""
 
@@ -66,7 +66,7 @@ def test_cluster_ends_with_its_last_user_and_starts_again_as_it_was(home):
     before = running(home)
     assert (second.url, second.token) == (first.url, first.token)
     first.close()
-    assert clusters.ask_status(second.url, second.token).cluster.volume == first.volume
+    assert endpoints.ask_status(second.url, second.token).cluster.volume == first.volume
     second.close()
     wait_until(lambda: has_ended(home), "the cluster ends")
     assert not (home / homes.CLUSTER).exists()
@@ -130,7 +130,7 @@ def test_who_comes_while_the_cluster_ends_gets_the_next_one(home):
             assert now.supervisor_pid != former
             assert alive(now.supervisor_pid)
             assert not alive(former)
-            assert clusters.ask_status(endpoint.url, endpoint.token).cluster.locks.up
+            assert endpoints.ask_status(endpoint.url, endpoint.token).cluster.locks.up
 
 
 def test_a_second_supervisor_by_hand_is_refused(home, cluster):
@@ -138,7 +138,7 @@ def test_a_second_supervisor_by_hand_is_refused(home, cluster):
     outcome = run_servers("all", "--home", home)
     assert outcome.returncode == 1
     assert f"a cluster already runs in {home}" in outcome.stderr
-    assert clusters.ask_status(cluster.url, cluster.token)
+    assert endpoints.ask_status(cluster.url, cluster.token)
 
 
 def test_who_looks_for_the_cluster_at_the_same_time_waits_as_long_as_one(home, monkeypatch):
@@ -283,26 +283,26 @@ def test_home_that_cannot_be_written(folder):
 def test_join_tells_what_is_wrong(cluster):
     """Goal: nobody there, a wrong token, and something else that answers are three different errors."""
     with pytest.raises(errors.Unauthorized, match="refuses the token"):
-        clusters.join(cluster.url, "0" * 64)
+        joining.join(cluster.url, "0" * 64)
     with pytest.raises(errors.Unreachable, match="Connection refused"):
-        clusters.join(f"127.0.0.1:{children.free_port(set())}", cluster.token)
+        joining.join(f"127.0.0.1:{children.free_port(set())}", cluster.token)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
         Thread(target=other.handle_request).start()
         with pytest.raises(errors.Unreachable, match="not a dfsfuse directory"):
-            clusters.join(f"http://127.0.0.1:{other.server_port}", cluster.token)
-    assert clusters.join(f"{cluster.url}/", cluster.token).volume == cluster.volume
+            joining.join(f"http://127.0.0.1:{other.server_port}", cluster.token)
+    assert joining.join(f"{cluster.url}/", cluster.token).volume == cluster.volume
 
 
 def test_token_comes_from_the_environment_or_the_home(home, monkeypatch):
     """Goal: $DFS_TOKEN first, then the home; without both, the error says what to set."""
     monkeypatch.delenv("DFS_TOKEN", raising=False)
     with pytest.raises(errors.NotFound, match=r"set \$DFS_TOKEN"):
-        clusters.token_for(home)
+        joining.token_for(home)
     home.mkdir()
     (home / homes.TOKEN).write_text("of-the-home\n")
-    assert clusters.token_for(home) == "of-the-home"
+    assert joining.token_for(home) == "of-the-home"
     monkeypatch.setenv("DFS_TOKEN", "of-the-environment")
-    assert clusters.token_for(home) == "of-the-environment"
+    assert joining.token_for(home) == "of-the-environment"
 
 
 # -- python -m servers

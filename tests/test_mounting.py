@@ -18,7 +18,7 @@ from support import ROOT, run_mount
 import mount
 from dfsfuse import home as homes
 from dfsfuse import mounting, mountpoint
-from dfsfuse.cluster import Endpoint
+from dfsfuse.endpoints import Endpoint
 from dfsfuse.mountpoint import MountError
 
 needs_fuse = pytest.mark.skipif(

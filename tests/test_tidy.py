@@ -18,11 +18,12 @@ EVERYTHING = [*PRODUCT, *sorted(ROOT.glob("tests/**/*.py")), *sorted(ROOT.glob("
 
 SOCKETS = {"socket", "http", "requests", "urllib3", "httptools", "uvloop", "ssl", "socketserver"}
 NETWORK = {
-    "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.keepalive", "dfsfuse.cluster", "servers.http",
+    "dfsfuse.rpc", "dfsfuse.http_connection", "dfsfuse.keepalive", "dfsfuse.endpoints", "servers.http",
     "servers.connection", "servers.exchange", "servers.peers", "servers.etcd.client",
 }  # fmt: skip
 NETWORK_EXCEPT = {
     ("dfsfuse.session", "socket"): "socket.gethostname",
+    ("dfsfuse.commands.hosts", "socket"): "socket.gethostname",
     ("dfsfuse.drivers.linux_mount", "socket"): "a socketpair, through which fusermount3 sends a descriptor",
     ("servers.children", "socket"): "free ports for children, and whether they answer",
     ("servers.registration", "socket"): "which address of this machine others reach",
@@ -39,7 +40,10 @@ DRIVERS_FROM = {
     "dfsfuse.places": {"Place", "place_of"},
     "dfsfuse.range_locks": {"FileLock"},
 }
-SERVERS_MAY = {"dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io", "dfsfuse.keepalive"}
+SERVERS_MAY = {
+    "dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io", "dfsfuse.keepalive",
+    "dfsfuse.cluster_config",
+}  # fmt: skip
 ENTRY_POINTS = {"mount", "servers.__main__", "dfsfuse.__main__"}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from support import wait_until
 
-from dfsfuse.cluster import Endpoint
 from dfsfuse.commands.check import Result
 from dfsfuse.commands.reach import Metadata, metadata
+from dfsfuse.endpoints import Endpoint
 from dfsfuse.messages import Problem, Sync, Synced
 
 PATIENCE_S = 30.0

@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dfsfuse import cache_index, cluster, directories, errors
+from dfsfuse import cache_index, cluster, directories, errors, joining
 from dfsfuse import home as homes
-from dfsfuse.cluster import Endpoint
 from dfsfuse.commands.paths import Names, Paths
+from dfsfuse.endpoints import Endpoint
 from dfsfuse.filesystem import FileSystem
 from dfsfuse.messages import ROOT_INO, Attributes, Cluster, Lookup, Message, Nothing
 from dfsfuse.options import ClientOptions
@@ -89,7 +89,7 @@ def _running(arguments: argparse.Namespace) -> Endpoint | None:
     if arguments.cluster is None:
         _require_cluster(home_of(arguments))
         return cluster.find_running(home_of(arguments))
-    return cluster.join_from(home_of(arguments), arguments.cluster)
+    return joining.join_from(home_of(arguments), arguments.cluster, arguments.volume)
 
 
 def _require_cluster(home: Path) -> None:
@@ -111,7 +111,7 @@ def _ready(arguments: argparse.Namespace) -> Endpoint:
     if arguments.cluster is None:
         _require_cluster(home)
         return cluster.find_or_start(home)
-    return cluster.join_from(home, arguments.cluster)
+    return joining.join_from(home, arguments.cluster, arguments.volume)
 
 
 # -- a client

@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from dfsfuse import cluster, errors, gaps, tables
+from dfsfuse import cluster, errors, gaps, joining, tables
 from dfsfuse import home as homes
 from dfsfuse.cache_index import Copy
-from dfsfuse.cluster import Endpoint
 from dfsfuse.commands import upkeep
 from dfsfuse.commands.leftovers import ASK_S, Ask, Upload, caches_by_session, copies_in, uploads_in
 from dfsfuse.commands.reach import home_of, no_cluster
 from dfsfuse.commands.upkeep import Condition
 from dfsfuse.copies import WHY
+from dfsfuse.directories import Directories
+from dfsfuse.endpoints import Endpoint
 from dfsfuse.messages import FilesStatus, Nothing, Server, SessionRow, StatusReply, bytes_as_text, size_as_text
 from dfsfuse.rpc import Rpc
 from dfsfuse.tables import age_text, count_text, shown, time_text, yes_or_no
@@ -69,7 +70,7 @@ def status(arguments: argparse.Namespace) -> int:
 def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
     """What there is, and why it is not everything."""
     if arguments.cluster is not None:
-        endpoint = Endpoint(url=cluster.normal_url(arguments.cluster), token=cluster.token_for(home), volume="")
+        endpoint = _elsewhere(arguments, joining.token_for(home))
     elif (endpoint := cluster.find_running(home)) is None:
         nobody = Ask(Rpc(""), None)
         return Found(str(home), [], None, uploads_in(home, nobody), copies_in(home, nobody), []), _stopped(home)
@@ -83,6 +84,11 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
     if whole is not None:
         _count_unsent(whole, uploads, caches_by_session(home, whole.cluster.volume))
     return Found(endpoint.url, services, whole, uploads, copies, conditions), trouble
+
+
+def _elsewhere(arguments: argparse.Namespace, token: str) -> Endpoint:
+    urls = joining.directories(joining.normal_urls(arguments.cluster).split(","), token, arguments.volume)
+    return Endpoint(url=urls[0] if len(urls) == 1 else Directories(urls, token).find(), token=token, volume="")
 
 
 def _stopped(home: Path) -> str:

@@ -176,6 +176,15 @@ from dfsfuse.messages.upkeep import (
     RepairWork,
     ServerCondition,
 )
+from dfsfuse.messages.volumes import (
+    ClusterSettings,
+    HostList,
+    HostRow,
+    VolumeList,
+    VolumeName,
+    VolumePlaces,
+    VolumeRow,
+)
 from dfsfuse.messages.xattrs import (
     GetXattr,
     ListXattrs,
@@ -255,6 +264,13 @@ __all__ = [
     "PathReply",
     "Server",
     "Serving",
+    "ClusterSettings",
+    "HostList",
+    "HostRow",
+    "VolumeList",
+    "VolumeName",
+    "VolumePlaces",
+    "VolumeRow",
     "Cluster",
     "Register",
     "Registered",
