@@ -12,11 +12,13 @@ Threads: `_mutex` guards the tickets; it is never held across a request, nor whi
 import logging
 import threading
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from dfsfuse import errors
-from dfsfuse.messages import RenewedLocks, RenewLocks
+from dfsfuse.messages import Message, RenewedLocks, RenewLocks
+from dfsfuse.rpc import unless_moved
 from dfsfuse.session import Session, boottime_s
+from dfsfuse.waiting import Interrupted, never
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +79,42 @@ class LockLease:
 
     # -- for the tables
 
-    def url(self) -> str:
+    def ask(
+        self,
+        operation: str,
+        request: Message,
+        reply: type,
+        timeout_s: float,
+        interrupted: Interrupted = never,
+        patient: bool = False,
+    ) -> Any:
+        """Of the lock service. Raises what `Rpc.call` does; Unreachable also once the service is elsewhere, which is
+        then to be asked."""
         locks = self._session.cluster.locks
         if locks is None:
             raise errors.Unreachable("the cluster has no lock service yet")
-        return locks.url
+        call, url = self._session.rpc.call, locks.url
+        return unless_moved(
+            lambda given_up: call(url, operation, request, reply, timeout_s, given_up, patient=patient),
+            lambda: self._is_elsewhere(url),
+            interrupted,
+        )
 
-    def url_to_lock(self) -> str:
-        """Where a lock may be asked for now. Raises Unreachable as long as none would be kept, as the directory does
-        not answer: whoever asks waits for it as for the lock service itself."""
+    def ask_for_lock(
+        self, operation: str, request: Message, reply: type, timeout_s: float, interrupted: Interrupted = never
+    ) -> Any:
+        """The same for what takes a lock. Raises Unreachable as long as none would be kept, as the directory does not
+        answer: whoever asks waits for it as for the lock service itself."""
         self._check_heard()
-        return self.url()
+        return self.ask(operation, request, reply, timeout_s, interrupted)
+
+    def _is_elsewhere(self, url: str) -> bool:
+        """Then it waits for what this client holds: nobody else is granted anything before."""
+        locks = self._session.cluster.locks
+        if locks is None or locks.url == url:
+            return False
+        self._due.set()
+        return True
 
     def answer_s(self) -> float:
         """How long the service may take to answer what it answers at once."""
@@ -146,7 +173,7 @@ class LockLease:
             )  # fmt: skip
         for part in self._parts:
             part.list_held(request)
-        reply: RenewedLocks = session.rpc.call(self.url(), "renew", request, RenewedLocks, _ANSWER_S)
+        reply: RenewedLocks = self.ask("renew", request, RenewedLocks, _ANSWER_S)
         for part in self._parts:
             part.take_over(request, reply, sent_s + LEASE_S)
         self._renewed_s = sent_s

@@ -270,8 +270,7 @@ class LockTable:
             nonlocal asked
             request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
             request.session, opening.asked_at = self._session.id, time.monotonic()
-            url, interrupted = self._lease.url_to_lock(), opening.interrupted
-            granted: Granted = self._session.rpc.call(url, "acquire", request, Granted, left_s, interrupted)
+            granted: Granted = self._lease.ask_for_lock("acquire", request, Granted, left_s, opening.interrupted)
             self._check_session(request.session)
             return granted
 
@@ -320,7 +319,7 @@ class LockTable:
             return
         try:
             request = ReleaseLocks(self._session.id, held)
-            self._session.rpc.call(self._lease.url(), "release", request, Nothing, self._lease.answer_s())
+            self._lease.ask("release", request, Nothing, self._lease.answer_s())
         except errors.DfsError as error:
             log.warning("%d write locks could not be given back, the next renewal frees them: %s", len(held), error)
         finally:

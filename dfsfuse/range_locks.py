@@ -220,8 +220,8 @@ class RangeLockTable:
             asked_at = time.monotonic()
             request.waited_s = boottime_s() - began_s if failures else 0.0
             try:
-                url, patience_s = self._lease.url_to_lock(), WAIT_S + self._lease.answer_s() + LEASE_S
-                return self._session.rpc.call(url, "lock_range", request, RangeGranted, patience_s, interrupted)
+                patience_s = WAIT_S + self._lease.answer_s() + LEASE_S
+                return self._lease.ask_for_lock("lock_range", request, RangeGranted, patience_s, interrupted)
             except errors.Busy as error:
                 raise errors.WouldBlock(str(error)) from None
             except (errors.Unreachable, errors.Starting):
@@ -276,11 +276,8 @@ class RangeLockTable:
 
     def _ask(self, operation: str, request: Message, reply: type, timeout_s: float | None = None) -> Any:
         """As long as a restart of the service may take."""
-
-        def attempt(left_s: float) -> Any:
-            url = self._lease.url_to_lock() if operation == "lock_range" else self._lease.url()
-            return self._session.rpc.call(url, operation, request, reply, left_s)
-
+        ask = self._lease.ask_for_lock if operation == "lock_range" else self._lease.ask
+        attempt = lambda left_s: ask(operation, request, reply, left_s)  # noqa: E731
         return until_answered(attempt, timeout_s or LEASE_S + self._lease.answer_s())
 
     # -- the lease

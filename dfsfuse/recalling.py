@@ -38,9 +38,7 @@ class Recalling:
         request = WatchLocks(session=self._session.id, returned=self._returned, used=self._used)
         self._returned, self._used = [], []
         try:
-            reply: WantedLocks = self._session.rpc.call(
-                self._lease.url(), "watch", request, WantedLocks, _ANSWER_S, patient=True
-            )
+            reply: WantedLocks = self._lease.ask("watch", request, WantedLocks, _ANSWER_S, patient=True)
         finally:
             self._locks.arrived(request.returned)
         self._returned, self._used = self._locks.wanted_back(reply.locks)

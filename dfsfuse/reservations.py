@@ -54,8 +54,7 @@ class Reservations:
         def attempt(left_s: float) -> Reserved:
             nonlocal sent_s
             sent_s = boottime_s()
-            url = self._lease.url_to_lock()
-            reply: Reserved = self._session.rpc.call(url, "reserve", request, Reserved, left_s, interrupted)
+            reply: Reserved = self._lease.ask_for_lock("reserve", request, Reserved, left_s, interrupted)
             if not any(reply.tokens):
                 raise errors.Starting("the lock service waits for its sessions after a restart")
             return reply

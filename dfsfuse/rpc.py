@@ -194,6 +194,19 @@ def _refusal(body: bytes | memoryview, status: int, asked: str) -> errors.DfsErr
     return errors.from_wire(reply.code, reply.message, reply.detail)
 
 
+def unless_moved(
+    ask: Callable[[Callable[[], bool]], Any], moved: Callable[[], bool], interrupted: Callable[[], bool]
+) -> Any:
+    """`ask(given_up)`, which raises Interrupted once `given_up()`. Unreachable if that is because another server serves
+    by now (`moved`): who stands still is not waited for any more."""
+    try:
+        return ask(lambda: moved() or interrupted())
+    except errors.Interrupted:
+        if interrupted() or not moved():
+            raise
+        raise errors.Unreachable("the server that was asked does not serve any more") from None
+
+
 def pause_s(attempt: int) -> float:
     """How long to wait before the next attempt: 20 ms, doubling to half a second."""
     return min(0.02 * 2**attempt, 0.5)

@@ -9,10 +9,9 @@ Threads: any; `url` is a simple value, and a request that began with the former 
 from collections.abc import Callable
 from typing import Any
 
-from dfsfuse import errors
 from dfsfuse.messages import Message
 from dfsfuse.patience import Patience
-from dfsfuse.rpc import Rpc
+from dfsfuse.rpc import Rpc, unless_moved
 from dfsfuse.waiting import never
 
 
@@ -37,16 +36,13 @@ class ServingDirectory:
         meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         """For what may be repeated. Raises what is answered, Unreachable, TimedOut and Interrupted."""
-        given_up = interrupted or never
 
         def attempt(left_s: float) -> Any:
             url = self.url
-            moved = lambda: self.url != url or given_up()  # noqa: E731
-            try:
-                return self._rpc.call(url, operation, request, reply, left_s, moved, meanwhile)
-            except errors.Interrupted:
-                if given_up():
-                    raise
-                raise errors.Unreachable(f"the directory at {url} does not serve any more") from None
+            return unless_moved(
+                lambda moved: self._rpc.call(url, operation, request, reply, left_s, moved, meanwhile),
+                lambda: self.url != url,
+                interrupted or never,
+            )
 
         return self._patience.until_answered(attempt, timeout_s, interrupted, self.look_again)

@@ -25,10 +25,9 @@ from dfsfuse import errors
 from dfsfuse.keepalive import give_up_when_cut
 from dfsfuse.messages import BODY_BYTES_MAX, Message, Stored, from_msgpack, to_msgpack
 from servers.arriving import FORWARD_BYTES, Arriving
+from servers.serving_server import ServingServer
 
 CONNECT_S_MAX = 2.0
-SERVING_S_MAX = 2.0
-"""One of several that does not answer is passed over."""
 IDLE_MAX = 32
 """Connections to one server that are kept when nothing is sent over them."""
 
@@ -164,34 +163,16 @@ class Peers:
     def __init__(self, token: str):
         self._token = token
         self._idle: dict[Address, list[_Connection]] = {}
-        self._serving: dict[str, str] = {}
+        self._serving = ServingServer(self.call)
 
     async def call(self, url: str, operation: str, request: Message, reply_kind: type, timeout_s: float) -> Any:
         """POST an operation. Raises what the other side answered, Unreachable, or TimedOut.
 
         `url` may be those of several servers, of which one serves: `http://a:1,http://b:1`."""
         if "," in url:
-            return await self._call_serving(url, operation, request, reply_kind, timeout_s)
+            return await self._serving.call(url, operation, request, reply_kind, timeout_s)
         head, body = "POST /v1/" + operation, to_msgpack(request)
         return from_msgpack(await self._request(url, head, body, timeout_s), reply_kind)
-
-    async def _call_serving(
-        self, urls: str, operation: str, request: Message, reply_kind: type, timeout_s: float
-    ) -> Any:
-        """Of the one that served last, then of whom that names, then of all others, each once."""
-        to_ask, asked = [self._serving.get(urls, ""), *urls.split(",")], set()
-        while True:
-            url = next(each for each in to_ask if each and each not in asked)
-            asked.add(url)
-            try:
-                reply = await self.call(url, operation, request, reply_kind, min(timeout_s, SERVING_S_MAX))
-            except (errors.NotServing, errors.Unreachable) as error:
-                to_ask.insert(0, error.detail if isinstance(error, errors.NotServing) else "")
-                if {*to_ask} - {""} <= asked:
-                    raise
-            else:
-                self._serving[urls] = url
-                return reply
 
     async def get_chunk(self, url: str, name: bytes, timeout_s: float) -> bytes:
         """GET a whole chunk, not yet verified. Raises as `call` does."""

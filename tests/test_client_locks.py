@@ -51,7 +51,7 @@ class Service:
 
     def call(
         self, url: str, operation: str, request: Message, reply: type, timeout_s: float,
-        interrupted: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None, patient: bool = False,
     ) -> Any:  # fmt: skip
         if isinstance(request, Acquire):
             return self._acquire(request, time.monotonic() + timeout_s, interrupted)
@@ -144,11 +144,11 @@ def test_a_wait_for_who_keeps_the_lock_is_part_of_the_wait(service, monkeypatch)
     waits for so much less."""
     asked, call = list[float](), service.call
 
-    def answer(url: str, operation: str, request: Message, *more: Any) -> Any:
+    def answer(url: str, operation: str, request: Message, *more: Any, **options: Any) -> Any:
         if isinstance(request, Acquire):
             asked.append(request.wait_s)
             threading.Event().wait(0.3)
-        return call(url, operation, request, *more)
+        return call(url, operation, request, *more, **options)
 
     service.call, service.held = answer, {7, 8}
     with pytest.raises(errors.Busy):
@@ -271,9 +271,9 @@ def test_a_service_that_has_started_is_told_once_more(service):
     asked: list[RenewLocks] = []
     call = service.call
 
-    def answer(url: str, operation: str, request: Message, *more: Any) -> Any:
+    def answer(url: str, operation: str, request: Message, *more: Any, **options: Any) -> Any:
         asked.append(request)
-        return call(url, operation, request, *more)
+        return call(url, operation, request, *more, **options)
 
     service.call = answer
     lease = LockLease(service)

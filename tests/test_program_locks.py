@@ -236,8 +236,8 @@ def test_a_lock_that_was_granted_to_a_session_that_has_ended_meanwhile(two, serv
     client, other = two
     session, call = client.session, client.rpc.call
 
-    def answer_late(*request: Any) -> Any:
-        answer = call(*request)
+    def answer_late(*request: Any, **options: Any) -> Any:
+        answer = call(*request, **options)
         session.id = 3
         return answer
 

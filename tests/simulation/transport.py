@@ -13,7 +13,6 @@ from simulation.network import Broken, Call, Network, Outcome, Refused, Reply
 from simulation.product import now
 from simulation.threads import Scheduler, Wait
 
-_POLL_S = 0.05
 TOKEN = "simulated"
 
 
@@ -163,7 +162,7 @@ class _Waiting:
             if left_s <= 0:
                 raise TimeoutError
             self._wait = Wait()
-            self._wait.until(left_s if wait.interrupted is None else min(left_s, _POLL_S))
+            self._wait.until(left_s if wait.interrupted is None else min(left_s, wait.poll_s))
             if self.outcome is None and wait.interrupted is not None:
                 wait.check(now())
 
