@@ -264,11 +264,12 @@ class LockTable:
             self.arrived(returned)
 
     def _receive(self, request: Acquire, patience_s: float, opening: Opening) -> Lock:
-        sent_s, asked = boottime_s(), False
+        # What the first attempt has waited for a service that broke off counts on.
+        sent_s, waited_s, asked = boottime_s(), request.waited_s, False
 
         def attempt(left_s: float) -> Granted:
             nonlocal asked
-            request.waited_s, asked = boottime_s() - sent_s if asked else 0.0, True
+            request.waited_s, asked = waited_s + (boottime_s() - sent_s if asked else 0.0), True
             request.session, opening.asked_at = self._session.id, time.monotonic()
             granted: Granted = self._lease.ask_for_lock("acquire", request, Granted, left_s, opening.interrupted)
             self._check_session(request.session)

@@ -140,6 +140,23 @@ def test_who_waits_goes_on_waiting_there(two, client_at, pool, take):
     holder.locks.close()
 
 
+def test_what_the_first_request_has_waited_counts(two, silent, client_at, pool):
+    """Goal: S5. An open asks first without waiting; where it was that which got no answer, it has its place and its
+    time all the same."""
+    holder, waiter = client_at(1, two[0]), client_at(2, silent)
+    holder.locks.start()
+    let_go = _lock(holder)
+    waiting = pool.submit(_lock, waiter)
+    with pytest.raises(TimeoutError):
+        waiting.result(0.6)
+    waiter.move(two[0])
+    wait_until(waiter.waited_s, "it waits", SOON_S)
+    wait_until(lambda: [row for row in waiter.waited_s() if row >= 0.5], "its time counts", 0.3)
+    let_go()
+    waiting.result(5)
+    holder.locks.close()
+
+
 def _asks() -> dict[str, Callable[[Client], Any]]:
     """What is asked for again by its caller is expected to fail; the others find out by themselves where to ask."""
     return {
