@@ -346,11 +346,17 @@ async def run(home: pathlib.Path, host: str, port: int, token: str, directory_ur
         await peers.close()
 
 
-async def stay_registered(service: LockService, core: Locks, peers: Peers, directory_url: str) -> None:
-    """Begin with the number that the directory gives, and go on telling it of this server."""
-    server = service.description
-    service.begin(await first_registration(peers, directory_url, server, start=True))
-    await heartbeat(peers, directory_url, lambda: server, lambda registered: _check_tokens(core))
+async def stay_registered(
+    service: LockService, core: Locks, peers: Peers, directory_url: str, check: Callable[[], None] = lambda: None
+) -> None:
+    """Begin with the number that the directory gives, and go on telling it of this server, unless `check` raises."""
+
+    def described() -> Server:
+        check()
+        return service.description
+
+    service.begin(await first_registration(peers, directory_url, described(), start=True))
+    await heartbeat(peers, directory_url, described, lambda registered: _check_tokens(core))
 
 
 def _check_tokens(core: Locks) -> None:

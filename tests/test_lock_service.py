@@ -43,7 +43,10 @@ from dfsfuse.messages import (
 )
 from servers import lock_service, queues
 from servers.http import App, ErrorReply, Operation
+from servers.lock_service import LockService, description_of, stay_registered
 from servers.locks import LOCK_LEASE_S, Locks
+from servers.peers import Peers
+from servers.registration import FORMING_S
 
 TOKEN = "a-token-of-this-test"
 DEADLINE_S = 20.0
@@ -475,3 +478,33 @@ def test_a_cancelled_request_withdraws():
         assert service._callers == {}
 
     asyncio.run(scenario())
+
+
+def test_who_may_not_serve_any_more_tells_the_directory_nothing():
+    """Goal: S5: a lock server that stood still, and goes on when another one serves, is not taken for the one that
+    serves."""
+    heartbeats, serves = [], [True]
+
+    def check() -> None:
+        if not serves[0]:
+            raise errors.NotServing("over")
+
+    async def stay() -> None:
+        peers, core = Peers(TOKEN), Locks()
+        service = LockService(core, description_of("http://127.0.0.1:1"))
+        working = asyncio.ensure_future(stay_registered(service, core, peers, f"http://127.0.0.1:{port}", check))
+        while len(heartbeats) < 3:
+            await asyncio.sleep(0.01)
+        serves[0], told = False, len(heartbeats)
+        await asyncio.sleep(3 * FORMING_S)
+        assert len(heartbeats) <= told + 1
+        serves[0] = True
+        while len(heartbeats) < told + 3:
+            await asyncio.sleep(0.01)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await peers.close()
+
+    port = free_port()
+    with directory([], heartbeats, port):
+        asyncio.run(asyncio.wait_for(stay(), 20))
