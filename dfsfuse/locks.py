@@ -214,7 +214,8 @@ class LockTable:
             self._returning[ino] = kept
         lock = self._returning.get(ino)
         if lock is None or lock.wanted or lock.recalled or not lock.valid(boottime_s()):
-            self._to_return.notify()
+            if lock is not None:
+                self._to_return.notify()
             return None
         self._held[ino] = self._returning.pop(ino)
         return lock

@@ -162,6 +162,17 @@ def test_a_repeated_writer_asks_once(service, client):
     assert client.give_back() == []
 
 
+def test_who_gives_back_is_woken_for_that_alone(service, client, monkeypatch):
+    """Goal: asking for a lock, keeping it and using it again wake nobody; one that is not kept is to be given back."""
+    woken = []
+    monkeypatch.setattr(client.table._to_return, "notify", lambda: woken.append(True))
+    for _ in range(2):
+        client.write()
+    assert not woken
+    client.table.release(client.open(), PID)
+    assert woken
+
+
 def test_a_lock_that_another_client_wants_goes_at_once(service, client):
     """Goal: S5. It is given back with the answer, and the next open here stands behind who waits."""
     client.write()
