@@ -135,6 +135,7 @@ def _bound(latest: Blocks | None = None) -> None:
             if surplus > 0 and not (blocks.in_use or blocks is latest):
                 surplus -= len(blocks)
                 blocks.forget()
+                del _all[blocks]
 
 
 def _lay(known: bytearray, first: int, last: int, found: bytes, length: int) -> None:

@@ -319,6 +319,7 @@ def test_hashes_of_blocks_are_bounded(client, monkeypatch):
             _write_everywhere(program)
             assert len(program.content.unseen.blocks) == 3
     assert [len(content.unseen.blocks) for content in contents] == [0, 0, 0, 3]
+    assert list(unseen._all) == [contents[3].unseen.blocks]
     with opened(client, "file0") as program, opened(client, "file1") as other:
         for each in (program, other):
             each.write(b"once more", 2 * BLOCK_BYTES)
