@@ -1,5 +1,6 @@
 """What the kernel is told for long, and that it is over: the driver's replies, and its notifications."""
 
+import contextlib
 import os
 import queue
 import stat
@@ -7,13 +8,15 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from fake_filesystem import FakeFileSystem
 from fuse_requests import Kernel, request_bytes
 
 from dfsfuse.drivers import fuse_protocol as fuse
 from dfsfuse.drivers.fuse_channel import Request
 from dfsfuse.drivers.fuse_forgetting import Forgetting
 from dfsfuse.drivers.fuse_replies import PROMISED_HOLD_S
-from dfsfuse.messages import EVERYTHING, ROOT_INO
+from dfsfuse.messages import EVERYTHING, ROOT_INO, Attributes
+from dfsfuse.places import Place
 
 
 @pytest.fixture
@@ -176,6 +179,31 @@ def test_an_open_comes_before_what_an_event_has_overtaken_is_said_again(kernel: 
     number, *event = forgetting._due.get_nowait()
     forgetting.tell(*event, number)
     assert kernel.written()
+
+
+def test_a_link_that_an_event_has_overtaken() -> None:
+    """Goal: S14. The kernel takes what a link has answered about the file, though it was told meanwhile that this is
+    over. So it is told once more."""
+
+    class Linking(FakeFileSystem):
+        def link(self, old: Place, new: Place) -> Attributes:
+            kernel.driver.forgetting.broken(old[0], b"")
+            _tell_due(kernel.driver.forgetting)
+            return self.inodes[old[0]]
+
+    with contextlib.closing(Kernel(Linking())) as kernel:
+        kernel.driver.nodes.lasting = kernel.fs.lease_counts
+        ino = promised(kernel, b"file")
+        kernel.lookup(b"file")
+        kernel.do(fuse.FUSE_LINK, fuse.fuse_link_in.pack(ino) + b"other\0")
+        _tell_due(kernel.driver.forgetting)
+        assert [reply.body for reply in kernel.written()] == [fuse.fuse_notify_inval_inode_out.pack(ino, -1, 0)]
+
+
+def _tell_due(forgetting: Forgetting) -> None:
+    while not forgetting._due.empty():
+        number, *event = forgetting._due.get_nowait()
+        forgetting.tell(*event, number)
 
 
 def test_more_events_than_are_remembered(kernel: Kernel) -> None:

@@ -61,7 +61,7 @@ class Forgetting:
         self.count = 0
         self._mutex = threading.Lock()
         self.said = 0
-        self._due: queue.SimpleQueue[tuple[int, int, bytes] | None] = queue.SimpleQueue()
+        self._due: queue.SimpleQueue[tuple[float, int, bytes] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._tell_for_ever, name="fuse-forget", daemon=True)
 
     def start(self) -> None:
@@ -80,9 +80,10 @@ class Forgetting:
             self.said += 1
             self._due.put((self.said, ino, name))
 
-    def answered(self, count: int, said: int) -> None:
+    def answered(self, count: int, said: float) -> None:
         """A request has been answered that was begun when there had been `count` events, and now there are more. So
-        much was `said` just before the answer: what an open has told since was told after it."""
+        much was `said` just before the answer: what an open has told since was told after it. With math.inf all is
+        said again: of what was told before such an answer nothing counts any more."""
         with self._mutex:
             missed = self.count - count
             for event in [_ALL] if missed > len(self._latest) else list(self._latest)[-missed:]:

@@ -20,6 +20,7 @@ Threads: those of fuse_workers. The driver itself is not changed once it has beg
 
 import errno
 import logging
+import math
 import mmap
 import os
 import signal
@@ -169,7 +170,8 @@ class Driver:
                 self._ends(request)
                 request.reply(body)
             if events != self.forgetting.count and opcode != fuse.FUSE_OPEN:
-                self.forgetting.answered(events, said)
+                # What LINK answers the kernel takes whatever it was told since it has asked.
+                self.forgetting.answered(events, math.inf if opcode == fuse.FUSE_LINK else said)
         except Exception as error:
             self._refused(request, error)
 
