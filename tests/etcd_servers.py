@@ -1,4 +1,5 @@
-"""Real etcd clusters on loopback, for tests. Their data lies in memory: what is tested is not its disks."""
+"""Real etcd clusters, on loopback or on hosts of their own, for tests. Their data lies in memory: what is tested is not
+its disks."""
 
 import contextlib
 import os
@@ -6,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from support import wait_until
+from support import HERE, Host, wait_until
 
 from dfsfuse import errors
 from servers.children import free_port
@@ -21,9 +22,11 @@ _HEARTBEAT_MS, _ELECTION_MS = 50, 500
 
 
 class Member:
-    def __init__(self, name: str, folder: Path, client_port: int, peer_port: int, scheme: str = "http"):
-        self.name, self._folder = name, folder
-        self.url, self.peer_url = f"{scheme}://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+    def __init__(
+        self, name: str, folder: Path, client_port: int, peer_port: int, scheme: str = "http", host: Host = HERE
+    ):
+        self.name, self._folder, self._host = name, folder, host
+        self.url, self.peer_url = f"{scheme}://{host.address}:{client_port}", f"http://{host.address}:{peer_port}"
         self.process: subprocess.Popen | None = None
 
     def start(self, members: list["Member"], *options: str) -> None:
@@ -35,7 +38,7 @@ class Member:
             "--heartbeat-interval", _HEARTBEAT_MS, "--election-timeout", _ELECTION_MS, *options,
         ]  # fmt: skip
         with (self._folder / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._host.command(*command), stdout=log, stderr=log)
 
     def end(self, how: int = signal.SIGKILL) -> None:
         self.process.send_signal(how)
@@ -43,15 +46,17 @@ class Member:
 
 
 class EtcdServers:
-    """Three members, or so many. `address()` is that of keys which nobody else uses. `tls`: the folder of ca.pem,
+    """A member on each host. `address()` is that of keys which nobody else uses. `tls`: the folder of ca.pem,
     client.pem and client.key, with which they are asked."""
 
-    def __init__(self, folder: Path, count: int, *options: str, tls: Path | None = None):
+    def __init__(self, folder: Path, hosts: Sequence[Host], *options: str, tls: Path | None = None):
         self.folder, self._options, self._made, self._tls = folder, options, 0, tls
         taken: set[int] = set()
-        ports = [free_port(taken) for _ in range(2 * count)]
+        ports = [free_port(taken) for _ in range(2 * len(hosts))]
         scheme = "http" if tls is None else "https"
-        self.members = [Member(f"m{n}", folder, ports[2 * n], ports[2 * n + 1], scheme) for n in range(count)]
+        self.members = [
+            Member(f"m{n}", folder, ports[2 * n], ports[2 * n + 1], scheme, host) for n, host in enumerate(hosts)
+        ]
         for member in self.members:
             member.start(self.members, *options)
         client = EtcdClient(self.address())
@@ -101,7 +106,7 @@ def etcd_servers(count: int = 3, *options: str, tls: Path | None = None) -> Iter
         pytest.fail("there is no etcd: .ci/setup test installs it")
     folder = Path(tempfile.mkdtemp(prefix="dfs-etcd-", dir="/dev/shm"))
     try:
-        with contextlib.closing(EtcdServers(folder, count, *options, tls=tls)) as servers:
+        with contextlib.closing(EtcdServers(folder, [HERE] * count, *options, tls=tls)) as servers:
             yield servers
     finally:
         shutil.rmtree(folder)

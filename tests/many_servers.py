@@ -1,4 +1,5 @@
-"""Clusters of several directory and lock servers upon etcd, each server a process of its own on loopback."""
+"""Clusters of several directory and lock servers upon etcd, each server a process of its own, on loopback or on hosts
+of their own."""
 
 import contextlib
 import os
@@ -8,13 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import requests
 from etcd_servers import EtcdServers, etcd_servers
-from support import DRIVER, ROOT, Mount, clean_up, run_mount, wait_until
+from support import DRIVER, HERE, ROOT, Host, Mount, clean_up, run_mount, wait_until
 
 from servers.children import free_port
 
@@ -22,13 +23,13 @@ from servers.children import free_port
 class Process:
     """A server that can be killed, stopped and started again."""
 
-    def __init__(self, kind: str, name: str, folder: Path, token: str, *options: str):
+    def __init__(self, kind: str, name: str, folder: Path, token: str, host: Host, *options: str):
         self.name, self.kind, self._token = name, kind, token
         self._folder = folder / name
         self.port = free_port(set())
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-P", "-m", "servers", kind, "--home", str(self._folder)]
-        self._command += ["--port", str(self.port), *options]
+        self.url = f"http://{host.address}:{self.port}"
+        at = ["--home", self._folder, "--host", host.address, "--port", self.port]
+        self._command = host.command(sys.executable, "-P", "-m", "servers", kind, *at, *options)
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -55,6 +56,18 @@ class Process:
         except (requests.RequestException, KeyError):
             return False
 
+    @property
+    def answers(self) -> bool:
+        """It tells what it has in its store."""
+        try:
+            return "code" not in self.ask("cluster")
+        except requests.RequestException:
+            return False
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")
+
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
         """It stands still (SIGSTOP) within the block."""
@@ -66,22 +79,32 @@ class Process:
 
 
 class ManyServers:
-    """`directories` and `locks` are elected through `etcd`; A, B and C keep the content."""
+    """`directories` and `locks` are elected through `etcd`; A, B and C keep the content. Of each the first is on the
+    first of `hosts`, and so on."""
 
-    def __init__(self, folder: Path, etcd: EtcdServers, directories: int = 3, locks: int = 2):
+    def __init__(
+        self, folder: Path, etcd: EtcdServers, directories: int = 3, locks: int = 2, hosts: Sequence[Host] = (HERE,) * 3
+    ):
         self.folder, self.etcd, self.token = folder, etcd, secrets.token_hex(16)
         self.home = folder / "home"
         self.address = "etcd://" + ",".join(member.url.removeprefix("http://") for member in etcd.members)
         self.address += f"?prefix=/{folder.name}"
-        self.directories = [self._make("directory", f"d{n}", "--store", self.address) for n in range(directories)]
+        self.directories = [
+            self._make("directory", f"d{n}", host, "--store", self.address)
+            for n, host in enumerate(hosts[:directories])
+        ]
         self.urls = ",".join(each.url for each in self.directories)
         where = ("--directory", self.urls)
-        self.locks = [self._make("locks", f"l{n}", *where, "--etcd", self.address) for n in range(locks)]
-        self.files = [self._make("files", name, *where, "--name", name) for name in "ABC"]
+        self.locks = [
+            self._make("locks", f"l{n}", host, *where, "--etcd", self.address) for n, host in enumerate(hosts[:locks])
+        ]
+        self.files = [
+            self._make("files", name, host, *where, "--name", name) for name, host in zip("ABC", hosts, strict=True)
+        ]
         self._mounts = 0
 
-    def _make(self, kind: str, name: str, *options: str) -> Process:
-        return Process(kind, name, self.folder, self.token, *options)
+    def _make(self, kind: str, name: str, host: Host, *options: str) -> Process:
+        return Process(kind, name, self.folder, self.token, host, *options)
 
     @property
     def all(self) -> list[Process]:
@@ -102,13 +125,13 @@ class ManyServers:
     def serving(self, among: list[Process]) -> Process | None:
         return next((each for each in among if each.process.poll() is None and each.serves), None)
 
-    def mount(self, *arguments: object, point: Path | None = None) -> Mount:
+    def mount(self, *arguments: object, point: Path | None = None, host: Host = HERE) -> Mount:
         if point is None:
             self._mounts += 1
             point = self.folder / f"m{self._mounts}"
             point.mkdir()
         options = ["--home", self.home, "--driver", DRIVER, "--cluster", self.urls, *arguments]
-        outcome = run_mount(point, *options, DFS_TOKEN=self.token)
+        outcome = run_mount(point, *options, host=host, DFS_TOKEN=self.token)
         assert outcome.returncode == 0, outcome.stderr
         return Mount(self, point, self.home)
 

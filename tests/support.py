@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import requests
@@ -32,6 +32,25 @@ DRIVER = os.environ.get("DFS_TEST_DRIVER", "linux")
 """The driver of tests on real mounts, save those that are marked with the `drivers` on which they run."""
 
 
+class Host(Protocol):
+    """Where a process runs, and the address at which others reach it."""
+
+    address: str
+
+    def command(self, *command: object) -> list[str]:
+        """The same command, on this host."""
+
+
+class _Here:
+    address = "127.0.0.1"
+
+    def command(self, *command: object) -> list[str]:
+        return list(map(str, command))
+
+
+HERE: Host = _Here()
+
+
 def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first true value of `condition`; AssertionError when there is none within `deadline_s`."""
     end = time.monotonic() + deadline_s
@@ -41,9 +60,9 @@ def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEAD
     return value
 
 
-def run_mount(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def run_mount(*arguments: object, host: Host = HERE, **environment: str) -> subprocess.CompletedProcess:
     """mount.py with these arguments; its output as text."""
-    command = [sys.executable, str(ROOT / "mount.py"), *map(str, arguments)]
+    command = host.command(sys.executable, ROOT / "mount.py", *arguments)
     without = {name: value for name, value in os.environ.items() if not name.startswith("DFS_")}
     return subprocess.run(
         command, env={**without, **environment}, capture_output=True, text=True, timeout=120, check=False

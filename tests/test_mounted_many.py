@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from many_servers import ManyServers, Process, many_servers
 from support import wait_until
+from writers import Writer
 
 log = logging.getLogger(__name__)
 
@@ -28,48 +29,6 @@ AFTER_CLOSE_S = 3.0
 def many() -> Iterator[ManyServers]:
     with many_servers() as cluster:
         yield cluster
-
-
-class Writer:
-    """A program that writes files one after the other and notes what was acknowledged. `longest_s`: the longest time
-    from one acknowledged write to the next, or until now."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._ending = folder, threading.Event()
-        self.written: dict[str, bytes] = {}
-        self.count, self.trouble = 0, ""
-        self._latest = time.monotonic()
-        self._longest_s = 0.0
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while not self._ending.is_set():
-            name, content = f"f{self.count % 40}", b"%d " % self.count * 100
-            try:
-                (self._folder / name).write_bytes(content)
-            except OSError as error:
-                self.trouble = f"{name}: {error}"
-                return
-            self.written[name] = content
-            self._longest_s, self._latest = self.longest_s, time.monotonic()
-            self.count += 1
-
-    @property
-    def longest_s(self) -> float:
-        return max(self._longest_s, time.monotonic() - self._latest)
-
-    def wait_for(self, more: int) -> None:
-        """So many writes later."""
-        wanted = self.count + more
-        wait_until(lambda: self.trouble or self.count >= wanted, "programs go on", 60)
-        assert not self.trouble, self.trouble
-
-    def end(self) -> None:
-        self._ending.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "a write hangs"
-        assert not self.trouble, self.trouble
 
 
 @pytest.mark.parametrize("way", ["kill", "stop", "end"])
