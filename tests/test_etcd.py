@@ -1,9 +1,12 @@
 """The etcd client, elections and copies, on real members."""
 
+import contextlib
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from servers.etcd import writes
 from servers.etcd.address import EtcdAddress
 from servers.etcd.candidate import Candidate
 from servers.etcd.client import Compacted, EtcdClient
-from servers.etcd.election import Election, Term
+from servers.etcd.election import TERM_S, Election, Term
 from servers.etcd.keys import Keys
 from servers.etcd.messages import Change, Compare, DeleteRange, Put, RangeRequest
 from servers.etcd.room import Room
@@ -103,6 +106,28 @@ def test_a_member_that_dies_is_passed_over() -> None:
         with etcd.still(etcd.members[2]):
             wait_until(lambda: client.get(key) is not None, "two of three answer", 20)
         client.close()
+
+
+def test_members_that_are_silent_are_passed_over(etcd: EtcdServers) -> None:
+    """Goal: within a part of a term, by all threads together: none of them passes over the one that answers."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        first, last = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in silent)
+        client = stack.enter_context(contextlib.closing(EtcdClient(EtcdAddress([first, etcd.members[0].url, last]))))
+        began = time.monotonic()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda number: client.get(b"/%d" % number), range(2)))
+        assert time.monotonic() - began < TERM_S
+
+
+def test_a_watch_passes_over_a_member_that_is_silent(etcd: EtcdServers) -> None:
+    """Goal: whoever begins it anew hears what changes from one that answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with contextlib.closing(EtcdClient(EtcdAddress([url, etcd.members[0].url]))) as client:
+            with pytest.raises(errors.Unreachable):
+                next(client.watch(b"/none", b"", 1, 0.3))
+            assert next(client.watch(b"/none", b"", 0, 5.0)).created
 
 
 def test_an_address_where_nobody_answers() -> None:

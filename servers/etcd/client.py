@@ -5,7 +5,7 @@ Of etcd's libraries for Python those over gRPC have not been kept up, or need gr
 urllib3, which keeps connections, speaks TLS and is there for `requests` already, and msgspec, which knows JSON's forms
 of bytes and of numbers in text.
 
-A member that does not answer is passed over at once, and stays so until the others fail. Whatever is asked here may be
+A member that does not answer is passed over, and stays so until the others fail. Whatever is asked here may be
 asked twice: what must not happen twice is bound to a revision.
 
 Threads: any; urllib3's pool has a connection for each.
@@ -37,8 +37,9 @@ from servers.etcd.messages import (
 Reply = TypeVar("Reply")
 
 TIMEOUT_S = 5.0
-_ATTEMPT_S = 2.0
-"""A member that was cut off is passed over after this."""
+_ATTEMPT_S = 1.0
+"""A member that was cut off is passed over after this: within a term there is time for another one. Where all are slow
+each round gives them twice the time."""
 _CONNECTIONS = 8
 _RETRY_S = 0.05
 _UNAUTHENTICATED, _EXHAUSTED, _UNAVAILABLE, _DEADLINE, _UNKNOWN = 16, 8, 14, 4, 2
@@ -120,9 +121,14 @@ class EtcdClient:
 
     def watch(self, start: bytes, end: bytes, revision: int, silence_s: float) -> Iterator[WatchReply]:
         """What changes from `revision` on, in order. Ends with Unreachable where the member is silent for `silence_s`
-        (it tells how far it is, where nothing changes, only each ten minutes), and with Compacted."""
-        created = messages.WatchCreate(messages.WatchRequest(start, end, revision, fragment=True))
-        response = self._open("watch", created, urllib3.Timeout(connect=_ATTEMPT_S, read=silence_s))
+        (it tells how far it is, where nothing changes, only each ten minutes), and with Compacted. One that does not
+        even begin is passed over."""
+        created, at = messages.WatchCreate(messages.WatchRequest(start, end, revision, fragment=True)), self._at
+        try:
+            response = self._open("watch", created, urllib3.Timeout(connect=_ATTEMPT_S, read=silence_s))
+        except errors.Unreachable:
+            self._pass_over(at)
+            raise
         try:
             yield from self._replies(response)
         finally:
@@ -162,19 +168,24 @@ class EtcdClient:
         attempt_s: float = _ATTEMPT_S,
     ) -> Reply:
         deadline = self._clock() + timeout_s
-        failed = 0
+        failed, members = 0, len(self.address.endpoints)
         while True:
             left_s, at = deadline - self._clock(), self._at
             try:
-                return self._attempt(operation, request, reply, max(0.01, min(left_s, attempt_s)))
+                longest_s = attempt_s * 2 ** (failed // members)
+                return self._attempt(operation, request, reply, max(0.01, min(left_s, longest_s)))
             except errors.Unreachable:
-                # Another thread may have passed it over already.
-                self._at = at + 1 if self._at == at else self._at
+                self._pass_over(at)
                 failed += 1
                 if left_s <= 0:
                     raise
-            if failed % len(self.address.endpoints) == 0:
+            if failed % members == 0:
                 time.sleep(min(_RETRY_S, max(0.0, deadline - self._clock())))
+
+    def _pass_over(self, at: int) -> None:
+        """Once, however many threads have waited for it."""
+        if self._at == at:
+            self._at = at + 1
 
     def _attempt(self, operation: str, request: Any, reply: type[Reply], timeout_s: float) -> Reply:
         response = self._open(operation, request, urllib3.Timeout(total=timeout_s))
