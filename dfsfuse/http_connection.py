@@ -8,6 +8,9 @@ into the buffer that is handed on.
 Threads: none of its own, no lock: whoever has a connection has it alone.
 """
 
+import errno
+import os
+import select
 import socket
 import struct
 import time
@@ -65,10 +68,11 @@ class Wait:
 
 
 class HttpConnection:
-    """Connects at construction. Raises OSError, TimeoutError."""
+    """Connects at construction, within `timeout_s`, and as long as `wait` lasts. Raises OSError, TimeoutError,
+    Interrupted."""
 
-    def __init__(self, host: str, port: int, timeout_s: float):
-        self._socket = socket.create_connection((host, port), timeout_s)
+    def __init__(self, host: str, port: int, timeout_s: float, wait: Wait):
+        self._socket = _connected(host, port, time.monotonic() + timeout_s, wait)
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         give_up_when_cut(self._socket)
@@ -211,6 +215,38 @@ class HttpConnection:
     def _check_size(self, size: int) -> None:
         if size > REPLY_BYTES_MAX:
             raise errors.Unreachable(f"the reply has {size} bytes; at most {REPLY_BYTES_MAX} are taken")
+
+
+def _connected(host: str, port: int, deadline: float, wait: Wait) -> socket.socket:
+    """To the first of the host's addresses that answers."""
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            _connect(made, address, deadline, wait)
+            return made
+        except OSError as error:
+            made.close()
+            failure = error
+        except errors.Interrupted:
+            made.close()
+            raise
+    raise failure
+
+
+def _connect(made: socket.socket, address: tuple, deadline: float, wait: Wait) -> None:
+    made.setblocking(False)
+    outcome, poll = made.connect_ex(address), select.poll()
+    poll.register(made, select.POLLOUT)
+    while outcome == errno.EINPROGRESS:
+        if poll.poll(_POLL_S * 1000):
+            outcome = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            break
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        wait.check(time.monotonic())
+    if outcome:
+        raise OSError(outcome, os.strerror(outcome))
 
 
 def _timeval(seconds: float) -> bytes:

@@ -161,7 +161,7 @@ class Rpc:
 def _connected(address: Address, wait: Wait) -> HttpConnection:
     within_s = max(0.001, min(_CONNECT_S_MAX, wait.deadline - time.monotonic()))
     try:
-        return HttpConnection(*address, within_s)
+        return HttpConnection(*address, within_s, wait)
     except TimeoutError:
         raise errors.TimedOut(f"no connection within {within_s:.1f} s") from None
 
@@ -220,13 +220,15 @@ def until_answered(
 ) -> Any:
     """Call `attempt(seconds left)` until it is answered, or raise its last Unreachable after `timeout_s`.
 
-    Only for requests that may be repeated. `on_silence` is called after each failed attempt.
+    Only for requests that may be repeated. `on_silence` is called after each failed attempt that another may follow.
     """
     deadline = time.monotonic() + timeout_s
     for count in range(10_000):
         try:
             return attempt(max(0.001, deadline - time.monotonic()))
         except (errors.Unreachable, errors.Starting):
+            if time.monotonic() >= deadline:
+                raise
             if on_silence is not None:
                 on_silence()
             if time.monotonic() + pause_s(count) >= deadline:

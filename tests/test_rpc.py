@@ -367,3 +367,18 @@ def test_a_server_that_was_away_returns(rpc: Rpc, monkeypatch: pytest.MonkeyPatc
                 ping(rpc, away.url)
             assert ping(rpc, away.url) == Nothing()
             assert len(returns) == returned
+
+
+def test_a_connection_that_nobody_accepts_is_interrupted() -> None:
+    """Goal: whoever waits for a connection, as the other side is cut off, is asked as often as for a reply."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            # What nobody accepts fills the queue; from then on the kernel answers nobody.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url, began = f"http://127.0.0.1:{full.getsockname()[1]}", time.monotonic()
+        with pytest.raises(errors.Interrupted):
+            Rpc(TOKEN).call(url, "word", Nothing(), Word, TIMEOUT_S, lambda: time.monotonic() > began + 0.2)
+        assert time.monotonic() - began < 1
