@@ -38,7 +38,8 @@ RECOVER_S = 2.0
 def _session(undo: contextlib.ExitStack, options: ClientOptions) -> Session:
     rpc = Rpc(options.token)
     undo.callback(rpc.close)
-    session = Session(rpc, options.url, identity(readable(options.mountpoint)), options.timeout_s, options.refind)
+    who = identity(readable(options.mountpoint))
+    session = Session(rpc, options.url, who, options.timeout_s, options.refind, options.another)
     undo.callback(session.close)
     return session
 

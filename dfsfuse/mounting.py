@@ -247,6 +247,7 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
     _log_to_stderr(wanted.log_level)
     _raise_file_limit()
     allocator.keep_large_blocks_apart()
+    refind, another = _finders(wanted, found)
     asked = options.ClientOptions(
         url=found.url,
         token=found.token,
@@ -261,7 +262,8 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         dev=wanted.dev,
         passthrough=wanted.passthrough,
         hash_whole_max=wanted.hash_whole_max,
-        refind=_refinder(wanted, found),
+        refind=refind,
+        another=another,
         volume=found.volume,
     )
     claim = _claim(asked)
@@ -271,10 +273,10 @@ def serve(wanted: Wanted, found: Found, on_ready: Callable[[], None], tell: Call
         os.close(claim)
 
 
-def _refinder(wanted: Wanted, found: Found) -> Callable[[], str] | None:
+def _finders(wanted: Wanted, found: Found) -> directories.Finders:
     if wanted.cluster_url is None:
-        return cluster.refinder(wanted.home)
-    return directories.finder(found.urls or found.url, found.token)
+        return directories.Finders(cluster.refinder(wanted.home))
+    return directories.finders(found.urls or found.url, found.token)
 
 
 def _mount(

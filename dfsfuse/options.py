@@ -22,7 +22,8 @@ class ClientOptions:
     the cache itself; `hash_whole_max`: and writes those up to that size, of which all is hashed when they are closed.
     `cache_bytes`: what clean content may take on the local disk. `known_files`: of how many files
     names and attributes are remembered. `refind` returns the directory's present URL and starts the embedded cluster
-    again if its supervisor died; it raises Unreachable; None: the URL is fixed.
+    again if its supervisor died; it raises Unreachable; None: the URL is fixed. `another`, where there are several
+    directories, returns the URL of who serves in the place of the one that is silent, or "".
     """
 
     url: str
@@ -39,6 +40,7 @@ class ClientOptions:
     passthrough: bool = True
     hash_whole_max: int = HASH_WHOLE_MAX
     refind: Callable[[], str] | None = None
+    another: Callable[[], str] | None = None
     volume: str = ""
 
     @property

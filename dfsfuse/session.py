@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 1.0
 _RENEW_PAUSE_S = 0.05
+_LOOK_EVERY_S = 0.5
+"""Where another directory may serve soon."""
 _RENEW_TIMEOUT_S = 3.0
 _END_TIMEOUT_S = 2.0
 _LOW_INODES = 256
@@ -97,14 +99,21 @@ class Session:
     keeps its open rows for writing for the next one. `heard_s`: when the directory was asked for the latest renewal
     that it has answered (boottime_s).
 
-    `refind` returns the directory's current URL when it does not answer (an embedded cluster may have moved).
+    `refind` returns the directory's current URL when it does not answer (an embedded cluster may have moved),
+    `another` that of who serves in its place while it is silent.
     """
 
     def __init__(
-        self, rpc: Rpc, url: str, identity: Identity, timeout_s: float, refind: Callable[[], str] | None = None
+        self,
+        rpc: Rpc,
+        url: str,
+        identity: Identity,
+        timeout_s: float,
+        refind: Callable[[], str] | None = None,
+        another: Callable[[], str] | None = None,
     ):
         self.rpc, self.identity, self.timeout_s = rpc, identity, timeout_s
-        self._directory = ServingDirectory(rpc, url, timeout_s, refind)
+        self._directory = ServingDirectory(rpc, url, timeout_s, refind, another)
         self._until_answered = self._directory.until_answered
         self._mutex = threading.Lock()
         self._openings = 0
@@ -294,7 +303,8 @@ class Session:
         read = self.read_times.take()
         request = Renew(session=self.id, closed=closed, read=read, unsent_files=self._unsent_files)
         try:
-            before, self.space = self.space, self.rpc.call(self.url, "renew", request, Renewed, _RENEW_TIMEOUT_S)
+            before = self.space
+            self.space = self._directory.ask_and_look("renew", request, Renewed, _RENEW_TIMEOUT_S)
             self.cluster, self.heard_s = self.space.cluster, sent_s
             if _usefulness(before) != _usefulness(self.space):
                 for tell in self._on_servers_changed:
@@ -344,7 +354,10 @@ class Session:
 
     def _renew_for_ever(self) -> None:
         silent = False
-        while self.closed_rows.wait(self._stopping, RENEW_EVERY_S if silent else _RENEW_PAUSE_S, RENEW_EVERY_S):
+        again_s = _LOOK_EVERY_S if self._directory.has_others else RENEW_EVERY_S
+        while self.closed_rows.wait(
+            self._stopping, again_s if silent else _RENEW_PAUSE_S, again_s if silent else RENEW_EVERY_S
+        ):
             try:
                 self.renew()
                 if silent:

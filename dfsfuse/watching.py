@@ -47,7 +47,9 @@ class Watching:
             doubts=table.doubts(), owed=[Owed(*owed) for owed in self._owed.items()],
         )  # fmt: skip
         sent_s = boottime_s()
-        watched: Watched = session.rpc.call(session.url, "watch", request, Watched, _ANSWER_S, patient=True)
+        url = session.url
+        moved = lambda: session.url != url  # noqa: E731
+        watched: Watched = session.rpc.call(url, "watch", request, Watched, _ANSWER_S, moved, patient=True)
         if request.session == session.id:
             self._take(request, watched, sent_s)
 

@@ -117,7 +117,7 @@ class CoreSession:
         self.watching.watch()
 
     def call(
-        self, url: str, operation: str, request: messages.Watch, reply: type, timeout_s: float, patient: bool
+        self, url: str, operation: str, request: messages.Watch, reply: type, *_: object, patient: bool
     ) -> messages.Watched:
         if request.owed:
             self._volume.core.take_owed(carried(request), self._volume.tick())

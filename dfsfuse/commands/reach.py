@@ -46,7 +46,7 @@ class Metadata:
     def __init__(self, endpoint: Endpoint, timeout_s: float):
         self.url, self._timeout_s = endpoint.url, timeout_s
         self.rpc = Rpc(endpoint.token)
-        self._refind = _refinder(endpoint)
+        self._refind = _finders(endpoint).refind
         self.paths = Paths(self.lookup, lambda: self.cluster.volume)
 
     def ask(self, operation: str, request: Message, reply: type) -> Any:
@@ -138,7 +138,7 @@ def paths_of(files: FileSystem) -> Paths:
 
 
 def _options(arguments: argparse.Namespace, endpoint: Endpoint, mountpoint: str) -> ClientOptions:
-    home = home_of(arguments)
+    home, finders = home_of(arguments), _finders(endpoint)
     return ClientOptions(
         url=endpoint.url,
         token=endpoint.token,
@@ -147,15 +147,16 @@ def _options(arguments: argparse.Namespace, endpoint: Endpoint, mountpoint: str)
         cache_bytes=CACHE_BYTES,
         lock_wait_s=arguments.lock_wait,
         timeout_s=arguments.timeout,
-        refind=_refinder(endpoint),
+        refind=finders.refind,
+        another=finders.another,
         volume=endpoint.volume,
     )
 
 
-def _refinder(endpoint: Endpoint) -> Callable[[], str] | None:
+def _finders(endpoint: Endpoint) -> directories.Finders:
     if endpoint.home is not None:
-        return cluster.refinder(endpoint.home)
-    return directories.finder(endpoint.urls or endpoint.url, endpoint.token)
+        return directories.Finders(cluster.refinder(endpoint.home))
+    return directories.finders(endpoint.urls or endpoint.url, endpoint.token)
 
 
 def _show_errors_of_the_core() -> None:
