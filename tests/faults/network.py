@@ -78,20 +78,26 @@ class Network:
         host.run("ip", "link", "set", "lo", "up")
 
     def cut(self, links: Iterable[tuple[str, str]]) -> None:
-        """Nothing goes from the first to the second of each pair any more."""
-        for sender, receiver in links:
-            to = self.hosts[receiver].address
-            self.hosts[sender].run(
-                "ip", "neighbour", "replace", to, "lladdr", _NOBODY, "nud", "permanent", "dev", "eth0"
-            )
-            self._cuts.add((sender, receiver))
+        """Nothing goes from the first to the second of each pair any more. All begin within some milliseconds."""
+        links = list(links)
+        self._on_each(links, f"neighbour replace {{}} lladdr {_NOBODY} nud permanent dev eth0")
+        self._cuts.update(links)
 
     def heal(self) -> None:
         """All that was cut."""
-        for sender, receiver in self._cuts:
-            to = self.hosts[receiver].address
-            self.hosts[sender].run("ip", "neighbour", "delete", to, "dev", "eth0")
+        self._on_each(self._cuts, "neighbour delete {} dev eth0")
         self._cuts.clear()
+
+    def _on_each(self, links: Iterable[tuple[str, str]], command: str) -> None:
+        """The command of ip, for the address of the second of each pair, on the first one."""
+        commands: dict[str, list[str]] = {}
+        for sender, receiver in links:
+            commands.setdefault(sender, []).append(command.format(self.hosts[receiver].address))
+        batches = [(self.hosts[sender].command("ip", "-batch", "-"), lines) for sender, lines in commands.items()]
+        processes = [subprocess.Popen(batch, stdin=subprocess.PIPE, text=True) for batch, _ in batches]
+        for process, (_, lines) in zip(processes, batches, strict=True):
+            process.communicate("\n".join(lines) + "\n")
+            assert process.returncode == 0, f"ip has not done: {lines}"
 
 
 def both_ways(one: str, others: Iterable[str]) -> list[tuple[str, str]]:
