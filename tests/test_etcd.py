@@ -18,11 +18,11 @@ from servers.etcd import writes
 from servers.etcd.address import EtcdAddress
 from servers.etcd.candidate import Candidate
 from servers.etcd.client import Compacted, EtcdClient
-from servers.etcd.election import TERM_S, Election, Term
+from servers.etcd.election import TERM_S, Election, Holder, Term
 from servers.etcd.keys import Keys
 from servers.etcd.messages import Change, Compare, DeleteRange, Put, RangeRequest
 from servers.etcd.room import Room
-from servers.etcd.vacancy import Ended
+from servers.etcd.vacancy import Ended, Vacancy
 from servers.store import after_prefix
 from servers.store.etcd import EtcdStore
 from servers.store.sqlite import SqliteStore
@@ -282,3 +282,33 @@ def test_transactions_are_packed() -> None:
     assert list(writes.packed([{b"a": b""}, large, {b"b": b""}])) == [{b"a": b""}, large, {b"b": b""}]
     assert not writes.fits(large)
     assert [len(part) for part in writes.pieces(large)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["directory", "locks"])
+def test_who_was_elected_just_now_is_told(etcd: EtcdServers, tmp_path: Path, kind: str) -> None:
+    """Goal: a candidate that finds nobody, and then that another one was quicker, names that one from then on, however
+    much there is to follow."""
+
+    class Late(Election):
+        def holder(self) -> None:
+            """The other one is elected when this has been answered."""
+
+    with contextlib.closing(EtcdClient(etcd.address())) as client:
+        keys, told = Keys(client.address.prefix), list[Holder | None]()
+        term = Election(client, keys.serving, b"quicker", time.monotonic).try_once()
+        late = Late(client, keys.serving, b"late", time.monotonic)
+        make_copy = lambda: SqliteStore(tmp_path / "copy.db")  # noqa: E731
+        candidate = (
+            Candidate(client, keys, late, make_copy, told.append)
+            if kind == "directory"
+            else Vacancy(client, late, told.append)
+        )
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(candidate.wait)
+            try:
+                wait_until(lambda: any(told), "the quicker one is named", 10)
+            finally:
+                candidate.stop()
+                term.end()
+            assert isinstance(waiting.exception(30), Ended)
+        assert {holder.value for holder in told if holder} == {b"quicker"}

@@ -86,6 +86,8 @@ class Candidate:
             found = holder or self._election.try_once()
             if isinstance(found, Term):
                 return self._begin(found, copy)
+            # Another one may just have been elected; while there is much to follow nobody is looked for again.
+            self._on_holder(found)
             copy.follow()
         except errors.Unreachable as error:
             log.warning("etcd does not answer: %s", error)

@@ -48,6 +48,7 @@ class Vacancy:
                 found = holder or self._election.try_once()
                 if isinstance(found, Term):
                     return Elected(found)
+                self._on_holder(found)
                 self._until_gone(found)
             except (errors.DfsError, Compacted) as error:
                 log.warning("etcd: %s", error)
