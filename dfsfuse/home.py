@@ -126,7 +126,7 @@ def sessions_in(folder: Path) -> list[int]:
 
 
 def write_sessions(folder: Path, sessions: list[int]) -> None:
-    """All of it or nothing, however it ends: what is missing here is not taken over."""
+    """All of it or nothing, also for who is killed meanwhile: what is missing here is not taken over."""
     make_private_folder(folder)
     draft = folder / f"{SESSIONS}.draft"
     draft.write_text(" ".join(map(str, sessions)))

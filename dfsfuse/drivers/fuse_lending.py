@@ -122,7 +122,9 @@ class Lingering:
                 self._wanted.clear()
                 pause_s = _PAUSE_S
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
-            for number, handle in list(self._left.items()):
+            with self._mutex:
+                left = list(self._left.items())
+            for number, handle in left:
                 self._look_at(number, handle)
             with self._mutex:
                 if not self._left:
