@@ -10,7 +10,7 @@ import time
 from dfsfuse.messages import Acquire, Broken, Granted, HeldLock, Nothing, Watch, Watched, WatchLocks
 from servers import callbacks, lock_service
 from servers.callbacks import Callbacks
-from servers.lock_service import LockService, _description
+from servers.lock_service import LockService, description_of
 from servers.locks import Locks
 from servers.promises import Promises
 
@@ -25,7 +25,7 @@ def test_a_recall_in_the_same_run_of_the_event_loop(monkeypatch):
 
     async def run() -> tuple[list[HeldLock], Granted]:
         core, loop = Locks(), asyncio.get_running_loop()
-        service = LockService(core, _description("http://here"), clock=time.monotonic)
+        service = LockService(core, description_of("http://here"), clock=time.monotonic)
         core.begin(1, [], time.monotonic())
         core.watch(WatchLocks(session=HOLDER), time.monotonic())
         held = service.acquire(Acquire(session=HOLDER, ino=INO, ticket=1, wait_s=0), loop.create_future())
