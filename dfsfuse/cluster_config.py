@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from dfsfuse import errors
+from dfsfuse import errors, etcd_address
 
 DEFAULT = Path("/etc/dfsfuse/cluster.toml")
 ROLES = ("directory", "locks", "files")
 PORTS_A_VOLUME = 3
 COPIES_MAX = 7
+_ADDRESS = re.compile(r"(?!0\.0\.0\.0$)[A-Za-z0-9][A-Za-z0-9.-]*")
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -90,18 +91,18 @@ def problems(config: ClusterConfig) -> list[str]:
     host, cluster = config.host, config.cluster
     checks: list[tuple[Any, str]] = [
         (_NAME.fullmatch(host.name), f"[host] name = {host.name!r}: up to 63 letters, digits, -, _ and ."),
-        (
-            host.address and "/" not in host.address,
-            f"[host] address = {host.address!r}: an address or name of this host",
-        ),
+        (_ADDRESS.fullmatch(host.address), f"[host] address = {host.address!r}: one address or name of this host"),
         (1 <= host.port <= 65535 - PORTS_A_VOLUME, f"[host] port = {host.port}: a port from 1 to 65532"),
         (Path(host.home).is_absolute(), f"[host] home = {host.home!r}: a path from the root on"),
         (host.weight > 0, f"[host] weight = {host.weight}: more than 0, in proportion to the room on its disk"),
         (host.roles, f"[host] roles = []: at least one of {', '.join(ROLES)}"),
         (1 <= cluster.copies <= COPIES_MAX, f"[cluster] copies = {cluster.copies}: from 1 to {COPIES_MAX}"),
-        (cluster.etcd.startswith(("etcd://", "etcds://")), f"[cluster] etcd = {cluster.etcd!r}: etcd://HOST:PORT,..."),
     ]
     found = [told for fine, told in checks if not fine]
+    try:
+        etcd_address.parse(cluster.etcd, with_password=False)
+    except errors.BadRequest as error:
+        found.append(f"[cluster] etcd: {error}")
     unknown = [role for role in host.roles if role not in ROLES]
     return found + [f"[host] roles: there is no role {role!r}, only {', '.join(ROLES)}" for role in unknown]
 

@@ -67,9 +67,10 @@ def _answer(url: str, code: int, content: bytes, kind: type[Reply]) -> Reply:
         if code == 200:
             return from_json(content, kind)
         error = from_json(content, dict)
-        raise errors.from_wire(error["code"], error["message"], error.get("detail", ""))
+        told = errors.from_wire(error["code"], error["message"], error.get("detail", ""))
     except (errors.BadRequest, KeyError, TypeError, AttributeError):
         raise errors.Unreachable(f"what answers at {url} is not a dfsfuse directory service") from None
+    raise told
 
 
 def _reason(error: BaseException) -> str:

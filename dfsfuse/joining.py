@@ -84,9 +84,11 @@ def token_for(home: Path) -> str:
 
 def normal_url(url: str) -> str:
     """`host:port` and `http://host:port/` mean the same. Raises BadRequest for what is no such address."""
+    url = url.strip()
     whole = (url if "://" in url else f"http://{url}").rstrip("/")
     if not re.fullmatch(r"https?://[^/?#@\s]+:\d+", whole):
-        raise errors.BadRequest(f"{url!r} is not the address of a directory service, such as http://127.0.0.1:20000")
+        such = "such as http://127.0.0.1:20000, or of a host's agent, such as http://10.0.0.1:7400"
+        raise errors.BadRequest(f"{url!r} is not the address of a directory service, {such}")
     return whole
 
 

@@ -176,8 +176,8 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
         return _directory(arguments, at)
     if arguments.kind == "locks":
         if arguments.etcd is not None:
+            from dfsfuse.etcd_address import parse
             from servers import lock_standing
-            from servers.etcd.address import parse
 
             return lock_standing.run(*at, arguments.directory, parse(arguments.etcd), arguments.volume)
         from servers import lock_service
@@ -191,8 +191,8 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
 
 def _directory(arguments: argparse.Namespace, at: tuple) -> Coroutine[Any, Any, None]:
     if "://" in arguments.store:
+        from dfsfuse.etcd_address import parse
         from servers import directory_standing
-        from servers.etcd.address import parse
 
         return directory_standing.run(*at, arguments.copies, parse(arguments.store), arguments.volume)
     from servers import directory_service

@@ -56,7 +56,7 @@ class Child:
         more: Sequence[str] = (),
     ):
         self.kind, self.name, self.port = kind, name, port
-        self.trouble = ""
+        self.label, self.trouble = name, ""
         self._home, self._host = home, host
         self._options = ["--token-file", str(token_file), "--log-level", log_level, "--exit-with-parent", *more]
         self._process: subprocess.Popen | None = None
@@ -159,7 +159,7 @@ class Child:
         pause_s = self._pause.after_death(now - self._started_at)
         self._due_at = now + pause_s
         self.trouble = how
-        log.warning("%s %s; starting it again in %.1f s", self.name, how, pause_s)
+        log.warning("%s %s; starting it again in %.1f s; its log is %s", self.label, how, pause_s, self._home)
 
     def _notice_health(self, now: float) -> bool:
         healthy = self._pause.deaths > 0 and now - self._started_at >= HEALTHY_S

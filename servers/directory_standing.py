@@ -9,8 +9,8 @@ import itertools
 from pathlib import Path
 
 from dfsfuse import errors
+from dfsfuse.etcd_address import EtcdAddress
 from servers.directory_service import DirectoryService, boottime_s
-from servers.etcd.address import EtcdAddress
 from servers.etcd.candidate import Candidate, Elected
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import Election

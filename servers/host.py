@@ -19,6 +19,7 @@ from typing import Any
 
 from dfsfuse import errors
 from dfsfuse.cluster_config import ClusterConfig
+from dfsfuse.etcd_address import parse
 from dfsfuse.messages import (
     ClusterSettings,
     HostList,
@@ -30,7 +31,6 @@ from dfsfuse.messages import (
     VolumeRow,
 )
 from servers.children import Child
-from servers.etcd.address import parse
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import holder_of
 from servers.etcd.registry import Host, Registry
@@ -65,8 +65,7 @@ class HostServers:
 
     async def _look(self) -> None:
         """Which volumes there are now. While etcd does not answer, those that are known go on."""
-        host = self._config.host
-        mine = Host(host.address, host.port, host.roles, host.zone, host.weight)
+        mine = host_of(self._config)
         try:
             hosts, volumes = await asyncio.to_thread(self._ask, mine)
         except errors.DfsError as error:
@@ -99,7 +98,9 @@ class HostServers:
         }[role]
         home = self._home / volume / role
         token = Path(cluster.token_file)
-        return Child(role, name, home, token, port, self._log_level, self._config.host.address, more)
+        child = Child(role, name, home, token, port, self._log_level, self._config.host.address, more)
+        child.label = f"volume {volume}: the {role} server"
+        return child
 
     async def _remove(self, volume: str) -> None:
         """It is not there any more, nor is what it has on this disk."""
@@ -175,10 +176,29 @@ class Agent:
         )
 
 
+async def _admitted(config: ClusterConfig, registry: Registry) -> None:
+    """Waits for etcd. Raises Unauthorized, AlreadyExists."""
+    said = False
+    while True:
+        try:
+            return await asyncio.to_thread(registry.admit, config.host.name, host_of(config), config.token)
+        except errors.Unreachable as error:
+            if not said:
+                log.warning("waiting for etcd: %s", error)
+            said = True
+        await asyncio.sleep(_ASK_EVERY_S)
+
+
+def host_of(config: ClusterConfig) -> Host:
+    host = config.host
+    return Host(host.address, host.port, host.roles, host.zone, host.weight)
+
+
 async def run(config: ClusterConfig, roles: list[str], log_level: str) -> None:
     """Until SIGTERM."""
     client = EtcdClient(parse(config.cluster.etcd))
     registry = Registry(client)
+    await _admitted(config, registry)
     servers = HostServers(config, roles, registry, log_level)
     has_agent = "directory" in roles
     app = App(config.token, Agent(client, registry, config).operations() if has_agent else {})

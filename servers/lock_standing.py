@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dfsfuse import errors
-from servers.etcd.address import EtcdAddress
+from dfsfuse.etcd_address import EtcdAddress
 from servers.etcd.client import EtcdClient
 from servers.etcd.election import Election, Term
 from servers.etcd.keys import Keys

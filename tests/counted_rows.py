@@ -33,6 +33,8 @@ class CountingStore:
     """`rows`: of all transactions on `store` so far; `most`: of the one that had most. Snapshots are not counted: they
     are read in threads of their own."""
 
+    answers_need_sync = False
+
     def __init__(self, store: Store):
         self._store = store
         self.rows = self.most = 0

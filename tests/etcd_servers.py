@@ -14,8 +14,8 @@ import pytest
 from support import HERE, Host, wait_until
 
 from dfsfuse import errors
+from dfsfuse.etcd_address import EtcdAddress
 from servers.children import free_port
-from servers.etcd.address import EtcdAddress
 from servers.etcd.client import EtcdClient
 
 _HEARTBEAT_MS, _ELECTION_MS = 50, 500

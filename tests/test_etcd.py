@@ -14,8 +14,8 @@ from etcd_servers import EtcdServers, etcd_servers
 from support import wait_until
 
 from dfsfuse import errors
+from dfsfuse.etcd_address import EtcdAddress
 from servers.etcd import writes
-from servers.etcd.address import EtcdAddress
 from servers.etcd.candidate import Candidate
 from servers.etcd.client import Compacted, EtcdClient
 from servers.etcd.election import TERM_S, Election, Holder, Term

@@ -11,7 +11,7 @@ import requests
 from etcd_servers import etcd_servers
 
 from dfsfuse import errors
-from servers.etcd.address import PASSWORD, EtcdAddress, parse
+from dfsfuse.etcd_address import PASSWORD, EtcdAddress, parse
 from servers.etcd.client import EtcdClient
 from servers.etcd.messages import Change, Put
 

@@ -42,13 +42,15 @@ class Hosts:
     def token(self) -> str:
         return (self.folder / "h0" / "token").read_text().strip()
 
-    def dfs(self, *arguments: object, status: int = 0) -> str:
+    def dfs(self, *arguments: object, status: int | None = 0, token: str | None = None) -> str:
+        """What it says. `status` None: any but 0."""
         command = [sys.executable, "-m", "dfsfuse", "--home", self.folder / "home", *arguments]
-        environment = {**os.environ, "DFS_TOKEN": self.token if (self.folder / "h0").exists() else ""}
+        known = self.token if (self.folder / "h0").exists() else ""
+        environment = {**os.environ, "DFS_TOKEN": known if token is None else token}
         done = subprocess.run(
             list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == status, done.stderr
+        assert done.returncode == status or (status is None and done.returncode), done.stderr
         return done.stdout + done.stderr
 
     def make(self) -> None:
@@ -157,6 +159,33 @@ def test_what_is_wrong_is_told(hosts: Hosts) -> None:
     assert "there already" in hosts.dfs(
         "cluster", "init", "--etcd", hosts.address, "--address", "127.0.0.9", "--dir", hosts.folder / "h0", status=1
     )
+    assert "another token" in started(hosts, 1, token="0" * 64)
+    assert "another name" in started(hosts, 1, name="h0")
+    for options, told in (
+        ([], "--token-file"),
+        (["--token-file", wrong.with_name("nowhere")], "nowhere"),
+        (["--token-file", hosts.folder / "h0" / "token", "--etcd", "x"], "--etcd"),
+    ):
+        new = ["--address", "127.0.0.9", "--dir", hosts.folder / "h9"]
+        asked = hosts.dfs("cluster", "join", f"http://127.0.0.10:{hosts.port}", *new, *options, status=None, token="")
+        assert told in asked
+    assert "letters" in hosts.dfs("--cluster", hosts.agents, "volume", "create", "a b", status=1)
     (directory, *_) = joining.directories(hosts.agents.split(","), hosts.token, "main")
     assert "agents" in hosts.dfs("--cluster", directory, "--volume", "main", "ls", "/", status=1)
     assert "no volume 'nobody'" in hosts.dfs("--cluster", hosts.agents, "--volume", "nobody", "ls", "/", status=1)
+
+
+def started(hosts: Hosts, number: int, token: str = "", name: str = "") -> str:
+    """What a host says that has another token, or another's name, and does not start."""
+    folder = hosts.folder / "other"
+    folder.mkdir(exist_ok=True)
+    (folder / "token").write_text(token or hosts.token)
+    text = hosts.config(number).read_text().replace(str(hosts.folder / f"h{number}" / "token"), str(folder / "token"))
+    if name:
+        text = text.replace(f'name = "h{number}"', f'name = "{name}"')
+    (folder / "cluster.toml").write_text(text)
+    command = [sys.executable, "-P", "-m", "servers", "host", "--config", str(folder / "cluster.toml")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd="/", env=environment, check=False)
+    assert done.returncode == 1
+    return done.stderr

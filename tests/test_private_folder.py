@@ -13,8 +13,9 @@ from dfsfuse import errors
 from dfsfuse import home as homes
 from dfsfuse.private_folder import make_private_folder
 
-MADE_ELSEWHERE = {"dfsfuse/commands/copying.py"}
-"""`dfs get` makes what was a folder in the volume, with the mode that it had there."""
+MADE_ELSEWHERE = {"dfsfuse/commands/copying.py", "dfsfuse/commands/hosts.py"}
+"""`dfs get` makes what was a folder in the volume, with the mode that it had there; `dfs cluster init` and `join` that
+of a host's configuration, which all may read."""
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077, 0o277])

@@ -42,7 +42,7 @@ DRIVERS_FROM = {
 }
 SERVERS_MAY = {
     "dfsfuse.errors", "dfsfuse.messages", "dfsfuse.chunks", "dfsfuse.direct_io", "dfsfuse.keepalive",
-    "dfsfuse.cluster_config",
+    "dfsfuse.cluster_config", "dfsfuse.etcd_address",
 }  # fmt: skip
 ENTRY_POINTS = {"mount", "servers.__main__", "dfsfuse.__main__"}
 

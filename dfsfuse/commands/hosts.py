@@ -61,19 +61,29 @@ def init(arguments: argparse.Namespace) -> int:
 def join(arguments: argparse.Namespace) -> int:
     """A further host: what it shares with the others it is told by their agents."""
     token = _token(arguments)
-    (url, *more) = joining.normal_urls(arguments.url).split(",")
-    settings = endpoints.ask(url, token, "settings", Nothing(), ClusterSettings)
+    url = joining.normal_url(arguments.url)
+    try:
+        settings = endpoints.ask(url, token, "settings", Nothing(), ClusterSettings)
+    except (errors.NoSuchOperation, errors.Starting):
+        raise errors.BadRequest(f"{url} is a server's address; a host's agent has port 7400, as a rule") from None
+    except errors.Unauthorized:
+        raise errors.Unauthorized(f"the cluster at {url} has another token than this one") from None
     _make(arguments, OfCluster(settings.etcd, str(_folder(arguments) / "token"), settings.copies), token)
     return 0
 
 
 def _token(arguments: argparse.Namespace) -> str:
+    if arguments.token_file is None and not os.environ.get("DFS_TOKEN", "").strip():
+        raise errors.BadRequest("a host joins with the cluster's token: --token-file FILE, a copy of another host's")
     if arguments.token_file is None:
-        return joining.token_for(Path("/"))
+        return os.environ["DFS_TOKEN"].strip()
     try:
-        return Path(arguments.token_file).read_text().strip()
+        token = Path(arguments.token_file).read_text().strip()
     except OSError as error:
         raise errors.BadRequest(f"{arguments.token_file}: {error.strerror}; it has the cluster's token") from None
+    if not token:
+        raise errors.BadRequest(f"{arguments.token_file} is empty; it has the cluster's token")
+    return token
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

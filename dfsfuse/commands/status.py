@@ -5,6 +5,7 @@ cluster runs, or its directory is down, what is known on this machine is shown, 
 """
 
 import argparse
+import contextlib
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,7 +88,10 @@ def _look(arguments: argparse.Namespace, home: Path) -> tuple[Found, str]:
 
 
 def _elsewhere(arguments: argparse.Namespace, token: str) -> Endpoint:
-    urls = joining.directories(joining.normal_urls(arguments.cluster).split(","), token, arguments.volume)
+    """Where nobody answers it is told of those that were asked."""
+    urls = joining.normal_urls(arguments.cluster).split(",")
+    with contextlib.suppress(errors.Unreachable):
+        urls = joining.directories(urls, token, arguments.volume)
     return Endpoint(url=urls[0] if len(urls) == 1 else Directories(urls, token).find(), token=token, volume="")
 
 

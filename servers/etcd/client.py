@@ -20,8 +20,8 @@ import msgspec
 import urllib3
 
 from dfsfuse import errors
+from dfsfuse.etcd_address import EtcdAddress
 from servers.etcd import messages
-from servers.etcd.address import EtcdAddress
 from servers.etcd.messages import (
     Change,
     Compare,

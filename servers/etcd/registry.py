@@ -1,5 +1,6 @@
 """Which hosts and which volumes a cluster has.
 
+    PREFIX/token           hash of the cluster's token: a host that has another one is none of it
     PREFIX/hosts/NAME      Host
     PREFIX/volumes/NAME    Volume, with a number of its own: its servers' ports follow from it, on every host
     PREFIX/numbers         the next one
@@ -12,6 +13,7 @@ import re
 from typing import TypeVar
 
 import msgspec
+from blake3 import blake3
 
 from dfsfuse import errors
 from servers.etcd.client import EtcdClient
@@ -53,6 +55,7 @@ class Registry:
         self._client, prefix = client, client.address.prefix
         self.prefix = prefix
         self._hosts, self._volumes, self._numbers = prefix + b"hosts/", prefix + b"volumes/", prefix + b"numbers"
+        self._token = prefix + b"token"
 
     def hosts(self) -> dict[str, Host]:
         return self._all(self._hosts, Host)
@@ -63,6 +66,23 @@ class Registry:
     def _all(self, prefix: bytes, kind: type[Kind]) -> dict[str, Kind]:
         pairs = self._client.range(prefix, after_prefix(prefix)).kvs
         return {pair.key.removeprefix(prefix).decode(): msgspec.json.decode(pair.value, type=kind) for pair in pairs}
+
+    def admit(self, name: str, host: Host, token: str) -> None:
+        """Raises Unauthorized for a host that has another token than the first had, which none of the others, and no
+        client, would take; AlreadyExists where another host has the name."""
+        mine = blake3(token.encode()).hexdigest().encode()
+        self._client.transact([Compare(self._token, create_revision=0)], [Change(request_put=Put(self._token, mine))])
+        if self._client.get(self._token).value != mine:
+            raise errors.Unauthorized(
+                "this cluster has another token: `dfs cluster join` with a copy of that of the other hosts, or give "
+                "another cluster a prefix of its own in etcd (?prefix=/NAME/)"
+            )
+        known = self.hosts().get(name)
+        if known is not None and known.address != host.address:
+            raise errors.AlreadyExists(
+                f"a host named {name} is at {known.address} already: give this one another name; if it has moved: "
+                f"etcdctl del {(self._hosts + name.encode()).decode()}"
+            )
 
     def make_first(self) -> None:
         """A cluster that has never had a volume gets one, `main`."""

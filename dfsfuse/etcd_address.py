@@ -46,7 +46,7 @@ def is_etcd(text: str) -> bool:
     return text.partition("://")[0] in SCHEMES
 
 
-def parse(text: str) -> EtcdAddress:
+def parse(text: str, with_password: bool = True) -> EtcdAddress:
     """Raises BadRequest, which says what is wrong."""
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
@@ -63,7 +63,7 @@ def parse(text: str) -> EtcdAddress:
         endpoints,
         prefix.encode() if prefix != "//" else b"/",
         options.get("user", ""),
-        _password(options),
+        _password(options) if with_password else "",
         *(options.get(name, "") for name in ("ca", "cert", "key")),
         _bytes(options.get("quota", "2G")),
     )
