@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dfsfuse.errors import DfsError
+from dfsfuse.etcd_address import is_etcd
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LEVELS = ("debug", "info", "warning", "error")
@@ -132,7 +133,7 @@ def _add_load(kinds: Any) -> None:
 
 
 def _store(text: str) -> str:
-    if text not in ("sqlite", "memory") and not text.startswith(("etcd://", "etcds://")):
+    if text not in ("sqlite", "memory") and not is_etcd(text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of sqlite, memory, etcd://HOST:PORT,...")
     return text
 
@@ -190,7 +191,7 @@ def _service(arguments: argparse.Namespace) -> Coroutine[Any, Any, None]:
 
 
 def _directory(arguments: argparse.Namespace, at: tuple) -> Coroutine[Any, Any, None]:
-    if "://" in arguments.store:
+    if is_etcd(arguments.store):
         from dfsfuse.etcd_address import parse
         from servers import directory_standing
 

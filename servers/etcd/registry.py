@@ -39,10 +39,6 @@ class Host(msgspec.Struct):
         """Of its server of a volume."""
         return f"http://{self.address}:{self.port + 3 * number + PORT_OF[kind]}"
 
-    @property
-    def agent(self) -> str:
-        return f"http://{self.address}:{self.port}"
-
 
 class Volume(msgspec.Struct):
     number: int
